@@ -1,0 +1,47 @@
+# make train: from nothing to a model that recites; make test: the whole suite. Neither asks anything.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help setup train test check bench clean
+
+help:
+	@echo "make train   install, train with this machine's defaults, and speak 'ROMEO:'"
+	@echo "make test    install the test extras and run the whole suite"
+	@echo "make check   ruff, mypy and the suite"
+	@echo "make bench   the tables of benchmarks/"
+	@echo "make setup   only install"
+
+setup: .venv/installed
+
+train: .venv/installed
+	$(BIN)/python cli.py train --resume
+	$(BIN)/python cli.py generate "ROMEO:"
+
+test: .venv/installed-test
+	$(BIN)/python -m pytest
+
+check: .venv/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+bench: .venv/installed-test
+	$(BIN)/python benchmarks/step.py
+
+clean:
+	rm -rf .venv build *.egg-info
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Error: Python 3.11 or newer is needed; name it with: make PYTHON=python3.12"; exit 2; }
+	@$(PYTHON) -m venv .venv \
+		|| { rm -rf .venv; echo "Error: no venv module; get it with: apt-get install python3-venv"; exit 2; }
+
+.venv/installed: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+.venv/installed-test: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@ .venv/installed

@@ -1,0 +1,130 @@
+"""Saves and restores everything that decides the next step; a checkpoint is whole or not there.
+
+A checkpoint is a folder `checkpoints/<step>` that is written under another name, forced to disk
+and renamed. Knows nothing of logs or terminals.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mlx.utils import tree_unflatten
+
+from .files import sha256, sync, write_atomically
+from .train import RunState, Trainer
+from .trees import flat
+from .weights import (
+    CLOSED_IDS,
+    check_tensors,
+    fill,
+    load_tensors,
+    read_json,
+    run_tensors,
+    save_tensors,
+)
+
+MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+KEEP = 2
+
+
+class DamagedCheckpoint(ValueError):
+    """A checkpoint lacks a file or has one with other bytes than were written."""
+
+
+def save(folder: Path, trainer: Trainer, extra: Mapping[str, Any]) -> Path:
+    """Saves the trainer, whose last report must be settled, below `folder`; prunes older ones.
+
+    `extra` is JSON that `restore` gives back. Raises OSError, leaving earlier checkpoints alone.
+    """
+    final = folder / f"{trainer.state.step:08d}"
+    writing = folder / f".{final.name}-{os.getpid()}"
+    for leftover in folder.glob(".*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    writing.mkdir(parents=True)
+    try:
+        vocabulary = trainer.vocabulary if trainer.config.closed_vocab else None
+        save_tensors(writing / MODEL, run_tensors(trainer.model, vocabulary))
+        save_tensors(writing / OPTIMIZER, flat(trainer.optimizer.state))
+        state = {
+            "state": asdict(trainer.state),
+            "model": trainer.model.config.to_json(),
+            "train": trainer.config.to_json(),
+            "extra": dict(extra),
+            "sha256": {name: sha256(writing / name) for name in (MODEL, OPTIMIZER)},
+        }
+        write_atomically(writing / STATE, json.dumps(state, indent=1))
+        sync(writing)
+        if final.exists():
+            shutil.rmtree(final)
+        os.rename(writing, final)
+        sync(folder)
+    finally:
+        shutil.rmtree(writing, ignore_errors=True)
+    for old in _steps(folder)[:-KEEP]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def newest(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest sound checkpoint below `folder`, or None, and what is wrong with newer ones."""
+    damaged = []
+    for path in reversed(_steps(folder)):
+        try:
+            check(path)
+        except DamagedCheckpoint as error:
+            damaged.append(str(error))
+        else:
+            return path, damaged
+    return None, damaged
+
+
+def check(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint's state file, once every byte beside it proved to be as written.
+
+    Raises DamagedCheckpoint.
+    """
+    try:
+        state = read_json(path / STATE)
+        for name in (MODEL, OPTIMIZER):
+            check_tensors(path / name)
+            if sha256(path / name) != state["sha256"][name]:
+                raise ValueError(f"{path / name} has other bytes than were saved")
+    except FileNotFoundError as error:
+        raise DamagedCheckpoint(f"checkpoint {path} lacks {Path(error.filename).name}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedCheckpoint(f"checkpoint {path} is damaged: {error}") from None
+    return state
+
+
+def restore(path: Path, trainer: Trainer) -> dict[str, Any]:
+    """Puts a trainer where the saved one stood, and returns the `extra` that was saved.
+
+    Raises ValueError where the run was saved with another model or training configuration.
+    """
+    saved = check(path)
+    for kind, ours in (("model", trainer.model.config), ("train", trainer.config)):
+        theirs, mine = saved[kind], ours.to_json()
+        if odd := sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k)):
+            raise ValueError(
+                f"checkpoint {path} was trained with {odd[0]}={theirs.get(odd[0])}, "
+                f"not {mine.get(odd[0])}; resume with the run's own settings"
+            )
+    tensors = load_tensors(path / MODEL)
+    tensors.pop(CLOSED_IDS, None)
+    fill(trainer.model, tensors, path / MODEL)
+    trainer.optimizer.state = tree_unflatten(list(load_tensors(path / OPTIMIZER).items()))
+    # MLX drops empty dicts when it flattens a state; init puts them back and keeps the rest.
+    trainer.optimizer.init(trainer.model.trainable_parameters())
+    trainer.state = RunState(**saved["state"])
+    return saved["extra"]
+
+
+def _steps(folder: Path) -> list[Path]:
+    """Checkpoint folders, oldest first."""
+    return sorted(p for p in folder.glob("[0-9]*") if p.is_dir() and p.name.isdigit())

@@ -1,0 +1,71 @@
+"""The commands: they parse, call the library and print. Nothing imports this package."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from .. import __version__
+from . import bench, data, export, generate, info, plot, train
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="shakegpt")
+def app() -> None:
+    """Makes GPT-2 learn a text by heart, on MLX."""
+
+
+for module in (train, generate, export, data, plot, info, bench):
+    app.add_command(module.command)
+
+
+def main() -> None:
+    """Runs the program and exits: 0 done, 1 not reached, 2 bad input, 130 interrupted."""
+    sys.exit(_run())
+
+
+def _run() -> int:
+    if os.environ.get("SHAKEGPT_DEBUG"):
+        return app(standalone_mode=False) or 0
+    try:
+        return app(standalone_mode=False) or 0
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else "shakegpt"
+        return _fail(f"{error.format_message().rstrip('.')}; see {path} --help")
+    except click.ClickException as error:
+        return _fail(error.format_message())
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted.", err=True)
+        return 130
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}{_remedy(error)}")
+    except (ValueError, ImportError) as error:
+        return _fail(str(error))
+    except Exception as error:  # a mistake of ours must not look like one of the user's
+        return _fail(
+            f"unexpected {type(error).__name__}: {error}; SHAKEGPT_DEBUG=1 shows where it happened"
+        )
+
+
+def _remedy(error: OSError) -> str:
+    import errno
+
+    return {
+        errno.ENOSPC: "; free some space and run again",
+        errno.EDQUOT: "; free some space and run again",
+        errno.EFBIG: "; raise the file size limit (ulimit -f) and run again",
+        errno.EACCES: "; change its permissions, or set SHAKEGPT_HOME to a folder of yours",
+        errno.EROFS: "; set SHAKEGPT_HOME to a folder that can be written",
+        errno.ENOENT: "; check the path",
+    }.get(error.errno or 0, "")
+
+
+def _fail(message: str) -> int:
+    click.echo("Error: " + " ".join(message.split()), err=True)
+    return 2

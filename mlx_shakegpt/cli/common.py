@@ -1,0 +1,109 @@
+"""What several commands share: options made from dataclass fields, notes, progress of downloads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import MISSING, fields
+from typing import Any
+
+import click
+
+KINDS = {"int": int, "float": float, "str": str}
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+def options(config: type, *names: str, unset: bool = False) -> Callable[[Any], Any]:
+    """Click options for some fields of a dataclass: type, help, check and default are the field's.
+
+    With `unset` the default is None, for settings that a recipe decides.
+    """
+    by_name = {f.name: f for f in fields(config)}
+
+    def decorate(function: Any) -> Any:
+        for name in reversed(names):
+            f = by_name[name]
+            default = None if unset or f.default is MISSING else f.default
+            function = click.option(
+                "--" + name.replace("_", "-"),
+                name,
+                type=KINDS[str(f.type)],
+                default=default,
+                show_default=default is not None,
+                help=f.metadata["help"].capitalize() + ".",
+                callback=_checked(f.metadata["check"]),
+            )(function)
+        return function
+
+    return decorate
+
+
+def _checked(check: Any) -> Callable[[Any, click.Parameter, Any], Any]:
+    def callback(_context: Any, parameter: click.Parameter, value: Any) -> Any:
+        if value is not None and check and not check[0](value):
+            raise click.UsageError(f"{parameter.opts[0]} is {value}; it must be {check[1]}")
+        return value
+
+    return callback
+
+
+def note(text: str) -> None:
+    """A line for people, on stderr."""
+    click.echo(text, err=True)
+
+
+def emit(as_json: bool, result: dict[str, Any], text: str) -> None:
+    """A result on stdout: one JSON object, or text."""
+    click.echo(json.dumps(result) if as_json else text)
+
+
+@contextmanager
+def downloads() -> Iterator[Callable[[str, int, int], None]]:
+    """A progress callback for assets, shown on stderr while the block runs."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    tasks: dict[str, Any] = {}
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+
+        def update(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = progress.add_task(name, total=total)
+                if not console.is_terminal:
+                    note(f"Fetching {name} …")
+            progress.update(tasks[name], completed=done)
+
+        yield update
+
+
+def prepare() -> Any:
+    """Sets up the device, notes what it lacks, and fetches the vocabulary if it is missing."""
+    from .. import runtime, tokenizer
+
+    found = runtime.setup()
+    for warning in found.warnings:
+        note(f"Warning: {warning}")
+    with downloads() as progress:
+        tokenizer.gpt2(progress)
+    return found
+
+
+def speaker_from(run: str | None, model: str | None) -> tuple[Any, str]:
+    """The model of a run, or of an export folder, and its name."""
+    from pathlib import Path
+
+    from ..run import find_run, load_speaker
+    from ..weights import speaker_from_hf
+
+    if run and model:
+        raise click.UsageError("give --run or --model, not both")
+    if model:
+        if not Path(model).is_dir():
+            raise ValueError(f"no model folder {model}; check the path")
+        return speaker_from_hf(Path(model)), model
+    path = find_run(run)
+    return load_speaker(path), path.name

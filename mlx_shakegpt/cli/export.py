@@ -1,0 +1,32 @@
+"""`export`: writes a run as the folder that mlx-lm and transformers load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .common import emit, json_option, prepare, speaker_from
+
+
+@click.command("export")
+@click.option("--run", help="Run to export; else the one trained last.")
+@click.option("--to", "target", required=True, type=click.Path(), help="Folder to write.")
+@click.option(
+    "--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True
+)
+@json_option
+def command(run: str | None, target: str, dtype: str, as_json: bool) -> None:
+    """Writes safetensors, config and tokenizer; reloads them and compares before it says done."""
+    prepare()
+    from ..export import export
+
+    speaker, name = speaker_from(run, None)
+    difference = export(speaker, Path(target), dtype)
+    result = {"run": name, "folder": target, "dtype": dtype, "difference": difference}
+    text = (
+        f"Exported {name} to {target} in {dtype}; mlx-lm loads it, "
+        f"logits within {difference:.2g}.\n"
+        f"The trained context is {speaker.context} tokens: keep prompt and continuation within it."
+    )
+    emit(as_json, result, text)

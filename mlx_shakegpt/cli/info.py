@@ -1,0 +1,61 @@
+"""`info`: what this machine is to MLX, and what each preset will take on it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from ..config import PRESETS, recipe
+from .common import emit, json_option, note
+
+
+@click.command("info")
+@json_option
+def command(as_json: bool) -> None:
+    """Shows device, dtype, BLAS and its speed, memory, and the presets' needs."""
+    from importlib.metadata import version
+
+    from .. import estimate, report, runtime
+
+    found = runtime.setup()
+    for warning in found.warnings:
+        note(f"Warning: {warning}")
+    gflops = runtime.matmul_gflops()
+    presets = {
+        name: asdict(estimate.step(p.model, recipe("recite", name, dtype=found.dtype), gflops))
+        for name, p in PRESETS.items()
+    }
+    blas = {"name": "MLX's own", "path": ""}
+    if found.blas:
+        blas = {"name": found.blas.name, "path": found.blas.path}
+    result = {
+        "device": found.device,
+        "name": found.name,
+        "dtype": found.dtype,
+        "blas": {**blas, "gflops": round(gflops, 1)},
+        "memory_bytes": runtime.memory_bytes(),
+        "mlx": version("mlx"),
+        "presets": presets,
+    }
+    rows = [
+        [
+            name,
+            f"{p['parameters']:,}",
+            f"{p['tokens']:,}",
+            f"{p['memory_bytes'] / 1e9:.1f} GB",
+            f"{p['seconds']:.2g} s",
+        ]
+        for name, p in presets.items()
+    ]
+    text = (
+        f"device   {found.device}, {found.name}\n"
+        f"memory   {runtime.memory_bytes() / 1e9:.1f} GB\n"
+        f"dtype    {found.dtype}\n"
+        f"mlx      {version('mlx')}\n"
+        f"products {blas['name']} {blas['path']}, {gflops:.0f} GFLOP/s in float32\n\n"
+        + report.table(
+            ["preset", "parameters", "tokens/step", "memory, estimated", "step, at least"], rows
+        )
+    )
+    emit(as_json, result, text)

@@ -1,0 +1,208 @@
+"""`train`: draws what the run reports, and says how it ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..config import PRESETS, RECIPES, Passage, TrainConfig, preset, recipe
+from .common import downloads, emit, json_option, note, options, prepare
+
+TRAIN_OPTIONS = (
+    "epochs", "steps", "batch_size", "context", "lr", "seed", "target_loss", "dtype"
+)  # fmt: skip
+LINES_EVERY = 10  # steps between log lines where there is no terminal
+
+
+@click.command("train")
+@click.option(
+    "--preset", "preset_name", default="auto", show_default=True,
+    help=f"Model and passage: auto, {', '.join(PRESETS)}.",
+)  # fmt: skip
+@click.option(
+    "--recipe", "recipe_name", default="recite", show_default=True,
+    help=f"Training settings: {', '.join(RECIPES)}.",
+)  # fmt: skip
+@click.option("--data", type=click.Path(), help="Text to learn, UTF-8; else Tiny Shakespeare.")
+@click.option("--first-line", type=int, help="First line of the passage, from 1.")
+@click.option("--corpus-tokens", type=int, help="Tokens of the passage; 0: to the end.")
+@click.option("--run", "run_name", help="Name of the run's folder in weights/; else the preset's.")
+@click.option("--resume", is_flag=True, help="Go on from the newest sound checkpoint.")
+@click.option(
+    "--checkpoint-every", type=click.IntRange(1), metavar="STEPS",
+    help="Steps between checkpoints; else one every two minutes.",
+)  # fmt: skip
+@options(TrainConfig, *TRAIN_OPTIONS, unset=True)
+@click.option(
+    "--closed-vocab/--full-vocab", default=None, help="Train only the ids of the text, or all."
+)
+@json_option
+def command(as_json: bool, resume: bool, checkpoint_every: int | None, **given: Any) -> int:
+    """Trains until the whole text's loss is below the target; exits 1 if it ends before."""
+    started = time.perf_counter()
+    runtime = prepare()
+    run = _open(runtime, resume, {k: v for k, v in given.items() if v is not None})
+    try:
+        with _interrupts(run) as interrupted, _display(run) as show:
+            last = None
+            for report in run.follow(checkpoint_every or 0):
+                show(report)
+                last = report
+        return _outcome(run, last, bool(interrupted), time.perf_counter() - started, as_json)
+    finally:
+        run.close()
+
+
+def _open(runtime: Any, resume: bool, given: dict[str, Any]) -> Any:
+    """The run to follow, new or resumed."""
+    from ..corpus import Corpus
+    from ..run import CONFIG, Run, read_config, run_path
+
+    name = given.pop("preset_name")
+    if name == "auto":
+        name = "gpt2-124m" if runtime.device == "gpu" else "quick"
+        note(f"Preset {name}, the default on a {runtime.device.upper()}.")
+    recipe_name = given.pop("recipe_name")
+    chosen = preset(name)
+    path = run_path(given.pop("run_name", name))
+    data = given.pop("data", None)
+    base = chosen.passage if data is None else Passage()
+    passage = Passage(
+        given.pop("first_line", base.first_line), given.pop("corpus_tokens", base.tokens)
+    )
+    given.setdefault("dtype", runtime.dtype)
+    config, model = recipe(recipe_name, name, **given), chosen.model
+    resuming = resume and (path / CONFIG).exists()
+    if resuming:
+        saved = read_config(path)
+        config, model, passage = (
+            _as_saved(saved, path, config, given),
+            saved["model"],
+            saved["passage"],
+        )
+        data = data or saved["corpus"]["path"]
+    with downloads():
+        corpus = Corpus.load(Path(data) if data else None, passage)
+    names = {"preset": name, "recipe": recipe_name}
+    run = Run(path, model, config, corpus, names)
+    if not resuming:
+        run.create(runtime)
+        note(f"Learning {len(corpus.ids):,} tokens of {corpus.name} in {path}.")
+        return run
+    for problem in run.resume():
+        note(f"Warning: {problem}; going back to the one before.")
+    note(f"Resuming {path.name} after step {run.trainer.state.step}.")
+    return run
+
+
+def _as_saved(saved: Any, path: Path, config: TrainConfig, given: dict[str, Any]) -> TrainConfig:
+    """The configuration a run was started with. Raises ValueError if an option contradicts it."""
+    mine, theirs = asdict(config), asdict(saved["train"])
+    for key in given:
+        if mine[key] != theirs[key] and key != "dtype":
+            raise ValueError(
+                f"run {path.name!r} was started with {key}={theirs[key]}; resume it without "
+                f"--{key.replace('_', '-')}, or start another with --run"
+            )
+    return saved["train"]
+
+
+@contextmanager
+def _interrupts(run: Any) -> Iterator[list[int]]:
+    """The first interrupt finishes the step and saves; a second one leaves at once."""
+    seen: list[int] = []
+
+    def handle(number: int, _frame: Any) -> None:
+        if seen:
+            os._exit(130)
+        seen.append(number)
+        run.trainer.stop()
+        note("Finishing this step and saving; once more to leave at once.")
+
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in signals}
+    try:
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _display(run: Any) -> Iterator[Any]:
+    """A function that shows each report: a progress bar in a terminal, log lines elsewhere."""
+    from rich.console import Console
+
+    from .. import report as text
+
+    console = Console(stderr=True)
+    state = run.trainer.state
+    if state.step < state.total and not run.trainer.gpu:
+        note("The first step compiles MLX's kernels for this CPU, once: up to a minute.")
+    if not console.is_terminal:
+
+        def show(report: Any) -> None:
+            if report.step % LINES_EVERY == 0 or report.step == 1:
+                note(text.log_line(report))
+            if report.evaluation:
+                note(text.eval_line(report))
+
+        yield show
+        return
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    columns = (
+        TextColumn("step {task.completed}/{task.total}"),
+        BarColumn(None),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=console, expand=True) as progress:
+        task = progress.add_task("", total=state.total, completed=state.step)
+
+        def draw(report: Any) -> None:
+            progress.update(
+                task,
+                completed=report.step,
+                total=state.total,
+                description=text.status(report, state, run.trainer.config.target_loss),
+            )
+            if report.evaluation:
+                progress.console.print(text.eval_line(report), highlight=False)
+
+        yield draw
+
+
+def _outcome(run: Any, last: Any, interrupted: bool, seconds: float, as_json: bool) -> int:
+    """Prints how the run stands; returns the exit code."""
+    state, config = run.trainer.state, run.trainer.config
+    nll = state.evaluations[-1]["nll"] if state.evaluations else None
+    over = state.step == state.total
+    result = {
+        "run": run.path.name,
+        "step": state.step,
+        "tokens": state.step * config.tokens_per_step,
+        "seconds": round(seconds, 1),
+        "reached": over and state.reached,
+        "nll": nll,
+        "target": config.target_loss,
+        "folder": str(run.path),
+    }
+    name = f"run {run.path.name!r} after {state.step} steps ({result['tokens']:,} tokens)"
+    if not over:
+        way = f"python cli.py train --resume --run {run.path.name}"
+        emit(as_json, result, f"Stopped {name}; go on with: {way}")
+        return 130 if interrupted else 1
+    loss = f"whole-text loss {nll:.4f}, target {config.target_loss:g}"
+    if state.reached:
+        emit(as_json, result, f"Target reached: {name}, {loss}.")
+        return 0
+    emit(as_json, result, f"Target not reached: {name}, {loss}; train longer with --epochs.")
+    return 1

@@ -1,0 +1,149 @@
+"""Writes a model as the folder that mlx-lm and transformers load, and proves that it loads.
+
+Hugging Face's names without a prefix, Conv1D layout, tied head: the one layout that both read.
+Knows nothing of runs or terminals.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from . import assets, tokenizer
+from .config import ModelConfig
+from .files import sync
+from .tokenizer import END_OF_TEXT
+from .weights import Speaker, full_tensors, save_tensors
+
+TOLERANCE = {"float32": 1e-4, "bfloat16": 0.25}  # largest difference of logits after reloading
+PROBE_TEXT = "ROMEO:\nBut, soft! what light through yonder window breaks?"
+
+
+class ExportError(ValueError):
+    """A written folder did not load, or not to the same model."""
+
+
+def export(speaker: Speaker, folder: Path, dtype: str = "float32") -> float:
+    """Writes `folder`, reloads it with mlx-lm, and returns the largest difference of its logits.
+
+    The folder appears only when it has proved good. Raises ValueError where it exists and is not
+    empty, ExportError where the comparison fails.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} exists and is not an empty folder; choose another with --to")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    writing = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        kind = getattr(mx, dtype)
+        tensors = {name: value.astype(kind) for name, value in full_tensors(speaker).items()}
+        save_tensors(writing / "model.safetensors", tensors)
+        for name, content in _json_files(speaker.model.config, speaker.context, dtype).items():
+            (writing / name).write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+        shutil.copyfile(assets.ensure(assets.GPT2_VOCABULARY), writing / "vocab.json")
+        shutil.copyfile(assets.ensure(assets.GPT2_MERGES), writing / "merges.txt")
+        difference = _compare(speaker, writing, dtype)
+        for file in writing.iterdir():
+            sync(file)
+        writing.chmod(0o755)
+        if folder.exists():
+            folder.rmdir()
+        os.rename(writing, folder)
+        sync(folder.parent)
+    finally:
+        shutil.rmtree(writing, ignore_errors=True)
+    return difference
+
+
+def _json_files(config: ModelConfig, context: int, dtype: str) -> dict[str, Any]:
+    special = {"bos_token_id": END_OF_TEXT, "eos_token_id": END_OF_TEXT}
+    end = tokenizer.gpt2().decode([END_OF_TEXT])
+    return {
+        "config.json": {
+            "model_type": "gpt2",
+            "architectures": ["GPT2LMHeadModel"],
+            **config.to_json(),
+            "n_ctx": config.n_positions,  # mlx-lm asks for it
+            "trained_context": context,
+            "n_inner": None,
+            "activation_function": "gelu_new",
+            "resid_pdrop": 0.0,
+            "embd_pdrop": 0.0,
+            "attn_pdrop": 0.0,
+            "scale_attn_weights": True,
+            "tie_word_embeddings": True,
+            "use_cache": True,
+            "initializer_range": 0.02,
+            "dtype": dtype,
+            "torch_dtype": dtype,
+            **special,
+        },
+        # Positions beyond the trained context mean nothing: transformers stops there.
+        "generation_config.json": {**special, "do_sample": False, "max_length": context},
+        "tokenizer_config.json": {
+            "tokenizer_class": "GPT2Tokenizer",
+            "bos_token": end,
+            "eos_token": end,
+            "unk_token": end,
+            "add_prefix_space": False,
+            "model_max_length": context,
+            "clean_up_tokenization_spaces": False,
+        },
+        "tokenizer.json": _fast_tokenizer(),
+    }
+
+
+def _fast_tokenizer() -> dict[str, Any]:
+    """The `tokenizers` library's form of GPT-2's encoding."""
+    vocabulary = json.loads(assets.ensure(assets.GPT2_VOCABULARY).read_text(encoding="utf-8"))
+    merges = assets.ensure(assets.GPT2_MERGES).read_text(encoding="utf-8").splitlines()[1:]
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+    flags = ("single_word", "lstrip", "rstrip", "normalized")
+    end = {"id": END_OF_TEXT, "content": tokenizer.gpt2().decode([END_OF_TEXT]), "special": True}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [end | dict.fromkeys(flags, False)],
+        "normalizer": None,
+        "pre_tokenizer": {**byte_level, "trim_offsets": True},
+        "post_processor": {**byte_level, "trim_offsets": False},
+        "decoder": {**byte_level, "trim_offsets": True},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": "",
+            "end_of_word_suffix": "",
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": vocabulary,
+            "merges": [merge for merge in merges if merge],
+        },
+    }
+
+
+def _compare(speaker: Speaker, folder: Path, dtype: str) -> float:
+    """Loads the folder with mlx-lm and compares ids and logits. Raises ExportError."""
+    import mlx_lm
+
+    try:
+        model, their_tokenizer, *_ = mlx_lm.load(str(folder))
+    except Exception as error:
+        raise ExportError(f"mlx-lm cannot load what was written: {error}") from error
+    ids = tokenizer.encode(PROBE_TEXT)[: speaker.context]
+    if their_tokenizer.encode(PROBE_TEXT)[: speaker.context] != ids:
+        raise ExportError("the exported tokenizer gives other ids than tiktoken")
+    theirs = model(mx.array([ids])).astype(mx.float32)
+    ours = speaker.expand(speaker.model(mx.array([speaker.rows(ids)]))).astype(mx.float32)
+    difference = float(np.abs(np.array(theirs) - np.array(ours)).max())
+    if not difference <= TOLERANCE[dtype]:
+        raise ExportError(f"the exported model's logits differ by {difference:.3g}")
+    return difference

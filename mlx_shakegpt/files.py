@@ -1,0 +1,80 @@
+"""Files that appear whole or not at all, their hashes, and where the project keeps them.
+
+Knows nothing of what the files hold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def home() -> Path:
+    """The folder that holds `data/` and `weights/`.
+
+    `SHAKEGPT_HOME` where it is set, else the checkout, else the current folder.
+    """
+    if chosen := os.environ.get("SHAKEGPT_HOME"):
+        return Path(chosen).expanduser()
+    checkout = Path(__file__).resolve().parent.parent
+    return checkout if (checkout / "pyproject.toml").exists() else Path.cwd()
+
+
+def data_dir() -> Path:
+    """Where the corpus and the vocabulary are kept."""
+    return home() / "data"
+
+
+def weights_dir() -> Path:
+    """Where each run has its folder."""
+    return home() / "weights"
+
+
+def sha256(data: bytes | Path) -> str:
+    """Hex SHA-256 of some bytes or of a file's content."""
+    if isinstance(data, bytes):
+        return hashlib.sha256(data).hexdigest()
+    with open(data, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Forces a file, or a folder's entries, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to; on success it replaces `path`, otherwise it is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        sync(temporary)
+        os.replace(temporary, path)
+        sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, data: bytes | str) -> None:
+    """Writes `data` to `path` whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

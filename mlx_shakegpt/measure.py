@@ -1,0 +1,71 @@
+"""Measures a training step, generation and a matrix product on this machine.
+
+Knows nothing of terminals; `cli bench` and the scripts in benchmarks/ print what it returns.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from . import estimate, generate, runtime
+from .config import Preset, TrainConfig
+from .corpus import Corpus
+from .train import Step, Trainer
+from .weights import Speaker
+
+SPOKEN_TOKENS = 48
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The figures of `cli bench --json`; times are medians, in seconds."""
+
+    train: dict[str, float]
+    generate: dict[str, float]
+    matmul_gflops: float
+    peak_bytes: int
+
+
+def bench(preset: Preset, config: TrainConfig, repeats: int) -> Bench:
+    """Times `repeats` training steps of a preset after two of warm-up, and greedy generation."""
+    corpus = Corpus.load(None, preset.passage)
+    trainer = Trainer(preset.model, config, corpus.ids, lambda *_: None)  # type: ignore[arg-type]
+    step = Step(trainer.model, trainer.optimizer, config.clip, trainer.absent)
+    times, speeds = [], []
+    batches = [trainer.batch(i) for i in range(repeats + 2)]
+    for batch in batches[:2]:
+        mx.eval(*step(batch, config.lr))
+    mx.reset_peak_memory()
+    for batch in batches[2:]:
+        # The speed of products right beside each step: a shared machine changes by the minute.
+        speeds.append(runtime.matmul_gflops(repeats=2))
+        start = time.perf_counter()
+        mx.eval(*step(batch, config.lr))
+        times.append(time.perf_counter() - start)
+    peak = mx.get_peak_memory()
+    seconds, gflops = statistics.median(times), max(speeds)
+    B, T = batches[0].inputs.shape
+    rows = trainer.model.wte.weight.shape[0]
+    flops = estimate.product_flops(preset.model, B * T, T, rows)
+    vocabulary = trainer.vocabulary if config.closed_vocab else None
+    speaker = Speaker(trainer.model, vocabulary, preset.model.n_positions)
+    list(generate.stream(speaker, corpus.ids[:16].tolist(), 4))
+    start = time.perf_counter()
+    made = len(list(generate.stream(speaker, corpus.ids[:16].tolist(), SPOKEN_TOKENS)))
+    spoken = made / (time.perf_counter() - start)
+    return Bench(
+        train={
+            "batch_size": B,
+            "context": T,
+            "seconds": seconds,
+            "tokens_per_second": B * T / seconds,
+            "share_of_peak": flops / seconds / 1e9 / gflops,
+        },
+        generate={"tokens_per_second": spoken},
+        matmul_gflops=gflops,
+        peak_bytes=peak,
+    )

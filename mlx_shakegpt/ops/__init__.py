@@ -1,0 +1,66 @@
+"""The operations whose formula depends on the device: GELU, attention, LayerNorm, cross-entropy.
+
+On a GPU these are MLX's own fused ones. MLX's CPU backend calls scalar library functions for tanh
+and exp, 10 to 20 ns an element, where a polynomial that the compiler can vectorise takes 2 or 3.
+Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import math
+
+import mlx.core as mx
+from mlx import nn
+
+from ..runtime import on_gpu
+from . import cpu
+
+
+def gelu(x: mx.array) -> mx.array:
+    """GELU's tanh approximation (Hendrycks and Gimpel, 2016), as in GPT-2."""
+    return nn.gelu_approx(x) if on_gpu() else cpu.gelu(x)
+
+
+def linear(x: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.array:
+    """x (…, in) times weight (out, in) transposed, plus bias (out,)."""
+    if on_gpu():
+        return x @ weight.T if bias is None else mx.addmm(bias, x, weight.T)
+    flat = x.reshape(-1, x.shape[-1])
+    flat = cpu.linear(flat, weight) if bias is None else cpu.affine(flat, weight, bias)
+    return flat.reshape(*x.shape[:-1], -1)
+
+
+def attention(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | str | None) -> mx.array:
+    """Scaled dot-product attention over (B, H, T, D); `mask` as in mx.fast: "causal", array, None.
+
+    With "causal", the last query sees all keys, also where there are more keys than queries.
+    """
+    scale = q.shape[-1] ** -0.5
+    if on_gpu() or isinstance(mask, mx.array):
+        return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
+    scores = (q * scale) @ k.swapaxes(-1, -2)  # (B, H, T, keys)
+    T, keys = scores.shape[-2:]
+    seen = mx.tri(T, keys, keys - T) if mask else mx.ones((T, keys))
+    return cpu.masked_softmax(scores, seen) @ v
+
+
+def layer_norm(x: mx.array, weight: mx.array, bias: mx.array, eps: float) -> mx.array:
+    """LayerNorm over the last axis (Ba et al., 2016)."""
+    if on_gpu():
+        return mx.fast.layer_norm(x, weight, bias, eps)
+    flat = x.reshape(-1, x.shape[-1])
+    return cpu.layer_norm(flat, weight, bias, mx.array(eps))[0].reshape(x.shape)
+
+
+def cross_entropy(logits: mx.array, targets: mx.array, absent: int = 1) -> mx.array:
+    """-log softmax(logits)[target], (N,) float32, of (N, R) logits and (N,) targets.
+
+    The last row counts `absent` times in the softmax: it stands for that many ids of equal logit.
+    """
+    if not on_gpu():
+        return cpu.cross_entropy(logits, targets, mx.array(float(absent)))[0]
+    logits = logits.astype(mx.float32)
+    if absent > 1:
+        last = mx.arange(logits.shape[-1]) == logits.shape[-1] - 1
+        logits = logits + mx.where(last, math.log(absent), 0.0)
+    return nn.losses.cross_entropy(logits, targets)

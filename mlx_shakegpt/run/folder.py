@@ -1,0 +1,66 @@
+"""Runs by name: their folders, settings and weights, for whoever reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .. import checkpoint
+from ..config import ModelConfig, Passage, TrainConfig
+from ..files import weights_dir
+from ..weights import Speaker, read_json, speaker_from_run
+
+CONFIG, METRICS, LOG, CURVE = "config.json", "metrics.jsonl", "training_log.txt", "loss.png"
+
+
+def run_path(name: str) -> Path:
+    """The folder of the run called `name`. Raises ValueError for a name that is not plain."""
+    if not name or name.startswith(".") or Path(name).name != name:
+        raise ValueError(f"run name {name!r} must be a plain folder name, like 'romeo'")
+    return weights_dir() / name
+
+
+def find_run(name: str | None) -> Path:
+    """The folder of a run, or without a name of the one that was trained last.
+
+    Raises ValueError where there is none.
+    """
+    known = sorted(weights_dir().glob(f"*/{CONFIG}"), key=lambda p: p.stat().st_mtime)
+    if name is None:
+        if not known:
+            raise ValueError("no run yet; train one with: python cli.py train")
+        return known[-1].parent
+    if not (run_path(name) / CONFIG).exists():
+        there = ", ".join(p.parent.name for p in known) or "none"
+        raise ValueError(f"no run {name!r} in {weights_dir()}; there are: {there}")
+    return run_path(name)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A run's config.json, with its dataclasses. Raises ValueError where it is damaged."""
+    data = read_json(path / CONFIG)
+    try:
+        data["model"] = ModelConfig.from_json(data["model"])
+        data["train"] = TrainConfig.from_json(data["train"])
+        corpus = data["corpus"]
+        data["passage"] = Passage(corpus["first_line"], corpus["tokens"])
+        corpus["path"], corpus["sha256"], corpus["name"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path / CONFIG} is damaged: {error}") from None
+    return data
+
+
+def load_speaker(path: Path) -> Speaker:
+    """The model of a run: its final weights, or those of its newest sound checkpoint.
+
+    Raises ValueError where there are none yet.
+    """
+    config = read_config(path)
+    final = path / checkpoint.MODEL
+    if not final.exists():
+        newest, damaged = checkpoint.newest(path / "checkpoints")
+        if newest is None:
+            reason = damaged[0] if damaged else "it has no checkpoint yet"
+            raise ValueError(f"run {path.name!r} has no weights: {reason}; train on with --resume")
+        final = newest / checkpoint.MODEL
+    return speaker_from_run(final, config["model"], config["train"].context)

@@ -1,0 +1,169 @@
+"""A run's folder: its settings, logs, checkpoints and final weights, kept in step with the trainer.
+
+Knows nothing of terminals; whoever iterates `Run.follow` draws the progress.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from importlib.metadata import version
+from pathlib import Path
+
+from .. import assets, checkpoint, report
+from ..config import ModelConfig, TrainConfig
+from ..corpus import Corpus, Vocabulary
+from ..files import write_atomically
+from ..memory.nll import whole_text_nll
+from ..runtime import Runtime
+from ..train import StepReport, Trainer
+from ..weights import run_tensors, save_tensors
+from .folder import CONFIG, CURVE, LOG, METRICS, read_config
+
+SECONDS_BETWEEN_CHECKPOINTS = 120
+PACKAGES = ("mlx-shakegpt", "mlx", "mlx-lm", "numpy", "tiktoken")
+
+
+class Run:
+    """One training run in its folder, which is locked until `close`."""
+
+    def __init__(
+        self,
+        path: Path,
+        model: ModelConfig,
+        config: TrainConfig,
+        corpus: Corpus,
+        names: dict[str, str],
+    ) -> None:
+        """`names` are the preset's and the recipe's, for the record.
+
+        Raises ValueError where another process trains in this folder.
+        """
+        self.path, self.corpus = path, corpus
+        self._stack = ExitStack()
+        self._model, self._config, self._names = model, config, names
+        vocabulary = Vocabulary.of(corpus.ids, model.vocab_size) if config.closed_vocab else None
+        self.trainer = Trainer(
+            model,
+            config,
+            corpus.ids,
+            lambda gpt, context: whole_text_nll(
+                gpt, corpus.ids, context, vocabulary, config.target_loss
+            ),
+        )
+
+    def create(self, runtime: Runtime) -> None:
+        """Makes the folder. Raises ValueError where the run exists."""
+        if (self.path / CONFIG).exists():
+            raise ValueError(
+                f"run {self.path.name!r} exists in {self.path.parent}; go on with --resume, "
+                "or choose another name with --run"
+            )
+        self._lock()
+        content = {
+            **self._names,
+            "model": self._model.to_json(),
+            "train": self._config.to_json(),
+            "corpus": {
+                "name": self.corpus.name,
+                "path": self.corpus.path,
+                "sha256": self.corpus.sha256,
+                "first_line": self.corpus.passage.first_line,
+                "tokens": len(self.corpus.ids),
+            },
+            "tokenizer": {"name": "gpt2", "sha256": assets.GPT2_MERGES.sha256},
+            "versions": {name: version(name) for name in PACKAGES},
+            "device": runtime.device,
+            "dtype": self._config.dtype,
+            "seed": self._config.seed,
+        }
+        write_atomically(self.path / CONFIG, json.dumps(content, indent=1) + "\n")
+
+    def resume(self) -> list[str]:
+        """Goes back to the newest sound checkpoint, or the start; cuts the logs to match.
+
+        Returns what is wrong with newer checkpoints. Raises ValueError where checkpoints exist and
+        none is sound, or the run is of another text or configuration.
+        """
+        self._lock()
+        saved = read_config(self.path)
+        if saved["corpus"]["sha256"] != self.corpus.sha256:
+            raise ValueError(
+                f"run {self.path.name!r} learns another text ({saved['corpus']['name']}); "
+                "resume with the text it was started with"
+            )
+        newest, damaged = checkpoint.newest(self.path / "checkpoints")
+        if newest is None and damaged:
+            raise ValueError(f"no sound checkpoint is left: {damaged[0]}; start anew with --run")
+        sizes = checkpoint.restore(newest, self.trainer)["logs"] if newest else {}
+        for name in (METRICS, LOG):
+            log = self.path / name
+            if log.exists() and log.stat().st_size < sizes.get(name, 0):
+                raise ValueError(f"{log} is shorter than at the last checkpoint; restore it first")
+            if log.exists():
+                os.truncate(log, sizes.get(name, 0))
+        return damaged
+
+    def follow(self, every: int = 0) -> Iterator[StepReport]:
+        """Trains; after each report the logs, and where one is due the checkpoint, are on disk.
+
+        `every` is the number of steps between checkpoints; 0: one every two minutes. When the
+        iteration ends, the state is saved, and the final weights if the run is over.
+        """
+        trainer = self.trainer
+        saved_at = time.monotonic()
+        saved_step = trainer.state.step
+
+        def due(step: int) -> bool:
+            if every:
+                return step % every == 0
+            return time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS
+
+        with open(self.path / METRICS, "a") as jsonl, open(self.path / LOG, "a") as log:
+            for step in trainer.run(settle=due):
+                jsonl.writelines(line + "\n" for line in report.metrics(step))
+                log.write(report.log_line(step) + "\n")
+                if step.evaluation:
+                    log.write(report.eval_line(step) + "\n")
+                jsonl.flush()
+                log.flush()
+                if step.settled and due(step.step):
+                    self._save()
+                    saved_at, saved_step = time.monotonic(), step.step
+                yield step
+        if trainer.state.step != saved_step:
+            self._save()
+        if trainer.state.step == trainer.state.total:
+            vocabulary = trainer.vocabulary if self._config.closed_vocab else None
+            save_tensors(self.path / checkpoint.MODEL, run_tensors(trainer.model, vocabulary))
+        self.draw()
+
+    def draw(self) -> None:
+        """Draws loss.png, where there is something to draw."""
+        if self.trainer.state.step:
+            curves = {self.path.name: self.path / METRICS}
+            report.loss_curve(curves, self.path / CURVE, self._config.target_loss)
+
+    def close(self) -> None:
+        """Gives the folder free."""
+        self._stack.close()
+
+    def _save(self) -> None:
+        sizes = {name: (self.path / name).stat().st_size for name in (METRICS, LOG)}
+        checkpoint.save(self.path / "checkpoints", self.trainer, {"logs": sizes})
+
+    def _lock(self) -> None:
+        """Takes the folder's lock, which the system frees when the process ends in any way."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+        self._stack.callback(os.close, lock)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"another process trains run {self.path.name!r}; wait for it, or use --run"
+            ) from None

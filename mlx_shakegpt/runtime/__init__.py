@@ -1,0 +1,88 @@
+"""The device under MLX: which one, at which precision, and on Linux CPUs with a fast BLAS.
+
+Import this before building models; `setup()` is idempotent. Knows nothing of models or training.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from functools import cache
+
+import mlx.core as mx
+
+from .blas import Blas, use_fast_blas
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What the machine offers: `device` is "gpu" or "cpu", `dtype` the default precision."""
+
+    device: str
+    name: str
+    dtype: str
+    blas: Blas | None  # None where MLX needs none: on a GPU and on macOS
+    compiles: bool  # whether mx.compile can fuse kernels here
+    warnings: tuple[str, ...]
+
+
+@cache
+def setup() -> Runtime:
+    """Prepares MLX for this machine, once a process; changes nothing on a GPU or a Mac.
+
+    On a Linux CPU, MLX's matrix products are sent to a fast BLAS where one is found.
+    """
+    on_cpu = not on_gpu()
+    warnings = []
+    blas = None
+    compiles = True
+    if on_cpu and os.uname().sysname == "Linux":
+        blas = use_fast_blas()
+        if not blas.fast:
+            warnings.append(
+                f"MLX uses its slow reference BLAS ({blas.reason}), 20 to 100 times slower than "
+                "OpenBLAS; get one with: pip install scipy-openblas32"
+            )
+        compiles = shutil.which("g++") is not None and "MLX_DISABLE_COMPILE" not in os.environ
+        if not compiles and "MLX_DISABLE_COMPILE" not in os.environ:
+            warnings.append(
+                "no g++, so MLX cannot fuse operations and steps take about twice the time; "
+                "get it with: apt-get install g++"
+            )
+    if not on_cpu:
+        limit = mx.device_info().get("max_recommended_working_set_size")
+        if limit and mx.metal.is_available():
+            mx.set_wired_limit(int(limit))
+    info = mx.device_info()
+    return Runtime(
+        device="cpu" if on_cpu else "gpu",
+        name=str(info.get("device_name", info.get("architecture", "unknown"))),
+        dtype="float32" if on_cpu else "bfloat16",
+        blas=blas,
+        compiles=compiles,
+        warnings=tuple(warnings),
+    )
+
+
+def on_gpu() -> bool:
+    """Whether arrays live on a GPU by default (Metal or CUDA)."""
+    return mx.default_device().type == mx.DeviceType.gpu
+
+
+def matmul_gflops(size: int = 1024, repeats: int = 5) -> float:
+    """The best float32 GFLOP/s of `repeats` products of two (size, size) matrices."""
+    a = mx.random.normal((size, size), key=mx.random.key(0))
+    mx.eval(a, a @ a)
+    best = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        mx.eval(a @ a)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best / 1e9
+
+
+def memory_bytes() -> int:
+    """Bytes of physical memory, which a Mac's GPU shares."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

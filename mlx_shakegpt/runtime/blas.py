@@ -1,0 +1,133 @@
+"""A fast `cblas_sgemm` for MLX's Linux CPU build, whose wheel carries the reference BLAS.
+
+MLX calls `cblas_sgemm` through one entry of its import table (ELF's global offset table). This
+finds an OpenBLAS and writes its address there: no compiler, no preloading, no order of imports.
+Knows nothing of MLX beyond the name of its library and of that one function.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import importlib.util
+import mmap
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+_SGEMM = b"cblas_sgemm"
+_JUMP_OR_DATA = {62: (6, 7), 183: (1025, 1026)}  # GLOB_DAT, JUMP_SLOT by ELF machine: x86-64, arm64
+_RELA, _DYNSYM = 4, 11  # section types: relocations with addend, dynamic symbols
+
+
+@dataclass(frozen=True)
+class Blas:
+    """The BLAS under MLX: whether it is `fast`, its name and library, or the `reason` it is not."""
+
+    fast: bool
+    name: str
+    path: str = ""
+    threads: int = 1
+    reason: str = ""
+
+
+def use_fast_blas() -> Blas:
+    """Routes MLX's float32 matrix products to OpenBLAS: a system one, else the one from PyPI."""
+    mlx = _loaded_library("libmlx.so")
+    if mlx is None:
+        return Blas(False, "reference", reason="libmlx.so is not among the loaded libraries")
+    path, base = mlx
+    try:
+        slots = _import_slots(path, _SGEMM)
+    except (OSError, ValueError, struct.error) as error:
+        return Blas(False, "reference", str(path), reason=f"cannot read {path.name}: {error}")
+    if not slots:
+        return Blas(False, "unknown", str(path), reason=f"{path.name} does not import cblas_sgemm")
+    for found, prefix in _candidates():
+        try:
+            library = ctypes.CDLL(found)
+            sgemm = getattr(library, f"{prefix}cblas_sgemm")
+            config = getattr(library, f"{prefix}openblas_get_config")
+            threads = getattr(library, f"{prefix}openblas_get_num_threads")
+        except (OSError, AttributeError):
+            continue
+        config.restype = ctypes.c_char_p
+        address = ctypes.cast(sgemm, ctypes.c_void_p).value or 0
+        for slot in slots:
+            _write_pointer(base + slot, address)
+        name = " ".join(config().decode().split()[:2])
+        return Blas(True, name, _path_of(found), threads())
+    return Blas(False, "reference", str(path), reason="no OpenBLAS was found")
+
+
+def _candidates() -> list[tuple[str, str]]:
+    """Libraries to try, each with the prefix of its symbols."""
+    found = [(name, "") for name in ("libopenblas.so.0", "libopenblas.so")]
+    spec = importlib.util.find_spec("scipy_openblas32")
+    if spec and spec.origin:
+        folder = Path(spec.origin).parent / "lib"
+        found += [(str(file), "scipy_") for file in sorted(folder.glob("libscipy_openblas*"))]
+    return found
+
+
+def _maps() -> list[tuple[int, str]]:
+    """Start address and file of each mapped region of this process."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    parts = [line.split(maxsplit=5) for line in lines]
+    return [(int(p[0].split("-")[0], 16), p[5]) for p in parts if len(p) == 6]
+
+
+def _loaded_library(name: str) -> tuple[Path, int] | None:
+    """File and lowest address of a loaded library."""
+    hits = [(start, file) for start, file in _maps() if Path(file).name == name]
+    return (Path(hits[0][1]), min(start for start, _ in hits)) if hits else None
+
+
+def _path_of(library: str) -> str:
+    return next((file for _, file in _maps() if Path(file).name.startswith(Path(library).name)), "")
+
+
+def _import_slots(path: Path, symbol: bytes) -> list[int]:
+    """Offsets, from the load address, of the pointers through which `path` calls `symbol`.
+
+    Reads the section headers of a 64-bit little-endian ELF file (System V ABI, chapter 4).
+    """
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as elf:
+        if elf[:6] != b"\x7fELF\x02\x01":
+            raise ValueError("not a 64-bit little-endian ELF file")
+        machine = struct.unpack_from("<H", elf, 18)[0]
+        kinds = _JUMP_OR_DATA.get(machine)
+        if kinds is None:
+            raise ValueError(f"ELF machine {machine} is neither x86-64 nor arm64")
+        table = struct.unpack_from("<Q", elf, 40)[0]
+        size, count = struct.unpack_from("<HH", elf, 58)
+        # (type, offset, size, link) of each section
+        sections = [
+            (h[1], h[4], h[5], h[6])
+            for h in (
+                struct.unpack_from("<IIQQQQIIQQ", elf, table + i * size) for i in range(count)
+            )
+        ]
+        slots = []
+        for kind, start, length, link in sections:
+            if kind != _RELA or sections[link][0] != _DYNSYM:
+                continue
+            symbols, strings = sections[link][1], sections[sections[link][3]][1]
+            for offset, info, _ in struct.iter_unpack("<QQq", elf[start : start + length]):
+                if info & 0xFFFFFFFF in kinds:
+                    name = strings + struct.unpack_from("<I", elf, symbols + 24 * (info >> 32))[0]
+                    if elf[name : name + len(symbol) + 1] == symbol + b"\0":
+                        slots.append(offset)
+        return slots
+
+
+def _write_pointer(address: int, value: int) -> None:
+    """Writes one pointer, making its page writable first: the linker may have sealed it."""
+    page = mmap.PAGESIZE
+    start = address - address % page
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mprotect(
+        ctypes.c_void_p(start), ctypes.c_size_t(page), mmap.PROT_READ | mmap.PROT_WRITE
+    ):
+        raise OSError(ctypes.get_errno(), "mprotect failed on MLX's import table")
+    ctypes.c_void_p.from_address(address).value = value

@@ -1,0 +1,54 @@
+"""GPT-2's byte-pair encoding through tiktoken, and text from a stream of tokens.
+
+Knows nothing of models or corpora.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+from collections.abc import Iterable, Iterator
+from functools import cache
+
+import tiktoken
+
+from . import assets
+
+END_OF_TEXT = 50256
+
+
+@cache
+def gpt2(progress: assets.Progress | None = None) -> tiktoken.Encoding:
+    """tiktoken's own "gpt2" encoding, read from the hash-checked files in `data/`.
+
+    Raises assets.AssetError where the vocabulary cannot be had.
+    """
+    files = [assets.ensure(a, progress) for a in (assets.GPT2_MERGES, assets.GPT2_VOCABULARY)]
+    before = os.environ.get("TIKTOKEN_CACHE_DIR")
+    os.environ["TIKTOKEN_CACHE_DIR"] = str(files[0].parent)
+    try:
+        return tiktoken.get_encoding("gpt2")
+    finally:
+        if before is None:
+            del os.environ["TIKTOKEN_CACHE_DIR"]
+        else:
+            os.environ["TIKTOKEN_CACHE_DIR"] = before
+
+
+def encode(text: str) -> list[int]:
+    """Token ids of a text; "<|endoftext|>" in it is plain text like any other."""
+    return gpt2().encode_ordinary(text)
+
+
+def decode(ids: Iterable[int]) -> str:
+    """The text of some ids; bytes that are not UTF-8 become U+FFFD."""
+    return gpt2().decode(list(ids))
+
+
+def decode_stream(ids: Iterable[int]) -> Iterator[str]:
+    """Yields the text of each token as it comes; a character is held back until it is whole."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    encoding = gpt2()
+    for token in ids:
+        yield decoder.decode(encoding.decode_single_token_bytes(token))
+    yield decoder.decode(b"", final=True)

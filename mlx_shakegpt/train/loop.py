@@ -1,0 +1,179 @@
+"""The training loop as a generator of reports.
+
+Whoever iterates the loop draws the progress, writes the log, saves, or stops. Knows nothing of
+terminals, files or the measure of success: the evaluation is handed in.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import mlx.core as mx
+import numpy as np
+
+from ..config import ModelConfig, TrainConfig
+from ..corpus import Batch, Vocabulary, Windows
+from ..model import GPT, initialise
+from ..optim import adamw, learning_rate
+from ..runtime import on_gpu
+from .reports import Evaluation, RunState, StepReport
+from .step import Step
+
+Evaluate = Callable[[GPT, int], Evaluation]  # model, context
+
+EVALUATIONS_AT_LEAST_APART = 10  # steps, for texts whose epoch is shorter
+
+
+class TrainingError(ValueError):
+    """Training cannot go on."""
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A step whose numbers have not been read."""
+
+    step: int
+    batch: Batch
+    lr: float
+    loss: mx.array
+    norm: mx.array
+
+
+class Trainer:
+    """A run: model, optimiser, data order and progress, from the first step or from a saved one."""
+
+    def __init__(
+        self, model_config: ModelConfig, config: TrainConfig, ids: np.ndarray, evaluate: Evaluate
+    ) -> None:
+        if config.context > model_config.n_positions:
+            raise ValueError(
+                f"a context of {config.context} is more than the model's "
+                f"{model_config.n_positions} positions; use --context {model_config.n_positions}"
+            )
+        self.config, self.evaluate = config, evaluate
+        self.vocabulary = Vocabulary.of(ids, model_config.vocab_size)
+        closed = config.closed_vocab
+        self.model = GPT(model_config, self.vocabulary.rows if closed else None)
+        self.model.set_dtype(getattr(mx, config.dtype))
+        initialise(self.model, config.seed)
+        self.optimizer = adamw(config)
+        self.optimizer.init(self.model.trainable_parameters())
+        mx.eval(self.optimizer.state)
+        rows = self.vocabulary.close(ids) if closed else ids
+        tokens = config.tokens_per_step
+        short = config.short_context or config.context
+
+        def windows(context: int, stream: int) -> Windows:
+            return Windows(rows, tokens // context, context, config.seed, config.jitter, stream)
+
+        full = windows(config.context, 1)
+        self._windows = (windows(short, 0) if short < config.context else full, full)
+        self._short = short
+        self.absent = self.vocabulary.absent if closed else 1
+        total = config.steps or self._windows[0].steps(config.epochs)
+        finish_at = max(min(config.warmup_steps, total - 1), round(config.hold * total))
+        self.state = RunState(finish_at=finish_at, total=total)
+        self._eval_every = max(self._windows[0].steps(1), EVALUATIONS_AT_LEAST_APART)
+        self.gpu = on_gpu()
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Asks the loop to end after the step that runs; its report will be settled."""
+        self._stopping = True
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step, counted from 0: short windows before the finish, full ones after."""
+        finish = self.state.finish_at
+        if step < finish or self._windows[0] is self._windows[1]:
+            return self._windows[0].batch(step)
+        batch = self._windows[1].batch(step - finish)
+        return replace(batch, epoch=batch.epoch + self._windows[0].batch(finish - 1).epoch)
+
+    def context(self, step: int) -> int:
+        """Window length of a step, counted from 0."""
+        return self._short if step < self.state.finish_at else self.config.context
+
+    def run(
+        self, settle: Callable[[int], bool] = lambda step: False, ahead: bool | None = None
+    ) -> Iterator[StepReport]:
+        """Trains on from `state.step`; yields a report a step, in order.
+
+        With `ahead`, the default on a GPU, numbers are read one step late, so that the device never
+        waits for Python; but those of an evaluated step, of the last one, and of one for which
+        `settle(step)` holds are read at once. On a CPU, MLX computes while Python dispatches, and
+        there is nothing to hide. Raises TrainingError where a loss or norm is not finite.
+        """
+        state = self.state
+        ahead = self.gpu if ahead is None else ahead
+        self._stopping = False
+        step_fn = Step(self.model, self.optimizer, self.config.clip, self.absent)
+        running: _Running | None = None
+        batch = self.batch(state.step)
+        clock = time.perf_counter()
+        while state.step < state.total and not self._stopping:
+            lr = learning_rate(state.step, self.config, state.finish_at, state.total)
+            before, running = running, _Running(state.step + 1, batch, lr, *step_fn(batch, lr))
+            if before:
+                report, clock = self._report(before, clock)
+                yield report
+            state.step += 1
+            if not ahead or self._settles(settle):
+                report, clock = self._report(running, clock)
+                running = None
+                yield replace(report, settled=True, evaluation=self._evaluated())
+                clock = time.perf_counter()
+            if state.step < state.total:
+                batch = self.batch(state.step)
+        if running:
+            report, _ = self._report(running, clock)
+            yield replace(report, settled=True)
+
+    def _settles(self, settle: Callable[[int], bool]) -> bool:
+        step = self.state.step
+        return self._stopping or step == self.state.total or self._evaluates() or settle(step)
+
+    def _evaluates(self) -> bool:
+        step, finish = self.state.step, self.state.finish_at
+        if step == self.state.total:
+            return True
+        within_finish = self.config.finish and step > finish
+        return step % self._eval_every == 0 and not within_finish
+
+    def _evaluated(self) -> Evaluation | None:
+        """Evaluates where it is due, and applies the stop rule.
+
+        On target a run with a finish jumps to it: the rate falls to its end at the full context,
+        over as large a share of the steps as planned. One without a finish is over.
+        """
+        if not self._evaluates():
+            return None
+        state = self.state
+        result = self.evaluate(self.model, self.context(state.step - 1))
+        state.reached = result.complete and result.nll < self.config.target_loss
+        state.evaluations.append({"step": state.step, "nll": result.nll, "floor": result.floor})
+        if state.reached and state.step < state.total:
+            if self.config.finish and state.step <= state.finish_at:
+                share = (state.total - state.finish_at) / max(1, state.finish_at)
+                state.finish_at = state.step
+                state.total = min(state.total, state.step + max(1, math.ceil(share * state.step)))
+            else:
+                state.total = state.step
+        return result
+
+    def _report(self, running: _Running, clock: float) -> tuple[StepReport, float]:
+        """Waits for a step and reports it; `clock` is when the one before it was done."""
+        step, loss, norm = running.step, float(running.loss), float(running.norm)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise TrainingError(
+                f"loss {loss} and gradient norm {norm} at step {step} are not finite; "
+                "resume from the last checkpoint with a lower --lr"
+            )
+        now = time.perf_counter()
+        dt, tokens = now - clock, self.config.tokens_per_step
+        report = StepReport(
+            step, running.batch.epoch, step * tokens, loss, running.lr, norm, dt, tokens / dt
+        )
+        return report, now

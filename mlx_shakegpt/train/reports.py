@@ -1,0 +1,46 @@
+"""What the trainer says of itself: plain dataclasses, readable without MLX."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well the whole text is predicted, in nats a token, where there is context."""
+
+    nll: float
+    floor: float  # what a perfect memoriser would score with the same windows
+    accuracy: float  # share of tokens whose most likely prediction is right, teacher-forced
+    tokens: int  # scored; fewer than the text has where the target was out of reach by then
+    complete: bool
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One training step. `norm` is before clipping, `dt` in seconds, `tokens` counts from 0.
+
+    Where `settled`, the trainer's weights are those right after this step, and may be saved.
+    """
+
+    step: int
+    epoch: float
+    tokens: int
+    loss: float
+    lr: float
+    norm: float
+    dt: float
+    tokens_per_second: float
+    settled: bool = False
+    evaluation: Evaluation | None = None
+
+
+@dataclass
+class RunState:
+    """Where a run stands: with the configuration and the text, all that decides what follows."""
+
+    step: int = 0
+    finish_at: int = 0  # first step of the finish: full context, falling rate
+    total: int = 0  # steps in all
+    reached: bool = False  # the last evaluation was below the target
+    evaluations: list[dict[str, float]] = field(default_factory=list)

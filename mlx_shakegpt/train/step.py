@@ -1,0 +1,58 @@
+"""The compiled training step. Knows nothing of where batches come from."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import mlx.core as mx
+import mlx.optimizers as optim
+from mlx import nn
+
+from .. import ops
+from ..corpus import Batch
+from ..model import GPT
+from ..optim import clip, global_norm
+
+
+class Step:
+    """Forward, backward, clipping and update, compiled as one graph with all state captured."""
+
+    def __init__(self, model: GPT, optimizer: optim.AdamW, limit: float, absent: int) -> None:
+        self.state = [model.state, optimizer.state]
+        self.optimizer = optimizer
+        rows = model.wte.weight.shape[0]
+        # The shared row's gradient is `absent` times that of each id it stands for.
+        count = mx.where(mx.arange(rows) == rows - 1, float(max(absent, 1)), 1.0)
+        mx.eval(count)
+
+        def loss_fn(inputs: mx.array, targets: mx.array, weights: mx.array) -> mx.array:
+            nll = ops.cross_entropy(
+                model(inputs).reshape(-1, rows), targets.reshape(-1), max(absent, 1)
+            )
+            return (nll * weights.reshape(-1)).sum() / weights.sum()
+
+        loss_and_gradients = nn.value_and_grad(model, loss_fn)
+
+        @partial(mx.compile, inputs=self.state, outputs=self.state)
+        def step(
+            inputs: mx.array, targets: mx.array, weights: mx.array
+        ) -> tuple[mx.array, mx.array]:
+            loss, gradients = loss_and_gradients(inputs, targets, weights)
+            counts = {}
+            if absent > 1:
+                table = gradients["wte"]
+                table["weight"] = table["weight"].at[rows - 1].multiply(1 / absent)
+                counts["wte.weight"] = count
+            norm = global_norm(gradients, counts)
+            optimizer.update(model, clip(gradients, norm, limit))
+            return loss, norm
+
+        self._step = step
+
+    def __call__(self, batch: Batch, lr: float) -> tuple[mx.array, mx.array]:
+        """Starts one step and returns its loss and norm, not waiting for either."""
+        self.optimizer.learning_rate = lr
+        arrays = map(mx.array, (batch.inputs, batch.targets, batch.weights))
+        loss, norm = self._step(*arrays)
+        mx.async_eval(loss, norm, self.state)
+        return loss, norm
