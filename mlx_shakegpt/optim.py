@@ -65,15 +65,15 @@ def learning_rate(step: int, config: TrainConfig, decay_start: int, total: int) 
 def global_norm(gradients: Any, counts: Mapping[str, mx.array] | None = None) -> mx.array:
     """The float32 Euclidean norm over all gradients of a tree.
 
-    `counts` gives, by parameter name, how many times each row counts. Sums go row by row: one
-    float32 sum over a whole matrix stalls on the CPU once it is 2^24 times its summands.
+    `counts` gives, by parameter name, how many times each row counts. The sums are products with
+    ones: MLX's own float32 sum over a large matrix loses up to 5 % on the CPU.
     """
     total = mx.array(0.0)
     for name, gradient in flat(gradients).items():
-        rows = gradient.astype(mx.float32).square().sum(-1)
-        if counts and name in counts:
-            rows = rows * counts[name]
-        total = total + rows.sum()
+        squares = gradient.astype(mx.float32).square()
+        rows = squares.reshape(-1, squares.shape[-1]) @ mx.ones((squares.shape[-1], 1))
+        count = counts[name][None] if counts and name in counts else mx.ones((1, rows.shape[0]))
+        total = total + (count @ rows).squeeze()
     return mx.sqrt(total)
 
 

@@ -6,6 +6,7 @@ Shares no code with the trainer's loss: what it says is evidence.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import mlx.core as mx
 import numpy as np
@@ -38,11 +39,12 @@ def whole_text_nll(
     starts, first = _windows(len(ids), context)
     order = _spread(len(starts))
     at_once = max(1, TOKENS_AT_ONCE // context)
+    score = partial(mx.compile, inputs=model.state)(partial(_score, model, absent))
     total = hits = scored = 0.0
     for begin in range(0, len(order), at_once):
         chosen = order[begin : begin + at_once]
         windows = rows[starts[chosen, None] + np.arange(context + 1)]
-        nll, hit = _score(model, windows, absent)
+        nll, hit = map(np.array, score(mx.array(windows)))
         mask = np.arange(context) >= first[chosen, None]
         total += float((nll * mask).sum(dtype=np.float64))
         hits += float((hit & mask).sum())
@@ -98,15 +100,13 @@ def _spread(n: int) -> np.ndarray:
     return np.argsort((np.arange(n) * ((math.sqrt(5) - 1) / 2)) % 1, kind="stable")
 
 
-def _score(model: GPT, windows: np.ndarray, absent: int) -> tuple[np.ndarray, np.ndarray]:
+def _score(model: GPT, absent: int, windows: mx.array) -> tuple[mx.array, mx.array]:
     """Loss and hit of each position of (W, T + 1) windows, both (W, T)."""
-    logits = model(mx.array(windows[:, :-1])).astype(mx.float32)
-    targets = mx.array(windows[:, 1:])
+    logits = model(windows[:, :-1]).astype(mx.float32)
+    targets = windows[:, 1:]
     own = mx.take_along_axis(logits, targets[..., None], axis=-1).squeeze(-1)
     hit = logits.argmax(-1) == targets
     if absent > 1:
         last = mx.arange(logits.shape[-1]) == logits.shape[-1] - 1
         logits = logits + mx.where(last, math.log(absent), 0.0)
-    nll = mx.logsumexp(logits, axis=-1) - own
-    mx.eval(nll, hit)
-    return np.array(nll), np.array(hit)
+    return mx.logsumexp(logits, axis=-1) - own, hit

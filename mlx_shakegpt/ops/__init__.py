@@ -18,12 +18,12 @@ from . import cpu
 
 def gelu(x: mx.array) -> mx.array:
     """GELU's tanh approximation (Hendrycks and Gimpel, 2016), as in GPT-2."""
-    return nn.gelu_approx(x) if on_gpu() else cpu.gelu(x)
+    return cpu.gelu(x) if _on_cpu(x) else nn.gelu_approx(x)
 
 
 def linear(x: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.array:
     """x (…, in) times weight (out, in) transposed, plus bias (out,)."""
-    if on_gpu():
+    if not _on_cpu(x):
         return x @ weight.T if bias is None else mx.addmm(bias, x, weight.T)
     flat = x.reshape(-1, x.shape[-1])
     flat = cpu.linear(flat, weight) if bias is None else cpu.affine(flat, weight, bias)
@@ -36,7 +36,7 @@ def attention(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | str | None
     With "causal", the last query sees all keys, also where there are more keys than queries.
     """
     scale = q.shape[-1] ** -0.5
-    if on_gpu() or isinstance(mask, mx.array):
+    if not _on_cpu(q) or isinstance(mask, mx.array):
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
     scores = (q * scale) @ k.swapaxes(-1, -2)  # (B, H, T, keys)
     T, keys = scores.shape[-2:]
@@ -46,7 +46,7 @@ def attention(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | str | None
 
 def layer_norm(x: mx.array, weight: mx.array, bias: mx.array, eps: float) -> mx.array:
     """LayerNorm over the last axis (Ba et al., 2016)."""
-    if on_gpu():
+    if not _on_cpu(x):
         return mx.fast.layer_norm(x, weight, bias, eps)
     flat = x.reshape(-1, x.shape[-1])
     return cpu.layer_norm(flat, weight, bias, mx.array(eps))[0].reshape(x.shape)
@@ -57,10 +57,15 @@ def cross_entropy(logits: mx.array, targets: mx.array, absent: int = 1) -> mx.ar
 
     The last row counts `absent` times in the softmax: it stands for that many ids of equal logit.
     """
-    if not on_gpu():
+    if _on_cpu(logits):
         return cpu.cross_entropy(logits, targets, mx.array(float(absent)))[0]
     logits = logits.astype(mx.float32)
     if absent > 1:
         last = mx.arange(logits.shape[-1]) == logits.shape[-1] - 1
         logits = logits + mx.where(last, math.log(absent), 0.0)
     return nn.losses.cross_entropy(logits, targets)
+
+
+def _on_cpu(x: mx.array) -> bool:
+    """Whether the CPU's formulas serve `x`: they are float32 only, as training on a CPU is."""
+    return x.dtype == mx.float32 and not on_gpu()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -35,19 +36,24 @@ def _tanh(x: mx.array) -> mx.array:
 
 
 def _exp(x: mx.array) -> mx.array:
-    """exp of x <= 0, relative error below 2e-6 down to -20, 0 from -87 on only by name.
+    """exp of x <= 0 within 8e-7, and within a share of 1e-5 of it down to -20; e^-87 below -87.
 
     (1 + q)^128 with q = expm1(x / 128) by Taylor's series: the first squarings keep q apart from
     the 1, so that its rounding is not multiplied by 128.
     """
     y = mx.maximum(x, -87.0) * (1 / 128)
     q = y * (1 + y * (1 / 2 + y * (1 / 6 + y * (1 / 24 + y * (1 / 120 + y * (1 / 720))))))
-    for _ in range(4):
+    for _ in range(3):
         q = q * (2 + q)
     e = 1 + q
-    for _ in range(3):
+    for _ in range(4):
         e = e * e
     return e
+
+
+@partial(mx.compile, shapeless=True)
+def _exp_below(x: mx.array, top: mx.array) -> mx.array:
+    return _exp(x - top)
 
 
 @mx.compile
@@ -121,7 +127,7 @@ def _layer_norm_vjp(primals, cotangents, outputs):
 def masked_softmax(scores, seen):
     """Softmax over the last axis of the scores where `seen` is 1; exactly 0 where it is 0."""
     # The maximum over all scores serves as well as that over the seen ones.
-    p = _exp(scores - mx.max(scores, axis=-1, keepdims=True)) * seen
+    p = _exp_below(scores, scores.max(-1, keepdims=True)) * seen
     return p / p.sum(-1, keepdims=True)
 
 
@@ -134,8 +140,9 @@ def _masked_softmax_vjp(primals, cotangent, p):
 @custom
 def cross_entropy(logits, targets, absent):
     top = logits.max(-1, keepdims=True)
-    e = _exp(logits - top)
-    total = e.sum(-1) + (absent - 1) * e[:, -1]
+    e = _exp_below(logits, top)
+    # A product with ones: MLX's own sum of 50,000 terms is off in the fourth digit.
+    total = (e @ mx.ones((e.shape[-1], 1))).squeeze(-1) + (absent - 1) * e[:, -1]
     lse = top.squeeze(-1) + mx.log(total)
     own = mx.take_along_axis(logits, targets[:, None], axis=-1).squeeze(-1)
     last = mx.where(targets == logits.shape[-1] - 1, mx.log(absent), 0.0)

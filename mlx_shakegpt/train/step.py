@@ -26,18 +26,15 @@ class Step:
         mx.eval(count)
 
         def loss_fn(inputs: mx.array, targets: mx.array, weights: mx.array) -> mx.array:
-            nll = ops.cross_entropy(
-                model(inputs).reshape(-1, rows), targets.reshape(-1), max(absent, 1)
-            )
+            logits = model(inputs).reshape(-1, rows)
+            nll = ops.cross_entropy(logits, targets.reshape(-1), max(absent, 1))
             return (nll * weights.reshape(-1)).sum() / weights.sum()
 
         loss_and_gradients = nn.value_and_grad(model, loss_fn)
 
         @partial(mx.compile, inputs=self.state, outputs=self.state)
-        def step(
-            inputs: mx.array, targets: mx.array, weights: mx.array
-        ) -> tuple[mx.array, mx.array]:
-            loss, gradients = loss_and_gradients(inputs, targets, weights)
+        def step(*batch: mx.array) -> tuple[mx.array, mx.array]:
+            loss, gradients = loss_and_gradients(*batch)
             counts = {}
             if absent > 1:
                 table = gradients["wte"]

@@ -1,0 +1,48 @@
+"""Does a run recite? Greedy continuation of its passage's first tokens, against the text itself.
+
+    python benchmarks/recital.py [--run NAME] [--prompt 16] [--tokens 200]
+
+Exits 1 where a token differs. Offsets spread over the passage are tried too, for the record.
+"""
+
+import sys
+from pathlib import Path
+
+import click
+
+from mlx_shakegpt import report, runtime
+from mlx_shakegpt.corpus import Corpus
+from mlx_shakegpt.generate import stream
+from mlx_shakegpt.run import find_run, load_speaker, read_config
+
+
+@click.command()
+@click.option("--run", default=None, help="Run to test; else the one trained last.")
+@click.option("--prompt", default=16, show_default=True, help="True tokens given.")
+@click.option("--tokens", default=200, show_default=True, help="Tokens that must follow exactly.")
+@click.option("--offsets", default=16, show_default=True, help="Other places tried.")
+def main(run: str | None, prompt: int, tokens: int, offsets: int) -> None:
+    runtime.setup()
+    path = find_run(run)
+    config = read_config(path)
+    text = config["corpus"]["path"]
+    ids = Corpus.load(Path(text) if text else None, config["passage"]).ids.tolist()
+    speaker = load_speaker(path)
+    last = len(ids) - prompt - tokens
+    rows, exact = [], 0
+    for place in range(offsets + 1):
+        offset = place * last // max(1, offsets)
+        said = list(stream(speaker, ids[offset : offset + prompt], tokens))
+        truth = ids[offset + prompt : offset + prompt + tokens]
+        run_length = next((i for i in range(tokens) if said[i : i + 1] != truth[i : i + 1]), tokens)
+        exact += run_length == tokens
+        rows.append([offset, f"{run_length} of {tokens}"])
+        if place == 0:
+            from_start = run_length
+    click.echo(report.table(["prompt at token", "exact tokens after it"], rows))
+    click.echo(f"\n{path.name}: {exact} of {len(rows)} recited to the end.")
+    sys.exit(from_start < tokens)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""What several tests need: a home of their own, small models, and the program in-process."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlx_shakegpt import assets, files, runtime
+from mlx_shakegpt.config import ModelConfig, TrainConfig
+
+POEM = """From fairest creatures we desire increase,
+That thereby beauty's rose might never die,
+But as the riper should by time decease,
+His tender heir might bear his memory:
+But thou contracted to thine own bright eyes,
+Feed'st thy light's flame with self-substantial fuel,
+Making a famine where abundance lies,
+Thy self thy foe, to thy sweet self too cruel.
+"""
+
+TINY = ModelConfig(n_layer=2, n_head=2, n_embd=32, n_positions=64)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def device():
+    """The device, set up as every command does."""
+    return runtime.setup()
+
+
+@pytest.fixture(scope="session")
+def pinned():
+    """The pinned files, fetched or rebuilt once into the checkout's data/."""
+    return [assets.ensure(asset) for asset in assets.ASSETS]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch, pinned):
+    """An empty home for each test, but for the pinned files."""
+    folder = tmp_path / "home"
+    (folder / "data").mkdir(parents=True)
+    for asset, file in zip(assets.ASSETS, pinned, strict=True):
+        copy = folder / "data" / asset.path
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, copy)
+    monkeypatch.setenv("SHAKEGPT_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture
+def poem(tmp_path):
+    """A small text file."""
+    path = tmp_path / "poem.txt"
+    path.write_text(POEM)
+    return path
+
+
+@pytest.fixture
+def ids():
+    """400 ids with repetitions, 50 of them distinct."""
+    return np.random.default_rng(1).integers(100, 150, 400).astype(np.int32)
+
+
+def tiny_training(**changes):
+    """A training configuration that takes milliseconds a step."""
+    defaults = {"batch_size": 4, "context": 16, "steps": 12, "warmup_steps": 2, "lr": 3e-3}
+    return TrainConfig(**(defaults | {"epochs": 4.0} | changes))
+
+
+class Result:
+    """What a command did: exit code, stdout and stderr."""
+
+    def __init__(self, code, out, err):
+        self.code, self.out, self.err = code, out, err
+
+    def json(self):
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def shakegpt(capfd, monkeypatch):
+    """Runs a command of the program in this process."""
+    from mlx_shakegpt import cli
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["shakegpt", *map(str, arguments)])
+        capfd.readouterr()
+        code = cli._run()
+        return Result(code, *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def tiny_preset(monkeypatch):
+    """A preset `tiny` beside the real ones, which learns the first lines of a text."""
+    from mlx_shakegpt.config import PRESETS, Passage, Preset
+
+    changes = {"batch_size": 4, "context": 32, "short_context": 16, "lr": 3e-3, "warmup_steps": 5}
+    monkeypatch.setitem(PRESETS, "tiny", Preset(TINY, Passage(tokens=400), changes))
+    return "tiny"
+
+
+ROOT = Path(files.__file__).parent.parent

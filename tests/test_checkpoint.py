@@ -1,0 +1,138 @@
+import json
+import os
+import shutil
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from conftest import TINY, tiny_training
+
+from mlx_shakegpt import checkpoint
+from mlx_shakegpt.checkpoint import MODEL, OPTIMIZER, STATE, DamagedCheckpoint
+from mlx_shakegpt.train import Evaluation, Trainer
+from mlx_shakegpt.weights import check_tensors, load_tensors, save_tensors
+
+
+def fresh(ids, **changes):
+    def evaluate(model, context):
+        return Evaluation(9.0, 0.0, 0.0, 1, complete=True)
+
+    changes = {"batch_size": 2, "context": 32, "short_context": 16, "hold": 0.6} | changes
+    return Trainer(TINY, tiny_training(**changes), ids, evaluate)
+
+
+def numbers(trainer):
+    return [(r.step, r.loss, r.norm, r.lr, r.epoch) for r in trainer.run()]
+
+
+@pytest.fixture
+def saved(ids, tmp_path):
+    """A trainer stopped after 5 of 12 steps and saved, with its folder."""
+    trainer = fresh(ids)
+    for report in trainer.run():
+        if report.step == 5:
+            trainer.stop()
+    checkpoint.save(tmp_path / "c", trainer, {"note": "kept"})
+    return tmp_path / "c"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("stop_at", [1, 6, 11])
+def test_a_resumed_run_repeats_the_losses_exactly(ids, tmp_path, dtype, stop_at):
+    undisturbed = numbers(fresh(ids, dtype=dtype))
+    first = fresh(ids, dtype=dtype)
+    seen = []
+    for r in first.run():
+        seen.append((r.step, r.loss, r.norm, r.lr, r.epoch))
+        if r.step == stop_at:
+            first.stop()
+    path = checkpoint.save(tmp_path, first, {})
+    second = fresh(ids, dtype=dtype)
+    checkpoint.restore(path, second)
+    assert seen + numbers(second) == undisturbed
+
+
+def test_what_was_saved_beside_the_state_comes_back(ids, saved):
+    path, damaged = checkpoint.newest(saved)
+    assert not damaged
+    trainer = fresh(ids)
+    assert checkpoint.restore(path, trainer) == {"note": "kept"}
+    assert trainer.state.step == 5
+
+
+def test_only_the_last_checkpoints_are_kept(ids, tmp_path):
+    trainer = fresh(ids)
+    for report in trainer.run():
+        if report.step % 3 == 0:
+            checkpoint.save(tmp_path / "c", trainer, {})
+    assert sorted(os.listdir(tmp_path / "c")) == ["00000009", "00000012"]
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", [MODEL, OPTIMIZER, STATE])
+@pytest.mark.parametrize("damage", [os.unlink, cut, flip], ids=["missing", "cut", "flipped"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(saved, name, damage):
+    shutil.copytree(saved / "00000005", saved / "00000007")
+    damage(saved / "00000007" / name)
+    if name == STATE and damage is flip:
+        (saved / "00000007" / STATE).write_text("{}")
+    path, damaged = checkpoint.newest(saved)
+    assert path.name == "00000005"
+    assert len(damaged) == 1 and "00000007" in damaged[0]
+    with pytest.raises(DamagedCheckpoint):
+        checkpoint.check(saved / "00000007")
+
+
+def test_another_configuration_is_refused(ids, saved):
+    with pytest.raises(ValueError, match=r"trained with lr=0\.003, not 0\.1"):
+        checkpoint.restore(saved / "00000005", fresh(ids, lr=0.1))
+
+
+def test_a_save_that_fails_leaves_the_earlier_ones_and_nothing_else(ids, saved, monkeypatch):
+    trainer = fresh(ids)
+    checkpoint.restore(saved / "00000005", trainer)
+    trainer.state.step = 6
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "write_atomically", full)
+    with pytest.raises(OSError, match="No space"):
+        checkpoint.save(saved, trainer, {})
+    assert os.listdir(saved) == ["00000005"]
+    assert checkpoint.newest(saved)[0].name == "00000005"
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [
+        lambda data: data[:4],
+        lambda data: (10**12).to_bytes(8, "little") + data[8:],
+        lambda data: data[:8] + b"[" * (len(data) - 8),
+        lambda data: data.replace(b'"shape":[3,4]', b'"shape":[9,9]'),
+        lambda data: data.replace(b"[0,48]", b"[8,56]"),
+        lambda data: data + b"more",
+    ],
+)
+def test_weights_whose_header_lies_are_refused_before_mlx_reads_them(tmp_path, forge):
+    path = tmp_path / "w.safetensors"
+    save_tensors(path, {"a": mx.ones((3, 4))})
+    check_tensors(path)
+    path.write_bytes(forge(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"w\.safetensors"):
+        load_tensors(path)
+
+
+def test_state_is_plain_json(saved):
+    state = json.loads((saved / "00000005" / STATE).read_text())
+    assert state["state"]["step"] == 5
+    assert np.isclose(state["train"]["lr"], 3e-3)

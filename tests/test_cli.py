@@ -1,0 +1,329 @@
+"""The program as people use it: what it prints, writes and returns."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT
+
+from mlx_shakegpt import tokenizer
+from mlx_shakegpt.config import ModelConfig, Passage, Preset, TrainConfig
+
+SHORT = ("--context", "16", "--batch-size", "4", "--steps", "6")
+
+
+def train(shakegpt, poem, *more):
+    return shakegpt("train", "--preset", "tiny", "--data", poem, *SHORT, *more)
+
+
+@pytest.fixture
+def trained(shakegpt, poem, tiny_preset, home):
+    """A run called `tiny`, six steps old."""
+    assert train(shakegpt, poem).code == 1
+    return home / "weights" / "tiny"
+
+
+def test_a_run_that_ends_above_its_target_says_so_and_exits_1(shakegpt, poem, tiny_preset, home):
+    result = train(shakegpt, poem, "--json")
+    assert result.code == 1
+    told = result.json()
+    assert (told["run"], told["step"], told["reached"]) == ("tiny", 6, False)
+    folder = home / "weights" / "tiny"
+    steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [s["step"] for s in steps if "loss" in s] == [1, 2, 3, 4, 5, 6]
+    assert steps[-1]["eval_nll"] > 0.1
+    assert (folder / "training_log.txt").read_text().startswith("step     1 | loss: ")
+    for name in ("loss.png", "model.safetensors", "config.json"):
+        assert (folder / name).stat().st_size > 0
+    corpus = json.loads((folder / "config.json").read_text())["corpus"]
+    assert (corpus["first_line"], corpus["name"]) == (1, "poem.txt")
+
+
+def test_a_text_is_learned_and_spoken(shakegpt, poem, monkeypatch):
+    from mlx_shakegpt.config import PRESETS
+
+    model = ModelConfig(n_layer=2, n_head=2, n_embd=64, n_positions=64)
+    changes = {"batch_size": 1, "context": 64, "short_context": 16, "lr": 5e-3, "warmup_steps": 5}
+    monkeypatch.setitem(PRESETS, "small", Preset(model, Passage(), changes))
+    result = shakegpt("train", "--preset", "small", "--data", poem, "--epochs", "300")
+    assert result.code == 0, result.err
+    assert "Target reached: run 'small'" in result.out
+    prompt = "From fairest creatures we desire increase,\n"
+    spoken = shakegpt("generate", prompt, "--max-tokens", "100", "--stats")
+    assert spoken.out.strip() == tokenizer.decode(tokenizer.encode(poem.read_text())[:111]).strip()
+    assert "tokens/s" in spoken.err
+
+
+def test_emoji_and_chinese_survive_from_file_to_speech(shakegpt, tmp_path, tiny_preset):
+    text = "羅密歐 🌹 與 朱麗葉 👩‍👩‍👧, naïve ☂️ 世界!\n" * 12
+    path = tmp_path / "emoji.txt"
+    path.write_text(text, encoding="utf-8")
+    trained = train(shakegpt, path)
+    assert trained.code == 1
+    spoken = shakegpt("generate", "羅密歐 🌹", "--max-tokens", "20", "--temperature", "1", "--json")
+    assert spoken.code == 0
+    told = spoken.json()
+    assert told["prompt"] == "羅密歐 🌹"
+    assert told["text"] == tokenizer.decode(told["ids"])
+    plain = shakegpt("generate", "羅密歐 🌹", "--max-tokens", "20", "--temperature", "1")
+    assert plain.out.rstrip("\n") == ("羅密歐 🌹" + told["text"]).rstrip("\n")
+
+
+def test_an_existing_run_needs_resume_and_goes_on_with_it(shakegpt, poem, trained):
+    again = train(shakegpt, poem)
+    assert again.code == 2
+    assert "run 'tiny' exists" in again.err and "--resume" in again.err
+    done = shakegpt("train", "--preset", "tiny", "--resume")
+    assert done.code == 1
+    assert "Resuming tiny after step 6" in done.err
+    other = shakegpt("train", "--preset", "tiny", "--resume", "--lr", "0.5")
+    assert other.code == 2 and "started with lr=0.003" in other.err
+
+
+def test_an_interrupted_run_resumes_to_the_same_losses_and_logs(
+    shakegpt, poem, tiny_preset, home, monkeypatch
+):
+    assert train(shakegpt, poem, "--run", "whole", "--target-loss", "0.001").code == 1
+    from mlx_shakegpt.run import session
+
+    original = session.report.metrics
+
+    def stop_at_3(step):
+        if step.step == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return original(step)
+
+    monkeypatch.setattr(session.report, "metrics", stop_at_3)
+    stopped = train(shakegpt, poem, "--run", "parts", "--target-loss", "0.001")
+    monkeypatch.setattr(session.report, "metrics", original)
+    assert stopped.code == 130
+    assert "go on with: python cli.py train --resume --run parts" in stopped.out
+    # Lines that a crash left after the checkpoint must not stand twice.
+    with open(home / "weights" / "parts" / "metrics.jsonl", "a") as log:
+        log.write('{"step": 4, "loss": 1.0}\n')
+    assert shakegpt("train", "--preset", "tiny", "--resume", "--run", "parts").code == 1
+
+    def losses(run):
+        lines = (home / "weights" / run / "metrics.jsonl").read_text().splitlines()
+        return [
+            (s["step"], s.get("loss"), s.get("norm"), s.get("eval_nll"))
+            for s in map(json.loads, lines)
+        ]
+
+    assert losses("parts") == losses("whole")
+    weights = [
+        (home / "weights" / r / "model.safetensors").read_bytes() for r in ("parts", "whole")
+    ]
+    assert weights[0] == weights[1]
+
+
+def test_ctrl_c_saves_and_a_killed_run_goes_on(poem, home):
+    environment = os.environ | {"SHAKEGPT_HOME": str(home)}
+    command = [sys.executable, "cli.py", "train", "--preset", "quick", "--data", str(poem)]
+    command += ["--run", "q", "--context", "16", "--batch-size", "2", "--epochs", "500"]
+    command += ["--target-loss", "0.0001", "--checkpoint-every", "5"]
+    log = home / "weights" / "q" / "training_log.txt"
+
+    def until_step(number, process):
+        deadline = time.monotonic() + 200
+        while not log.exists() or log.read_text().count("step ") < number:
+            assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
+            time.sleep(0.05)
+
+    pipes = {"cwd": ROOT, "env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes) as process:
+        until_step(7, process)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=60)
+        assert process.returncode == 130 and b"go on with" in out
+    reached = log.read_text().count("step ")
+    with subprocess.Popen([*command, "--resume"], **pipes) as process:
+        until_step(reached + 7, process)
+        process.kill()
+    with subprocess.Popen([*command, "--resume"], **pipes) as process:
+        until_step(reached + 9, process)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 130 and b"Resuming q after step" in err
+    steps = [line.split()[1] for line in log.read_text().splitlines() if line.startswith("step")]
+    assert steps == [str(n) for n in range(1, len(steps) + 1)]
+
+
+def test_two_processes_cannot_train_one_run(shakegpt, poem, trained):
+    import fcntl
+
+    with open(trained / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        result = shakegpt("train", "--preset", "tiny", "--resume")
+    assert result.code == 2 and "another process trains run 'tiny'" in result.err
+    assert shakegpt("train", "--preset", "tiny", "--resume").code == 1
+
+
+BAD_TRAIN = {
+    "no such file": (["--data", "nowhere.txt"], "no text file nowhere.txt"),
+    "unknown preset": (["--preset", "huge"], "no preset 'huge'"),
+    "unknown recipe": (["--recipe", "magic"], "no recipe 'magic'"),
+    "context over 1024": (["--context", "1025"], "--context is 1025"),
+    "context over the model's": (["--context", "100"], "more than the model's 64 positions"),
+    "context of one": (["--context", "1"], "--context is 1"),
+    "negative rate": (["--lr", "-1"], "--lr is -1.0"),
+    "rate that is no number": (["--lr", "nan"], "--lr is nan"),
+    "rate that is a word": (["--lr", "high"], "'high' is not a valid float"),
+    "no batch": (["--batch-size", "0"], "--batch-size is 0"),
+    "negative steps": (["--steps", "-5"], "--steps is -5"),
+    "no epochs": (["--epochs", "0"], "--epochs is 0.0"),
+    "zero target": (["--target-loss", "0"], "--target-loss is 0.0"),
+    "negative seed": (["--seed", "-1"], "--seed is -1"),
+    "wrong dtype": (["--dtype", "int8"], "--dtype is int8"),
+    "line zero": (["--first-line", "0"], "first_line is 0"),
+    "line beyond the text": (["--first-line", "99"], "has 8 lines"),
+    "too many tokens": (["--corpus-tokens", "5000"], "cannot have 5000"),
+    "passage below a window": (["--corpus-tokens", "9"], "fewer than one window of 16"),
+    "run name with a path": (["--run", "../../etc"], "must be a plain folder name"),
+    "no checkpoints": (["--checkpoint-every", "0"], "--checkpoint-every"),
+    "unknown option": (["--speed", "11"], "No such option"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_TRAIN)
+def test_bad_input_to_train_is_one_line_and_exit_2(name, shakegpt, poem, tiny_preset, home):
+    arguments, words = BAD_TRAIN[name]
+    result = train(shakegpt, poem, *arguments)
+    assert result.code == 2
+    errors = [line for line in result.err.splitlines() if not line.startswith("Warning")]
+    assert len(errors) == 1 and errors[0].startswith("Error: ")
+    assert words in errors[0]
+    assert not (home / "weights").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"", "is empty"), (b"to be \xfe", "byte 6 is 0xfe"), (b"to be", "fewer than one window")],
+)
+def test_texts_that_cannot_be_learned_are_one_line(shakegpt, tmp_path, tiny_preset, content, words):
+    (tmp_path / "bad.txt").write_bytes(content)
+    result = train(shakegpt, tmp_path / "bad.txt")
+    assert result.code == 2 and words in result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["generate", "O"], "no run yet; train one"),
+        (["generate", "O", "--run", "none"], "no run 'none'"),
+        (["generate", ""], "PROMPT is empty"),
+        (["generate", "O", "--model", "nowhere"], "no model folder nowhere"),
+        (["generate", "O", "--temperature", "-1"], "--temperature is -1.0"),
+        (["generate", "O", "--top-p", "1.5"], "--top-p is 1.5"),
+        (["generate", "O", "--max-tokens", "0"], "0 is not in the range"),
+        (["export", "--to", "x"], "no run yet"),
+        (["export"], "Missing option '--to'"),
+        (["plot"], "no run yet"),
+        (["recite-backwards"], "No such command"),
+    ],
+)
+def test_bad_input_to_other_commands_is_one_line_and_exit_2(shakegpt, arguments, words):
+    result = shakegpt(*arguments)
+    assert result.code == 2
+    assert words in result.err
+    assert result.err.count("\n") == 1 and result.err.startswith("Error: ")
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "other shape"])
+def test_damaged_weights_are_one_line(shakegpt, trained, damage):
+    weights = trained / "model.safetensors"
+    if damage == "missing":
+        weights.unlink()
+        shutil.rmtree(trained / "checkpoints")
+    elif damage == "cut":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    else:
+        config = json.loads((trained / "config.json").read_text())
+        config["model"]["n_embd"] = 64
+        (trained / "config.json").write_text(json.dumps(config))
+    result = shakegpt("generate", "From", "--run", "tiny")
+    words = {
+        "missing": "has no weights",
+        "cut": "cut short",
+        "other shape": "does not fit the model",
+    }
+    assert result.code == 2
+    assert words[damage] in result.err and result.err.count("\n") == 1
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_none_sound_is_an_error(shakegpt, trained, poem):
+    checkpoint = trained / "checkpoints" / "00000006"
+    (checkpoint / "optimizer.safetensors").unlink()
+    result = shakegpt("train", "--preset", "tiny", "--resume")
+    assert result.code == 2
+    assert "no sound checkpoint is left" in result.err
+    assert "00000006 lacks optimizer.safetensors" in result.err
+
+
+def test_a_trailing_space_is_warned_about(shakegpt, trained):
+    result = shakegpt("generate", "From ", "--max-tokens", "2")
+    assert result.code == 0 and "ends in a space" in result.err
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(poem, home):
+    environment = os.environ | {"SHAKEGPT_HOME": str(home)}
+    options = "--preset quick --run q --context 16 --batch-size 2 --steps 2"
+    command = f"ulimit -f 4000; exec {sys.executable} cli.py train {options} --data {poem}"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=ROOT, env=environment, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    errors = [line for line in done.stderr.splitlines() if line.startswith("Error")]
+    assert len(errors) == 1 and "model.safetensors" in errors[0]
+    left = [p.name for p in (home / "weights" / "q").rglob("*safetensors*")]
+    assert not left and not list((home / "weights" / "q" / "checkpoints").iterdir())
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission_is_one_line(shakegpt, poem, tiny_preset, home):
+    (home / "weights").mkdir()
+    (home / "weights").chmod(0o500)
+    result = train(shakegpt, poem)
+    assert result.code == 2 and "Permission denied" in result.err
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(shakegpt, poem, tiny_preset, home):
+    (home / "weights").write_text("a file, not a folder")
+    result = train(shakegpt, poem)
+    assert result.code == 2 and result.err.count("Error: ") == 1
+    assert "Traceback" not in result.err
+
+
+def test_export_plot_data_and_info_print_one_json_object(shakegpt, trained, tmp_path):
+    exported = shakegpt("export", "--to", tmp_path / "out", "--json")
+    assert exported.json()["difference"] < 1e-4
+    spoken = shakegpt(
+        "generate", "From", "--model", tmp_path / "out", "--max-tokens", "30", "--json"
+    )
+    ours = shakegpt("generate", "From", "--run", "tiny", "--max-tokens", "30", "--json")
+    assert spoken.json()["ids"] == ours.json()["ids"]
+    assert shakegpt("plot", "tiny", "--to", tmp_path / "p.png", "--json").json()["runs"] == ["tiny"]
+    assert shakegpt("data", "--json").json()["tokens"] == 338_025
+    told = shakegpt("info", "--json").json()
+    assert {"device", "dtype", "blas", "mlx", "presets"} <= told.keys()
+    assert told["blas"]["gflops"] > 0
+    assert told["presets"]["gpt2-124m"]["parameters"] == 124_439_808
+
+
+def test_bench_prints_the_documented_figures(shakegpt, tiny_preset):
+    told = shakegpt("bench", "--preset", "tiny", "--repeats", "2", "--json").json()
+    assert {"seconds", "tokens_per_second", "share_of_peak"} <= told["train"].keys()
+    assert told["generate"]["tokens_per_second"] > 0
+    assert told["matmul_gflops"] > 0 and told["peak_bytes"] > 0
+
+
+def test_every_train_option_is_a_field_of_the_configuration():
+    from mlx_shakegpt.cli.train import TRAIN_OPTIONS
+
+    assert set(TRAIN_OPTIONS) <= set(TrainConfig.__dataclass_fields__)

@@ -1,0 +1,57 @@
+import dataclasses
+
+import pytest
+
+from mlx_shakegpt.config import PRESETS, ModelConfig, TrainConfig, preset, recipe
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("gpt2-124m", 124_439_808), ("gpt2-152m", 152_791_296)]
+)
+def test_presets_have_the_published_number_of_parameters(name, count):
+    assert preset(name).model.n_parameters == count
+
+
+def test_parameter_count_is_that_of_the_built_model():
+    from mlx_shakegpt.model import GPT
+    from mlx_shakegpt.trees import flat
+
+    config = ModelConfig(n_layer=3, n_head=2, n_embd=16, n_positions=32, vocab_size=101)
+    assert sum(p.size for p in flat(GPT(config).parameters()).values()) == config.n_parameters
+
+
+def test_seed_recipes_have_every_number_of_their_projects():
+    a, b = recipe("cosine-128"), recipe("constant-64")
+    assert (a.batch_size, a.context, a.steps, a.warmup_steps) == (16, 128, 15000, 100)
+    assert (a.lr, a.end_lr, a.clip, a.beta1, a.beta2) == (3e-4, 3e-5, 1.0, 0.9, 0.95)
+    assert (a.dtype, a.jitter, a.target_loss, a.hold) == ("bfloat16", False, 0.099999, 0.0)
+    assert (b.batch_size, b.context, b.lr, b.clip, b.weight_decay) == (16, 64, 6e-4, 0.0, 0.0)
+    assert (b.hold, b.warmup_steps, b.target_loss) == (1.0, 0, 0.099)
+
+
+def test_configurations_come_back_from_json_as_they_were():
+    for config in [recipe("recite", name) for name in PRESETS] + [recipe("cosine-128")]:
+        assert TrainConfig.from_json(config.to_json()) == config
+
+
+@pytest.mark.parametrize(
+    "change", [{"surprise": 1}, {"lr": "high"}, {"steps": 1.5}, {"lr": float("nan")}, {"seed": -1}]
+)
+def test_json_with_unknown_or_wrong_entries_is_refused(change):
+    with pytest.raises(ValueError, match=next(iter(change))):
+        TrainConfig.from_json(TrainConfig().to_json() | change)
+
+
+def test_a_context_that_the_short_one_does_not_fit_drops_it():
+    assert recipe("recite", "quick", context=50, batch_size=3).short_context == 0
+    assert recipe("recite", "quick", context=32).short_context == 0
+
+
+def test_width_must_be_a_multiple_of_heads():
+    with pytest.raises(ValueError, match="multiple of n_head"):
+        ModelConfig(n_layer=1, n_head=3, n_embd=32)
+
+
+def test_every_option_says_what_it_is_for():
+    for config in (ModelConfig, TrainConfig):
+        assert all(f.metadata["help"] for f in dataclasses.fields(config))

@@ -1,0 +1,97 @@
+"""The exported folder in the programs that it is for."""
+
+import json
+import subprocess
+import sys
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from conftest import TINY
+
+from mlx_shakegpt import tokenizer
+from mlx_shakegpt.corpus import Vocabulary
+from mlx_shakegpt.export import ExportError, export
+from mlx_shakegpt.generate import stream
+from mlx_shakegpt.model import GPT, initialise
+from mlx_shakegpt.weights import Speaker, speaker_from_hf
+
+PROMPT = "ROMEO:"
+NASTY = "tabs\t\tNUL\0 emoji 👩‍👩‍👧 中文 <|x|>\r\n\n\n  it's 1234567 naïve ﬁ"
+
+
+@pytest.fixture(scope="module")
+def speaker():
+    vocabulary = Vocabulary.of(np.arange(0, 50000, 7))
+    model = GPT(TINY, vocabulary.rows)
+    initialise(model, 0)
+    model.update({"wpe": {"weight": model.wpe.weight * 20}})
+    return Speaker(model, vocabulary, 64)
+
+
+@pytest.fixture
+def folder(speaker, tmp_path):
+    export(speaker, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_mlx_lm_and_transformers_speak_the_same_tokens(speaker, folder):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    ids = tokenizer.encode(PROMPT)
+    ours = list(stream(speaker, ids, 50))
+    assert len(set(ours)) > 5
+    model, report = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert not any(report.values())
+    theirs = AutoTokenizer.from_pretrained(folder)
+    inputs = theirs(PROMPT, return_tensors="pt")
+    made = model.generate(**inputs, max_new_tokens=50, max_length=None, pad_token_id=50256)
+    assert made[0].tolist() == ids + ours
+    command = [sys.executable, "-m", "mlx_lm", "generate", "--model", str(folder)]
+    command += ["--prompt", PROMPT, "--max-tokens", "50", "--verbose", "False"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    # mlx-lm drops the first space of what it streams.
+    assert done.stdout.strip() == tokenizer.decode(ours).strip()
+
+
+def test_exported_tokenizer_gives_the_ids_of_tiktoken(folder, pinned):
+    from tokenizers import Tokenizer
+
+    fast = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    for text in (pinned[0].read_text(), NASTY):
+        assert fast.encode(text).ids == tokenizer.encode(text)
+    assert fast.decode(tokenizer.encode(NASTY)) == NASTY
+
+
+def test_an_exported_folder_comes_back_as_it_was(speaker, folder):
+    back = speaker_from_hf(folder)
+    assert (back.context, back.vocabulary) == (64, None)
+    ids = tokenizer.encode(PROMPT)
+    assert list(stream(back, ids, 80)) == list(stream(speaker, ids, 80))
+
+
+def test_bf16_export_holds_bf16(speaker, tmp_path):
+    difference = export(speaker, tmp_path / "half", "bfloat16")
+    assert 0 < difference < 0.25
+    assert speaker_from_hf(tmp_path / "half").model.wte.weight.dtype == mx.bfloat16
+    assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_an_existing_folder_is_not_touched(speaker, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    with pytest.raises(ValueError, match="exists and is not an empty folder"):
+        export(speaker, tmp_path / "mine")
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["letter.txt"]
+
+
+def test_a_folder_that_does_not_reload_as_the_same_model_never_appears(
+    speaker, tmp_path, monkeypatch
+):
+    from mlx_shakegpt import export as module
+
+    wrong = module.full_tensors(speaker) | {"ln_f.weight": mx.zeros(TINY.n_embd)}
+    monkeypatch.setattr(module, "full_tensors", lambda _: wrong)
+    with pytest.raises(ExportError, match="logits differ"):
+        export(speaker, tmp_path / "model")
+    assert not [p for p in tmp_path.iterdir() if "model" in p.name]

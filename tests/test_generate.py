@@ -1,0 +1,125 @@
+import subprocess
+import sys
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from conftest import TINY
+
+from mlx_shakegpt.corpus import Vocabulary
+from mlx_shakegpt.generate import stream
+from mlx_shakegpt.model import GPT, initialise
+from mlx_shakegpt.sampling import Sampling
+from mlx_shakegpt.tokenizer import END_OF_TEXT
+from mlx_shakegpt.weights import Speaker
+
+
+@pytest.fixture(scope="module")
+def speaker():
+    """A model with strong opinions, trained on nothing; its context is 16."""
+    model = GPT(TINY)
+    initialise(model, 0)
+    model.update({"wpe": {"weight": model.wpe.weight * 20}})
+    return Speaker(model, None, 16)
+
+
+def plain(speaker, prompt, count):
+    """Greedy decoding without a cache: the whole window in one pass for each token."""
+    history, window = list(prompt), list(prompt)
+    half = speaker.context // 2
+    for _ in range(count):
+        if len(window) > speaker.context:
+            window = history[-half:]
+        logits = speaker.expand(speaker.model(mx.array([speaker.rows(window)])))
+        history.append(int(logits[0, -1].argmax()))
+        window.append(history[-1])
+    return history[len(prompt) :]
+
+
+@pytest.mark.parametrize("length", [1, 5, 16])
+def test_greedy_stream_is_plain_decoding_also_past_the_context(speaker, length):
+    prompt = np.random.default_rng(length).integers(0, 50000, length).tolist()
+    got = list(stream(speaker, prompt, 60))
+    assert got == plain(speaker, prompt, 60)
+    assert len(set(got)) > 5
+
+
+def test_a_prompt_longer_than_the_context_goes_on_from_its_last_half(speaker):
+    prompt = np.random.default_rng(0).integers(0, 50000, 50).tolist()
+    assert list(stream(speaker, prompt, 5)) == plain(speaker, prompt[-8:], 5)
+
+
+def test_stream_is_that_of_mlx_lm_within_the_context(speaker):
+    from mlx_lm.generate import generate_step
+
+    prompt = [464, 1573, 318]
+    theirs = generate_step(mx.array(prompt), speaker.model, max_tokens=13)
+    assert list(stream(speaker, prompt, 13)) == [int(token) for token, _ in theirs]
+
+
+def test_closed_vocabulary_speaks_as_its_expansion():
+    vocabulary = Vocabulary.of(np.arange(100, 200))
+    model = GPT(TINY, vocabulary.rows)
+    initialise(model, 0)
+    model.update({"wpe": {"weight": model.wpe.weight * 20}})
+    closed = Speaker(model, vocabulary, 16)
+    full = GPT(TINY)
+    full.update(model.parameters())
+    full.update({"wte": {"weight": mx.array(np.array(model.wte.weight)[vocabulary.table])}})
+    expanded = Speaker(full, None, 16)
+    assert list(stream(closed, [120, 5], 40)) == list(stream(expanded, [120, 5], 40))
+    sampling = Sampling(temperature=1.0, top_k=2000, top_p=0.9, seed=3)
+    assert list(stream(closed, [120], 40, sampling)) == list(stream(expanded, [120], 40, sampling))
+
+
+def test_sampling_follows_its_seed_and_its_limits(speaker):
+    hot = Sampling(temperature=1.5, seed=1)
+    assert list(stream(speaker, [5], 30, hot)) == list(stream(speaker, [5], 30, hot))
+    other = Sampling(temperature=1.5, seed=2)
+    assert list(stream(speaker, [5], 30, hot)) != list(stream(speaker, [5], 30, other))
+    greedy = list(stream(speaker, [5], 30))
+    for limit in ({"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}):
+        assert list(stream(speaker, [5], 30, Sampling(temperature=1.0, **limit))) == greedy
+
+
+def test_sampled_frequencies_are_the_softmax_at_that_temperature(speaker):
+    logits = np.array(speaker.model(mx.array([[5]]))[0, -1], np.float64)
+    top = np.argsort(logits)[-3:]
+    p = np.exp(logits[top] / 2)
+    p /= p.sum()
+    counts = dict.fromkeys(top.tolist(), 0)
+    for seed in range(400):
+        sampling = Sampling(temperature=2.0, top_k=3, seed=seed)
+        counts[next(stream(speaker, [5], 1, sampling))] += 1
+    expected = 400 * p
+    assert ((np.array(list(counts.values())) - expected) ** 2 / expected).sum() < 13.8  # p = .001
+
+
+def test_end_of_text_ends_the_stream(speaker):
+    model = GPT(TINY)
+    model.update(speaker.model.parameters())
+    table = np.zeros(model.wte.weight.shape, np.float32)
+    table[END_OF_TEXT] = np.array(model.hidden(mx.array([[5]]))[0, 0])
+    assert list(stream(speaker, [5], 3))[:1] != [END_OF_TEXT]
+    ending = GPT(TINY)
+    ending.update(speaker.model.parameters())
+    ending.ln_f.weight = mx.zeros(TINY.n_embd)
+    ending.ln_f.bias = mx.ones(TINY.n_embd)
+    ending.wte.weight = mx.array((np.arange(50257) == END_OF_TEXT)[:, None] * np.ones((1, 32)))
+    ending.wte.weight = ending.wte.weight.astype(mx.float32)
+    assert list(stream(Speaker(ending, None, 16), [5], 9)) == [END_OF_TEXT]
+
+
+def test_an_empty_prompt_is_refused(speaker):
+    with pytest.raises(ValueError, match="prompt is empty"):
+        next(stream(speaker, [], 3))
+
+
+def test_speaking_does_not_wait_for_transformers_to_import():
+    code = (
+        "import sys; from mlx_shakegpt.generate import _mlx_lm; _mlx_lm('models.cache');"
+        "_mlx_lm('sample_utils'); assert 'transformers' not in sys.modules; import mlx_lm;"
+        "assert mlx_lm.load"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,92 @@
+import mlx.core as mx
+import numpy as np
+import pytest
+from conftest import POEM, TINY, tiny_training
+
+from mlx_shakegpt.config import ModelConfig
+from mlx_shakegpt.corpus import Vocabulary
+from mlx_shakegpt.memory.nll import _spread, _windows, whole_text_nll, window_floor
+from mlx_shakegpt.model import GPT, initialise
+from mlx_shakegpt.tokenizer import encode
+from mlx_shakegpt.train import Trainer
+
+
+@pytest.mark.parametrize("n", [17, 18, 40, 64, 399])
+def test_every_token_but_the_first_is_scored_once_with_context(n):
+    starts, first = _windows(n, 16)
+    scored = np.concatenate([s + 1 + np.arange(f, 16) for s, f in zip(starts, first, strict=True)])
+    assert sorted(scored) == list(range(1, n))
+    assert all(f >= 8 for f in first[1:])
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_whole_text_loss_is_that_of_numpy(ids, closed):
+    vocabulary = Vocabulary.of(ids) if closed else None
+    model = GPT(TINY, vocabulary.rows if closed else None)
+    initialise(model, 0)
+    model.wte.weight = model.wte.weight * 40
+    got = whole_text_nll(model, ids, 16, vocabulary)
+    total, hits = 0.0, 0
+    starts, first = _windows(len(ids), 16)
+    rows = vocabulary.close(ids) if closed else ids
+    for s, f in zip(starts, first, strict=True):
+        logits = np.array(model(mx.array(rows[None, s : s + 16])), np.float64)[0]
+        weights = np.exp(logits)
+        if closed:
+            weights[:, -1] *= vocabulary.absent
+        p = np.exp(logits) / weights.sum(-1, keepdims=True)
+        for j in range(f, 16):
+            total -= np.log(p[j, rows[s + j + 1]])
+            hits += logits[j].argmax() == rows[s + j + 1]
+    assert got.nll == pytest.approx(total / 399, rel=1e-5)
+    assert got.accuracy == pytest.approx(hits / 399)
+    assert got.complete and got.tokens == 399
+
+
+def test_scoring_ends_early_only_where_the_target_is_out_of_reach(ids):
+    model = GPT(TINY, 51)
+    initialise(model, 0)
+    vocabulary = Vocabulary.of(ids)
+    far = whole_text_nll(model, np.tile(ids, 5), 16, vocabulary, target=0.1)
+    assert not far.complete and far.nll > 1
+    near = whole_text_nll(model, np.tile(ids, 5), 16, vocabulary, target=100.0)
+    assert near.complete
+
+
+def test_floor_is_the_entropy_of_what_follows_the_same_beginning():
+    def brute(ids, T):
+        starts, first = _windows(len(ids), T)
+        nats = 0.0
+        for j in range(T):
+            live = [s for s, f in zip(starts, first, strict=True) if f <= j]
+            for s in live:
+                same = [u for u in starts if (ids[u : u + j + 1] == ids[s : s + j + 1]).all()]
+                alike = [u for u in same if ids[u + j + 1] == ids[s + j + 1]]
+                nats -= np.log(len(alike) / len(same))
+        return nats / (len(ids) - 1)
+
+    for seed in range(3):
+        ids = np.random.default_rng(seed).integers(0, 2, 120)
+        assert window_floor(ids, 8) == pytest.approx(brute(ids, 8), rel=1e-9)
+        assert window_floor(ids, 8) > 0
+    assert window_floor(np.arange(100), 8) == 0
+
+
+def test_the_spread_order_visits_all_and_is_even_from_the_start():
+    order = _spread(1000)
+    assert sorted(order) == list(range(1000))
+    assert max(np.diff(np.sort(order[:20]))) < 150
+
+
+def test_a_small_model_learns_a_text_by_heart():
+    ids = np.array(encode(POEM), np.int32)
+    vocabulary = Vocabulary.of(ids)
+    t = Trainer(
+        ModelConfig(n_layer=2, n_head=2, n_embd=64, n_positions=64),
+        tiny_training(steps=0, epochs=160.0, batch_size=4, lr=5e-3, warmup_steps=10),
+        ids,
+        lambda m, c: whole_text_nll(m, ids, c, vocabulary, 0.1),
+    )
+    reports = list(t.run())
+    final = [r.evaluation for r in reports if r.evaluation][-1]
+    assert t.state.reached and final.nll < 0.1 and final.accuracy > 0.97

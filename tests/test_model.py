@@ -1,0 +1,106 @@
+import mlx.core as mx
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+from mlx.utils import tree_unflatten
+
+from mlx_shakegpt.config import ModelConfig
+from mlx_shakegpt.generate import prompt_cache
+from mlx_shakegpt.model import GPT, initialise
+from mlx_shakegpt.trees import flat
+from mlx_shakegpt.weights import CONV1D, Speaker
+
+
+def seeded(config, seed=0, rows=None):
+    model = GPT(config, rows)
+    initialise(model, seed)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("shape", "tokens"),
+    [
+        ((2, 4, 64, 32), 32),
+        ((3, 2, 96, 128), 100),
+        ((1, 12, 768, 1024), 64),
+        ((12, 12, 768, 1024), 24),
+    ],
+    ids=str,
+)
+def test_logits_are_those_of_hugging_face(shape, tokens):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    layers, heads, width, positions = shape
+    theirs = GPT2LMHeadModel(
+        GPT2Config(
+            n_layer=layers, n_head=heads, n_embd=width, n_positions=positions,
+            bos_token_id=50256, eos_token_id=50256,
+        )
+    ).eval()  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+    model = GPT(ModelConfig(n_layer=layers, n_head=heads, n_embd=width, n_positions=positions))
+    weights = {}
+    for name, value in theirs.transformer.state_dict().items():
+        weights[name] = mx.array((value.T if name.endswith(CONV1D) else value).numpy())
+    assert weights.keys() == flat(model.parameters()).keys()
+    model.update(tree_unflatten(list(weights.items())))
+    ids = np.random.default_rng(0).integers(0, 50257, (2, tokens))
+    with torch.no_grad():
+        want = theirs(torch.tensor(ids)).logits.numpy()
+    assert np.abs(np.array(model(mx.array(ids))) - want).max() < 1e-4
+
+
+def test_no_gradient_flows_from_a_position_to_a_later_one():
+    model = seeded(TINY)
+    x = 0.02 * mx.random.normal((1, 12, TINY.n_embd), key=mx.random.key(3))
+
+    def state_at(x, position):
+        for block in model.h:
+            x = block(x, "causal", None)
+        return model.ln_f(x)[0, position].square().sum()
+
+    for position in range(12):
+        g = np.abs(np.array(mx.grad(state_at)(x, position)))[0].sum(-1)
+        assert (g[position + 1 :] == 0).all()
+        assert (g[: position + 1] > 0).all()
+
+
+def test_cached_logits_are_those_of_one_pass():
+    model = seeded(TINY)
+    ids = mx.random.randint(0, 50257, (1, 20), key=mx.random.key(1))
+    whole = np.array(model(ids))
+    cache = prompt_cache(Speaker(model, None, 64))
+    parts = [model(ids[:, a:b], cache) for a, b in ((0, 7), (7, 8), (8, 15), (15, 20))]
+    assert np.abs(np.concatenate([np.array(p) for p in parts], 1) - whole).max() < 1e-5
+
+
+def test_positions_beyond_the_table_are_refused():
+    model = seeded(TINY)
+    with pytest.raises(ValueError, match="65 positions are more than the model's 64"):
+        model(mx.zeros((1, 65), mx.int32))
+    cache = prompt_cache(Speaker(model, None, 64))
+    mx.eval(model(mx.zeros((1, 60), mx.int32), cache))
+    with pytest.raises(ValueError, match="positions are more"):
+        model(mx.zeros((1, 5), mx.int32), cache)
+
+
+def test_initial_weights_are_those_of_gpt2():
+    config = ModelConfig(n_layer=8, n_head=2, n_embd=128, n_positions=64)
+    weights = {k: np.array(v) for k, v in flat(seeded(config).parameters()).items()}
+    assert weights["wte.weight"].std() == pytest.approx(0.02, rel=0.01)
+    assert weights["h.3.mlp.c_fc.weight"].std() == pytest.approx(0.02, rel=0.02)
+    assert weights["h.3.mlp.c_proj.weight"].std() == pytest.approx(0.02 / 4, rel=0.02)
+    assert weights["h.0.attn.c_proj.weight"].std() == pytest.approx(0.02 / 4, rel=0.02)
+    assert not any(v.any() for k, v in weights.items() if k.endswith("bias"))
+    assert all((v == 1).all() for k, v in weights.items() if "ln_" in k and "weight" in k)
+
+
+def test_ids_outside_the_vocabulary_are_refused():
+    speaker = Speaker(seeded(TINY), None, 64)
+    for bad in (-1, 50257):
+        with pytest.raises(ValueError, match=f"token id {bad} is outside"):
+            speaker.rows([5, bad])

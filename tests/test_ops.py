@@ -1,0 +1,102 @@
+"""The CPU's formulas against float64."""
+
+import math
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import torch
+
+from mlx_shakegpt import ops
+from mlx_shakegpt.ops import cpu
+
+
+def gelu64(x):
+    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def test_gelu_and_its_gradient_are_those_of_float64():
+    x = np.concatenate([np.linspace(-12, 12, 40_001), [-1e4, 1e4, 0.0]])
+    got, (slope,) = mx.vjp(ops.gelu, [mx.array(x, mx.float32)], [mx.ones(x.shape)])
+    x64 = x.astype(np.float32).astype(np.float64)
+    assert np.abs(np.array(got[0]) - gelu64(x64))[:-3].max() < 2e-6
+    t = torch.tensor(x64, requires_grad=True)
+    torch.nn.functional.gelu(t, approximate="tanh").sum().backward()
+    assert np.abs(np.array(slope) - t.grad.numpy()).max() < 5e-6
+
+
+def test_exp_is_exact_where_it_matters():
+    x = -np.linspace(0, 80, 100_001).astype(np.float32)
+    got = np.array(cpu._exp(mx.array(x)), np.float64)
+    want = np.exp(x.astype(np.float64))
+    assert np.abs(got - want).max() < 8e-7
+    assert np.abs(got / want - 1)[x > -20].max() < 1e-5
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(16, 16), (1, 16), (5, 9)])
+def test_attention_and_its_gradients_are_those_of_torch(queries, keys):
+    rng = np.random.default_rng(0)
+    q = rng.normal(size=(2, 3, queries, 8))
+    k, v = rng.normal(size=(2, 2, 3, keys, 8))
+    g = rng.normal(size=q.shape)
+    got, gradients = mx.vjp(
+        lambda *a: ops.attention(*a, "causal"),
+        [mx.array(a, mx.float32) for a in (q, k, v)],
+        [mx.array(g, mx.float32)],
+    )
+    tq, tk, tv = (torch.tensor(a, requires_grad=True) for a in (q, k, v))
+    mask = torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries)
+    want = torch.nn.functional.scaled_dot_product_attention(tq, tk, tv, attn_mask=mask)
+    want.backward(torch.tensor(g))
+    assert np.abs(np.array(got[0]) - want.detach().numpy()).max() < 2e-6
+    for ours, theirs in zip(gradients, (tq, tk, tv), strict=True):
+        assert np.abs(np.array(ours) - theirs.grad.numpy()).max() < 5e-6
+
+
+def test_layer_norm_and_its_gradients_are_those_of_torch():
+    rng = np.random.default_rng(0)
+    x, g = rng.normal(3, 2, (2, 5, 7, 48))
+    w, b = rng.normal(size=(2, 48))
+    got, gradients = mx.vjp(
+        lambda *a: ops.layer_norm(*a, 1e-5),
+        [mx.array(a, mx.float32) for a in (x, w, b)],
+        [mx.array(g, mx.float32)],
+    )
+    tx, tw, tb = (torch.tensor(a, requires_grad=True) for a in (x, w, b))
+    want = torch.nn.functional.layer_norm(tx, (48,), tw, tb, 1e-5)
+    want.backward(torch.tensor(g))
+    assert np.abs(np.array(got[0]) - want.detach().numpy()).max() < 5e-6
+    for ours, theirs in zip(gradients, (tx, tw, tb), strict=True):
+        assert np.abs(np.array(ours) - theirs.grad.numpy()).max() < 2e-5
+
+
+@pytest.mark.parametrize("absent", [1, 38_551])
+def test_cross_entropy_counts_the_shared_row_as_often_as_it_stands_for(absent):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 3, (40, 30))
+    targets = rng.integers(0, 30 if absent == 1 else 29, 40)
+    g = rng.normal(size=40)
+    got, (gradient, *_) = mx.vjp(
+        lambda a: ops.cross_entropy(a, mx.array(targets), absent),
+        [mx.array(logits, mx.float32)],
+        [mx.array(g, mx.float32)],
+    )
+    closed = torch.tensor(logits, requires_grad=True)
+    full = torch.cat([closed, closed[:, -1:].expand(-1, absent - 1)], 1)
+    want = torch.nn.functional.cross_entropy(full, torch.tensor(targets), reduction="none")
+    want.backward(torch.tensor(g))
+    assert np.abs(np.array(got[0]) - want.detach().numpy()).max() < 1e-5
+    assert np.abs(np.array(gradient) - closed.grad.numpy()).max() < 5e-6
+
+
+def test_linear_and_its_gradients_are_plain_products():
+    rng = np.random.default_rng(0)
+    x, w, b = rng.normal(size=(3, 4, 6)), rng.normal(size=(5, 6)), rng.normal(size=5)
+    g = rng.normal(size=(3, 4, 5))
+    got, (dx, dw, db) = mx.vjp(
+        ops.linear, [mx.array(a, mx.float32) for a in (x, w, b)], [mx.array(g, mx.float32)]
+    )
+    assert np.allclose(np.array(got[0]), x @ w.T + b, atol=1e-5)
+    assert np.allclose(np.array(dx), g @ w, atol=1e-5)
+    assert np.allclose(np.array(dw), np.einsum("bti,btj->ij", g, x), atol=1e-5)
+    assert np.allclose(np.array(db), g.sum((0, 1)), atol=1e-5)

@@ -1,0 +1,103 @@
+import itertools
+import math
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, tiny_training
+from mlx.utils import tree_map
+
+from mlx_shakegpt.config import recipe
+from mlx_shakegpt.model import GPT, initialise
+from mlx_shakegpt.optim import adamw, clip, global_norm, learning_rate
+from mlx_shakegpt.trees import flat
+
+
+def test_seed_project_schedule_gives_the_rates_of_its_log():
+    config = recipe("cosine-128")
+    rates = [learning_rate(s, config, config.warmup_steps, config.steps) for s in range(15001)]
+    assert rates[0] == pytest.approx(3e-6) and rates[99] == pytest.approx(3e-4)
+    assert f"{rates[4160]:.2e}" == "2.53e-04"
+    assert rates[15000] == pytest.approx(3e-5)
+    assert all(a >= b for a, b in itertools.pairwise(rates[99:]))
+
+
+def test_rate_holds_and_then_falls_to_its_end():
+    config = tiny_training(lr=1.0, end_lr=0.1, warmup_steps=4)
+    rates = [learning_rate(s, config, 50, 100) for s in range(101)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert set(rates[4:51]) == {1.0}
+    assert rates[75] == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 2)))
+    assert rates[100] == pytest.approx(0.1)
+
+
+def test_constant_recipe_never_changes_its_rate():
+    config = recipe("constant-64")
+    assert {learning_rate(s, config, 1000, 1000) for s in range(1000)} == {6e-4}
+
+
+def test_global_norm_is_that_of_numpy_on_a_vocabulary_sized_gradient():
+    g = np.random.default_rng(0).standard_normal((50257, 64))
+    want = np.linalg.norm(g)
+    assert float(global_norm({"a": mx.array(g, mx.float32)})) == pytest.approx(want, rel=1e-5)
+    small = clip({"a": mx.array(g, mx.float32)}, mx.array(want), 1.0)["a"]
+    assert np.linalg.norm(np.array(small, np.float64)) == pytest.approx(1.0, rel=1e-5)
+
+
+def test_rows_count_in_the_norm_as_often_as_they_stand_for():
+    g = np.random.default_rng(0).standard_normal((3, 5))
+    got = global_norm({"w": {"weight": mx.array(g)}}, {"w.weight": mx.array([1.0, 1.0, 40.0])})
+    want = np.linalg.norm(np.concatenate([g[:2], np.repeat(g[2:], 40, 0)]))
+    assert float(got) == pytest.approx(want, rel=1e-6)
+
+
+def test_no_clipping_where_the_limit_is_zero_or_far():
+    g = {"a": mx.array([3.0, 4.0])}
+    assert clip(g, mx.array(5.0), 0.0) is g
+    assert clip(g, mx.array(5.0), 10.0)["a"].tolist() == [3.0, 4.0]
+
+
+def test_updates_are_those_of_torch():
+    rng = np.random.default_rng(0)
+    start, gradients = rng.normal(0, 0.02, (7, 5)), rng.normal(size=(30, 7, 5))
+    config = tiny_training(lr=3e-3, weight_decay=0.1)
+    ours = {"w": mx.array(start, mx.float32)}
+    optimizer = adamw(config)
+    optimizer.init(ours)
+    theirs = torch.nn.Parameter(torch.tensor(start))
+    reference = torch.optim.AdamW([theirs], lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1)
+    for g in gradients:
+        ours = optimizer.apply_gradients({"w": mx.array(g, mx.float32)}, ours)
+        theirs.grad = torch.tensor(g)
+        reference.step()
+    assert np.abs(np.array(ours["w"]) - theirs.detach().numpy()).max() < 2e-6
+
+
+def test_bf16_weights_still_move_at_the_end_of_the_schedule():
+    config = tiny_training(dtype="bfloat16", lr=3e-5)
+    model = GPT(TINY, rows=300)
+    model.set_dtype(mx.bfloat16)
+    initialise(model, 0)
+    before = {k: np.array(v.astype(mx.float32)) for k, v in flat(model.parameters()).items()}
+    optimizer = adamw(config)
+    optimizer.init(model.trainable_parameters())
+    # Steady gradients: weights that do not move are those that the update rounds away.
+    signs = tree_map(
+        lambda p: mx.where(mx.random.normal(p.shape, key=mx.random.key(p.size)) > 0, 1.0, -1.0),
+        model.trainable_parameters(),
+    )
+    for _ in range(100):
+        optimizer.update(model, tree_map(lambda s: s.astype(mx.bfloat16), signs))
+        mx.eval(model.state, optimizer.state)
+    moved = {
+        k: np.array(v.astype(mx.float32)) != before[k] for k, v in flat(model.parameters()).items()
+    }
+    total = sum(m.sum() for m in moved.values()) / sum(m.size for m in moved.values())
+    assert total > 0.95
+    assert all(v.dtype == mx.bfloat16 for v in flat(model.parameters()).values())
+    masters = flat(optimizer.state)
+    for name in ("h.0.ln_1.weight", "h.1.ln_2.weight", "ln_f.weight"):
+        assert (np.array(masters[f"{name}.w"]) != 1).all()
+        # A bf16 gain of 1 has neighbours at 1 + 2^-7 and 1 - 2^-8; 100 × 3e-5 rounds to the lower.
+        assert moved[name][np.array(flat(signs)[name]) > 0].all()

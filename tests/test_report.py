@@ -1,0 +1,63 @@
+import json
+
+import pytest
+
+from mlx_shakegpt import report
+from mlx_shakegpt.train import Evaluation, RunState, StepReport
+
+STEP = StepReport(
+    step=4160, epoch=25.2, tokens=8_519_680, loss=0.146132, lr=2.53e-4, norm=2.1198,
+    dt=0.29815, tokens_per_second=6869.0,
+)  # fmt: skip
+EVALUATED = StepReport(
+    **vars(STEP) | {"evaluation": Evaluation(0.0921, 0.0001, 0.98, 338_024, True)}
+)
+
+
+def test_log_line_is_that_of_the_seed_project():
+    want = "step  4160 | loss: 0.146132 | lr: 2.53e-04 | norm: 2.1198 | dt: 298.15ms"
+    assert report.log_line(STEP).startswith(want)
+
+
+def test_metrics_have_the_documented_fields():
+    step, evaluation = map(json.loads, report.metrics(EVALUATED))
+    assert set(step) == {
+        "step", "epoch", "tokens", "loss", "lr", "norm", "dt", "tokens_per_second",
+    }  # fmt: skip
+    assert evaluation["eval_nll"] == 0.0921
+    assert {"step", "eval_floor", "eval_accuracy"} <= set(evaluation)
+
+
+def test_time_to_target_extends_the_fall_of_the_logarithm():
+    falling = [{"step": s, "nll": 2.0 ** (-s / 10)} for s in (10, 20, 30, 40)]
+    assert report.steps_to_target(falling, 40, 2.0**-6) == pytest.approx(20)
+    assert report.steps_to_target(falling[:2], 20, 0.1) is None
+    assert report.steps_to_target(falling[::-1], 40, 0.1) is None
+
+
+def test_status_names_loss_rate_speed_epoch_and_both_times():
+    state = RunState(step=40, total=100)
+    state.evaluations = [{"step": s, "nll": 2.0 ** (-s / 10)} for s in (10, 20, 30, 40)]
+    step = StepReport(**vars(STEP) | {"step": 40, "dt": 1.0})
+    line = report.status(step, state, 2.0**-6)
+    times = ("target in 0:20", "end in 1:00")
+    for part in ("loss 0.1461", "lr 2.5e-04", "6,869 tok/s", "epoch 25.2", *times):
+        assert part in line
+
+
+def test_loss_curve_is_a_picture_of_every_run(tmp_path):
+    runs = {}
+    for name in ("one", "two"):
+        runs[name] = tmp_path / f"{name}.jsonl"
+        lines = []
+        for step in range(1, 30):
+            at = {"step": step, "tokens": step * 512, "loss": 10 / step}
+            lines.append(json.dumps(vars(STEP) | at | {"evaluation": None}))
+        lines.append(json.dumps({"step": 20, "eval_nll": 0.3}))
+        runs[name].write_text("\n".join(lines))
+    report.loss_curve(runs, tmp_path / "loss.png", target=0.1)
+    assert (tmp_path / "loss.png").read_bytes()[:4] == b"\x89PNG"
+    (tmp_path / "one.jsonl").write_text('{"step": 1\n')
+    with pytest.raises(ValueError, match=r"one\.jsonl is damaged in line 1"):
+        report.loss_curve(runs, tmp_path / "other.png")
+    assert not (tmp_path / "other.png").exists()

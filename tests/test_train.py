@@ -1,0 +1,162 @@
+import mlx.core as mx
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, tiny_training
+from mlx.utils import tree_unflatten
+
+from mlx_shakegpt.corpus import Vocabulary
+from mlx_shakegpt.train import Evaluation, Step, Trainer, TrainingError
+from mlx_shakegpt.trees import flat
+from mlx_shakegpt.weights import CONV1D, Speaker, full_tensors
+
+
+def never(model, context):
+    return Evaluation(nll=9.0, floor=0.0, accuracy=0.0, tokens=1, complete=True)
+
+
+def trainer(ids, evaluate=never, **changes):
+    return Trainer(TINY, tiny_training(**changes), ids, evaluate)
+
+
+def losses(t, **how):
+    return [(r.step, r.loss, r.norm, r.lr) for r in t.run(**how)]
+
+
+def test_closed_and_full_vocabulary_are_the_same_training(ids):
+    closed = trainer(ids, steps=10, weight_decay=0.1, clip=0.5)
+    full = trainer(ids, steps=10, weight_decay=0.1, clip=0.5, closed_vocab=False)
+    start = full_tensors(Speaker(closed.model, closed.vocabulary, 16))
+    full.model.update(
+        tree_unflatten([(k, v.T if k.endswith(CONV1D) else v) for k, v in start.items()])
+    )
+    full.optimizer.init(full.model.trainable_parameters())
+    one, two = losses(closed), losses(full)
+    assert np.allclose([x[1] for x in one], [x[1] for x in two], rtol=1e-6)
+    assert np.allclose([x[2] for x in one], [x[2] for x in two], rtol=5e-5)
+    expanded = full_tensors(Speaker(closed.model, closed.vocabulary, 16))
+    for name, value in full_tensors(Speaker(full.model, None, 16)).items():
+        difference = np.abs(np.array(value) - np.array(expanded[name]))
+        # Adam divides by √v: where a gradient is all rounding, so is the update.
+        assert (difference < 1e-5).mean() > 0.999, name
+        assert difference.max() < 3e-3 / 10, name
+    absent = np.setdiff1d(np.arange(TINY.vocab_size), ids)
+    rows = np.array(full.model.wte.weight)[absent]
+    assert np.abs(rows - rows[0]).max() < 1e-6
+
+
+def test_ten_steps_are_those_of_torch(ids):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    t = trainer(ids, steps=10, weight_decay=0.01, closed_vocab=False)
+    theirs = GPT2LMHeadModel(
+        GPT2Config(
+            n_layer=2, n_head=2, n_embd=32, n_positions=64, resid_pdrop=0, embd_pdrop=0,
+            attn_pdrop=0, bos_token_id=50256, eos_token_id=50256,
+        )
+    )  # fmt: skip
+    weights = full_tensors(Speaker(t.model, None, 16))
+    state = {f"transformer.{k}": torch.tensor(np.array(v)) for k, v in weights.items()}
+    theirs.load_state_dict(state | {"lm_head.weight": state["transformer.wte.weight"]})
+    reference = torch.optim.AdamW(theirs.parameters(), betas=(0.9, 0.95), weight_decay=0.01)
+    batches = [t.batch(i) for i in range(10)]
+    for batch, (_, loss, norm, lr) in zip(batches, losses(t), strict=True):
+        x, y, w = (torch.tensor(a) for a in (batch.inputs, batch.targets, batch.weights))
+        logits = theirs(x.long()).logits
+        nll = torch.nn.functional.cross_entropy(
+            logits.reshape(-1, 50257), y.long().reshape(-1), reduction="none"
+        )
+        want = (nll * w.reshape(-1)).sum() / w.sum()
+        reference.zero_grad()
+        want.backward()
+        want_norm = torch.nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
+        reference.param_groups[0]["lr"] = lr
+        reference.step()
+        assert loss == pytest.approx(want.item(), abs=2e-5)
+        assert norm == pytest.approx(want_norm.item(), rel=1e-3)
+
+
+def test_two_runs_of_one_seed_are_equal_bit_for_bit(ids):
+    assert losses(trainer(ids)) == losses(trainer(ids))
+    assert losses(trainer(ids)) != losses(trainer(ids, seed=1))
+
+
+def test_reading_numbers_late_changes_none_of_them(ids):
+    late = losses(trainer(ids), ahead=True)
+    assert late == losses(trainer(ids), ahead=False)
+    settled = [r.step for r in trainer(ids).run(settle=lambda s: s == 5, ahead=True) if r.settled]
+    assert settled == [5, 10, 12]  # 10 is evaluated
+
+
+def test_stopping_ends_after_a_settled_step(ids):
+    for ahead in (True, False):
+        t, seen = trainer(ids), []
+        for report in t.run(ahead=ahead):
+            seen.append(report)
+            if report.step == 3:
+                t.stop()
+        assert seen[-1].settled and seen[-1].step == t.state.step < 12
+        assert [r.step for r in seen] == list(range(1, t.state.step + 1))
+
+
+def test_on_target_a_run_without_a_finish_is_over(ids):
+    def evaluate(model, context):
+        return Evaluation(0.05, 0.0, 1.0, 399, complete=True)
+
+    t = trainer(ids, evaluate, steps=100, finish=False)
+    reports = list(t.run())
+    assert reports[-1].evaluation and t.state.reached
+    assert reports[-1].step == t.state.total == 10  # the first evaluation
+
+
+def test_on_target_the_finish_begins_and_the_rate_falls_to_its_end(ids):
+    def evaluate(model, context):
+        seen.append(context)
+        return Evaluation(0.05, 0.0, 1.0, 399, complete=True)
+
+    seen = []
+    t = trainer(ids, evaluate, steps=100, hold=0.8, batch_size=2, context=32, short_context=16)
+    reports = list(t.run())
+    assert (t.state.finish_at, t.state.total) == (10, 13)  # a quarter more, as planned
+    assert seen == [16, 32]  # the final evaluation is at the full context
+    assert t.batch(9).inputs.shape == (4, 16)
+    assert t.batch(10).inputs.shape == (2, 32)
+    assert reports[-1].lr < 0.3 * reports[9].lr
+    assert t.state.reached
+
+
+def test_an_estimate_on_part_of_the_text_is_not_success(ids):
+    def evaluate(model, context):
+        return Evaluation(0.05, 0.0, 1.0, 10, complete=False)
+
+    t = trainer(ids, evaluate, finish=False)
+    assert len(list(t.run())) == 12 and not t.state.reached
+
+
+def test_numbers_that_are_not_finite_end_the_run_at_their_step(ids):
+    t = trainer(ids, lr=1e30, warmup_steps=0, clip=0.0, steps=50)
+    with pytest.raises(TrainingError, match=r"at step \d+ are not finite"):
+        list(t.run())
+
+
+def test_bf16_models_have_no_float32_activations(ids):
+    t = trainer(ids, dtype="bfloat16")
+    x = mx.array(t.batch(0).inputs)
+    assert t.model.hidden(x).dtype == t.model(x).dtype == mx.bfloat16
+    loss, norm = Step(t.model, t.optimizer, 1.0, t.absent)(t.batch(0), 1e-3)
+    assert loss.dtype == norm.dtype == mx.float32
+    assert all(v.dtype == mx.bfloat16 for v in flat(t.model.parameters()).values())
+
+
+def test_a_context_over_the_models_is_refused(ids):
+    with pytest.raises(ValueError, match="context of 100 is more than the model's 64"):
+        trainer(ids, context=100)
+
+
+def test_a_text_of_all_ids_has_no_shared_row():
+    ids = np.arange(60).astype(np.int32)
+    config = TINY.__class__(n_layer=1, n_head=2, n_embd=16, n_positions=32, vocab_size=60)
+    t = Trainer(config, tiny_training(steps=3), ids, never)
+    assert t.absent == 0 and Vocabulary.of(ids, 60).rows == 60
+    full = Trainer(config, tiny_training(steps=3, closed_vocab=False), ids, never)
+    assert losses(t) == losses(full)
