@@ -104,8 +104,9 @@ class TrainConfig(Checked):
         (lambda n: 2 <= n <= MAX_POSITIONS, f"between 2 and {MAX_POSITIONS}"),
     )
     short_context: int = option(
-        0, "window length before the finish, at the same tokens a step; 0: `context`", NOT_NEGATIVE
+        0, "window length at first, at the same tokens a step; 0: `context`", NOT_NEGATIVE
     )
+    grow: float = option(0.5, "share of the steps after which windows are whole", SHARE)
     steps: int = option(0, "steps at most; 0: as many as `epochs` takes", NOT_NEGATIVE)
     epochs: float = option(40.0, "passes over the text at most, when `steps` is 0", POSITIVE)
     lr: float = option(1e-3, "peak learning rate", POSITIVE)
@@ -177,7 +178,7 @@ PRESETS: dict[str, Preset] = {
 }
 
 RECIPES: dict[str, TrainConfig] = {
-    # Short windows learn fastest; the finish falls to zero at the full context.
+    # Short windows learn fastest; whole ones teach the later positions; the fall makes it stick.
     "recite": TrainConfig(batch_size=4, context=256, short_context=64, lr=6e-4),
     # github.com/jha-vikas/GPT-2-Shakespeare-Generator: every number of its training script;
     # its weight decay is PyTorch's default.

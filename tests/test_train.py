@@ -109,19 +109,22 @@ def test_on_target_a_run_without_a_finish_is_over(ids):
     assert reports[-1].step == t.state.total == 10  # the first evaluation
 
 
-def test_on_target_the_finish_begins_and_the_rate_falls_to_its_end(ids):
+def test_on_target_windows_grow_and_then_the_rate_falls_to_its_end(ids):
     def evaluate(model, context):
-        seen.append(context)
+        seen.append((t.state.step, context))
         return Evaluation(0.05, 0.0, 1.0, 399, complete=True)
 
     seen = []
-    t = trainer(ids, evaluate, steps=100, hold=0.8, batch_size=2, context=32, short_context=16)
+    changes = {"batch_size": 2, "context": 32, "short_context": 16, "grow": 0.5, "hold": 0.8}
+    t = trainer(ids, evaluate, steps=100, **changes)
+    assert (t.state.full_at, t.state.decay_at, t.state.total) == (50, 80, 100)
     reports = list(t.run())
-    assert (t.state.finish_at, t.state.total) == (10, 13)  # a quarter more, as planned
-    assert seen == [16, 32]  # the final evaluation is at the full context
+    assert (t.state.full_at, t.state.decay_at, t.state.total) == (10, 20, 25)
+    assert seen == [(10, 16), (20, 32), (25, 32)]
     assert t.batch(9).inputs.shape == (4, 16)
     assert t.batch(10).inputs.shape == (2, 32)
-    assert reports[-1].lr < 0.3 * reports[9].lr
+    assert reports[19].lr == reports[20].lr == 3e-3
+    assert reports[-1].lr < 0.2 * 3e-3
     assert t.state.reached
 
 

@@ -15,8 +15,8 @@ from ..corpus import Vocabulary
 from ..model import GPT
 from ..train import Evaluation
 
-TOKENS_AT_ONCE = 2048
-SAMPLE_AT_LEAST = 32  # windows scored before an evaluation may end early
+TOKENS_AT_ONCE = 1024
+SAMPLE_AT_LEAST = 512  # tokens scored before an evaluation may end early
 
 
 def whole_text_nll(
@@ -50,7 +50,7 @@ def whole_text_nll(
         hits += float((hit & mask).sum())
         scored += int(mask.sum())
         done = begin + len(chosen)
-        if target and done >= SAMPLE_AT_LEAST and total > target * (len(ids) - 1):
+        if target and scored >= SAMPLE_AT_LEAST and total > target * (len(ids) - 1):
             break
     complete = done == len(order)
     return Evaluation(

@@ -68,7 +68,7 @@ def _barrier(x: mx.array) -> mx.array:
 
 
 def _rational(x: mx.array, limit: float, numerator: _Terms, denominator: _Terms) -> mx.array:
-    """x P(x²) / Q(x²), (1, size), for x clipped to ±limit; sums in Estrin's order, to stay shallow."""
+    """x P(x²) / Q(x²) for x clipped to ±limit, as (1, size); Estrin's order of sums is shallow."""
     x = _barrier(mx.minimum(mx.maximum(x, -limit), limit))
     s = x * x
     s2 = s * s

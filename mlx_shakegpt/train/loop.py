@@ -74,8 +74,11 @@ class Trainer:
         self._short = short
         self.absent = self.vocabulary.absent if closed else 1
         total = config.steps or self._windows[0].steps(config.epochs)
-        finish_at = max(min(config.warmup_steps, total - 1), round(config.hold * total))
-        self.state = RunState(finish_at=finish_at, total=total)
+        self.state = RunState(
+            full_at=round(config.grow * total) if short < config.context else 0,
+            decay_at=max(min(config.warmup_steps, total - 1), round(config.hold * total)),
+            total=total,
+        )
         self._eval_every = max(self._windows[0].steps(1), EVALUATIONS_AT_LEAST_APART)
         self.gpu = on_gpu()
         self._stopping = False
@@ -85,16 +88,17 @@ class Trainer:
         self._stopping = True
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step, counted from 0: short windows before the finish, full ones after."""
-        finish = self.state.finish_at
-        if step < finish or self._windows[0] is self._windows[1]:
-            return self._windows[0].batch(step)
-        batch = self._windows[1].batch(step - finish)
-        return replace(batch, epoch=batch.epoch + self._windows[0].batch(finish - 1).epoch)
+        """The batch of a step, counted from 0: short windows at first, whole ones later."""
+        short, full = self._windows
+        grown = self.state.full_at
+        if step < grown:
+            return short.batch(step)
+        batch = full.batch(step - grown)
+        return replace(batch, epoch=batch.epoch + (short.batch(grown - 1).epoch if grown else 0))
 
     def context(self, step: int) -> int:
         """Window length of a step, counted from 0."""
-        return self._short if step < self.state.finish_at else self.config.context
+        return self._short if step < self.state.full_at else self.config.context
 
     def run(
         self, settle: Callable[[int], bool] = lambda step: False, ahead: bool | None = None
@@ -114,7 +118,7 @@ class Trainer:
         batch = self.batch(state.step)
         clock = time.perf_counter()
         while state.step < state.total and not self._stopping:
-            lr = learning_rate(state.step, self.config, state.finish_at, state.total)
+            lr = learning_rate(state.step, self.config, state.decay_at, state.total)
             before, running = running, _Running(state.step + 1, batch, lr, *step_fn(batch, lr))
             if before:
                 report, clock = self._report(before, clock)
@@ -136,17 +140,18 @@ class Trainer:
         return self._stopping or step == self.state.total or self._evaluates() or settle(step)
 
     def _evaluates(self) -> bool:
-        step, finish = self.state.step, self.state.finish_at
+        step = self.state.step
         if step == self.state.total:
             return True
-        within_finish = self.config.finish and step > finish
-        return step % self._eval_every == 0 and not within_finish
+        falling = self.config.finish and step > self.state.decay_at
+        return step % self._eval_every == 0 and not falling
 
     def _evaluated(self) -> Evaluation | None:
         """Evaluates where it is due, and applies the stop rule.
 
-        On target a run with a finish jumps to it: the rate falls to its end at the full context,
-        over as large a share of the steps as planned. One without a finish is over.
+        On target, a run without a finish is over. One with a finish goes on to whole windows; where
+        they are on target too, its rate falls to the end, over as large a share of the steps as
+        planned.
         """
         if not self._evaluates():
             return None
@@ -155,12 +160,14 @@ class Trainer:
         state.reached = result.complete and result.nll < self.config.target_loss
         state.evaluations.append({"step": state.step, "nll": result.nll, "floor": result.floor})
         if state.reached and state.step < state.total:
-            if self.config.finish and state.step <= state.finish_at:
-                share = (state.total - state.finish_at) / max(1, state.finish_at)
-                state.finish_at = state.step
-                state.total = min(state.total, state.step + max(1, math.ceil(share * state.step)))
-            else:
+            if not self.config.finish:
                 state.total = state.step
+            elif state.step <= state.full_at:
+                state.full_at = state.step
+            elif state.step < state.decay_at:
+                share = (state.total - state.decay_at) / state.decay_at
+                state.decay_at = state.step
+                state.total = state.step + max(1, math.ceil(share * state.step))
         return result
 
     def _report(self, running: _Running, clock: float) -> tuple[StepReport, float]:

@@ -40,7 +40,8 @@ class RunState:
     """Where a run stands: with the configuration and the text, all that decides what follows."""
 
     step: int = 0
-    finish_at: int = 0  # first step of the finish: full context, falling rate
+    full_at: int = 0  # first step with windows of the full context
+    decay_at: int = 0  # first step of the falling rate
     total: int = 0  # steps in all
     reached: bool = False  # the last evaluation was below the target
     evaluations: list[dict[str, float]] = field(default_factory=list)
