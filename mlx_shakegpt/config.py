@@ -106,7 +106,7 @@ class TrainConfig(Checked):
     short_context: int = option(
         0, "window length at first, at the same tokens a step; 0: `context`", NOT_NEGATIVE
     )
-    grow: float = option(0.5, "share of the steps after which windows are whole", SHARE)
+    grow: float = option(0.7, "share of the steps after which windows are whole", SHARE)
     steps: int = option(0, "steps at most; 0: as many as `epochs` takes", NOT_NEGATIVE)
     epochs: float = option(40.0, "passes over the text at most, when `steps` is 0", POSITIVE)
     lr: float = option(1e-3, "peak learning rate", POSITIVE)

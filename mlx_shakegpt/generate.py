@@ -66,8 +66,7 @@ def prompt_cache(speaker: Speaker) -> list[Any]:
 def _logits(speaker: Speaker, ids: Sequence[int] | mx.array, cache: list[Any]) -> mx.array:
     """Logits (1, vocab_size) after some ids, or after one id that is still on the device."""
     if isinstance(ids, mx.array):
-        vocabulary = speaker.vocabulary
-        rows = mx.array(vocabulary.table)[ids] if vocabulary else ids
+        rows = speaker.table[ids] if speaker.vocabulary else ids
     else:
         rows = mx.array(speaker.rows(list(ids)))
     states = speaker.model.hidden(rows.reshape(1, -1), cache)

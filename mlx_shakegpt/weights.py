@@ -10,6 +10,7 @@ import errno
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,17 @@ class Speaker:
             raise ValueError(f"token id {bad[0]} is outside the vocabulary of {total}")
         return self.vocabulary.close(np.array(ids, int)).tolist() if self.vocabulary else ids
 
+    @cached_property
+    def table(self) -> mx.array:
+        """Row of each id, (vocab_size,) int32, on the device; for closed vocabularies."""
+        assert self.vocabulary is not None
+        return mx.array(self.vocabulary.table)
+
     def expand(self, logits: mx.array) -> mx.array:
         """Logits (…, vocab_size) of logits (…, rows)."""
         if not self.vocabulary:
             return logits
-        return logits[..., mx.array(self.vocabulary.table)]
+        return logits[..., self.table]
 
 
 def save_tensors(path: Path, tensors: Mapping[str, mx.array]) -> None:

@@ -32,7 +32,7 @@ def options(config: type, *names: str, unset: bool = False) -> Callable[[Any], A
                 type=KINDS[str(f.type)],
                 default=default,
                 show_default=default is not None,
-                help=f.metadata["help"].capitalize() + ".",
+                help=f.metadata["help"][:1].upper() + f.metadata["help"][1:] + ".",
                 callback=_checked(f.metadata["check"]),
             )(function)
         return function

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import click
 
 from ..config import PRESETS, recipe
-from .common import emit, json_option, note
+from .common import emit, json_option, prepare
 
 
 @click.command("info")
@@ -17,15 +17,15 @@ def command(as_json: bool) -> None:
     from importlib.metadata import version
 
     from .. import estimate, report, runtime
+    from ..corpus import Corpus, Vocabulary
 
-    found = runtime.setup()
-    for warning in found.warnings:
-        note(f"Warning: {warning}")
+    found = prepare()
     gflops = runtime.matmul_gflops()
-    presets = {
-        name: asdict(estimate.step(p.model, recipe("recite", name, dtype=found.dtype), gflops))
-        for name, p in PRESETS.items()
-    }
+    presets = {}
+    for name, chosen in PRESETS.items():
+        config = recipe("recite", name, dtype=found.dtype)
+        own = Vocabulary.of(Corpus.load(None, chosen.passage).ids)
+        presets[name] = asdict(estimate.step(chosen.model, config, gflops, own.rows))
     blas = {"name": "MLX's own", "path": ""}
     if found.blas:
         blas = {"name": found.blas.name, "path": found.blas.path}

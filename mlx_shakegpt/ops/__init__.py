@@ -36,7 +36,8 @@ def attention(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | str | None
     With "causal", the last query sees all keys, also where there are more keys than queries.
     """
     scale = q.shape[-1] ** -0.5
-    if not _on_cpu(q) or isinstance(mask, mx.array):
+    # A single query is too little work to be worth a kernel for each number of keys.
+    if not _on_cpu(q) or isinstance(mask, mx.array) or q.shape[-2] == 1:
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
     scores = (q * scale) @ k.swapaxes(-1, -2)  # (B, H, T, keys)
     T, keys = scores.shape[-2:]

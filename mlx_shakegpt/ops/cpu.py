@@ -7,7 +7,6 @@ transposed, and single-threaded; only matrix products use all cores.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -82,7 +81,7 @@ def _rational(x: mx.array, limit: float, numerator: _Terms, denominator: _Terms)
     return x * polynomial(numerator) / polynomial(denominator)
 
 
-@partial(mx.compile, shapeless=True)
+@mx.compile
 def _exp_below(x: mx.array, top: mx.array) -> mx.array:
     return _exp(x - top)
 

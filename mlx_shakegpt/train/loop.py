@@ -118,6 +118,8 @@ class Trainer:
         batch = self.batch(state.step)
         clock = time.perf_counter()
         while state.step < state.total and not self._stopping:
+            if state.step == state.full_at and self._short < self.config.context:
+                self._grow()
             lr = learning_rate(state.step, self.config, state.decay_at, state.total)
             before, running = running, _Running(state.step + 1, batch, lr, *step_fn(batch, lr))
             if before:
@@ -134,6 +136,23 @@ class Trainer:
         if running:
             report, _ = self._report(running, clock)
             yield replace(report, settled=True)
+
+    def _grow(self) -> None:
+        """Starts the positions that short windows never reached from the later ones of those.
+
+        In the second half of a window a position says little but that there is context: copies
+        work at once, where fresh rows would have to be learned.
+        """
+        short, full = self._short, self.config.context
+        half = short // 2
+        rows = mx.arange(full)
+        source = mx.where(rows < short, rows, short - half + (rows - short) % half)
+        tables = [(self.model.wpe, "weight")]
+        masters = self.optimizer.state["wpe"]["weight"]
+        tables += [(masters, "w")] if "w" in masters else []
+        for holder, name in tables:
+            table = holder[name]
+            holder[name] = mx.concatenate([table[source], table[full:]])
 
     def _settles(self, settle: Callable[[int], bool]) -> bool:
         step = self.state.step
