@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 from mlx.utils import tree_unflatten
 
 from .files import sha256, sync, write_atomically
@@ -21,6 +22,7 @@ from .train import RunState, Trainer
 from .trees import flat
 from .weights import (
     CLOSED_IDS,
+    TRAINED_CONTEXT,
     check_tensors,
     fill,
     load_tensors,
@@ -48,8 +50,7 @@ def save(folder: Path, trainer: Trainer, extra: Mapping[str, Any]) -> Path:
         shutil.rmtree(leftover, ignore_errors=True)
     writing.mkdir(parents=True)
     try:
-        vocabulary = trainer.vocabulary if trainer.config.closed_vocab else None
-        save_tensors(writing / MODEL, run_tensors(trainer.model, vocabulary))
+        save_tensors(writing / MODEL, weights_of(trainer))
         save_tensors(writing / OPTIMIZER, flat(trainer.optimizer.state))
         state = {
             "state": asdict(trainer.state),
@@ -71,6 +72,12 @@ def save(folder: Path, trainer: Trainer, extra: Mapping[str, Any]) -> Path:
     return final
 
 
+def weights_of(trainer: Trainer) -> dict[str, mx.array]:
+    """The tensors of a trainer's weights file."""
+    vocabulary = trainer.vocabulary if trainer.config.closed_vocab else None
+    return run_tensors(trainer.model, vocabulary, trainer.context(trainer.state.step - 1))
+
+
 def newest(folder: Path) -> tuple[Path | None, list[str]]:
     """The newest sound checkpoint below `folder`, or None, and what is wrong with newer ones."""
     damaged = []
@@ -82,6 +89,13 @@ def newest(folder: Path) -> tuple[Path | None, list[str]]:
         else:
             return path, damaged
     return None, damaged
+
+
+def set_aside(folder: Path, newest: Path | None) -> None:
+    """Renames checkpoints newer than the `newest` sound one, so that they no longer count."""
+    for path in _steps(folder):
+        if newest is None or path.name > newest.name:
+            path.rename(path.with_name(f"damaged-{path.name}"))
 
 
 def check(path: Path) -> dict[str, Any]:
@@ -116,7 +130,8 @@ def restore(path: Path, trainer: Trainer) -> dict[str, Any]:
                 f"not {mine.get(odd[0])}; resume with the run's own settings"
             )
     tensors = load_tensors(path / MODEL)
-    tensors.pop(CLOSED_IDS, None)
+    for name in (CLOSED_IDS, TRAINED_CONTEXT):
+        tensors.pop(name, None)
     fill(trainer.model, tensors, path / MODEL)
     trainer.optimizer.state = tree_unflatten(list(load_tensors(path / OPTIMIZER).items()))
     # MLX drops empty dicts when it flattens a state; init puts them back and keeps the rest.

@@ -6,61 +6,18 @@ Each option's default, help text and check live here and nowhere else; the comma
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
+
+from .options import BETA, NOT_NEGATIVE, POSITIVE, SHARE, Checked, one_of, option
 
 GPT2_VOCABULARY = 50257
 MAX_POSITIONS = 1024
 
-_KINDS: dict[str, Any] = {"int": int, "float": (int, float), "bool": bool, "str": str}
 
-Check = tuple[Callable[[Any], bool], str]
-
-POSITIVE: Check = (lambda x: x > 0, "a number above 0")
-NOT_NEGATIVE: Check = (lambda x: x >= 0, "0 or more")
-SHARE: Check = (lambda x: 0 <= x <= 1, "between 0 and 1")
-BETA: Check = (lambda x: 0 <= x < 1, "0 or more and below 1")
-
-
-def one_of(*values: Any) -> Check:
-    """A check that a value is among `values`."""
-    return (lambda x: x in values, "one of " + ", ".join(map(str, values)))
-
-
-def option(default: Any = MISSING, help: str = "", check: Check | None = None) -> Any:
-    """A dataclass field that carries its own help text and check."""
-    return field(default=default, metadata={"help": help, "check": check})
-
-
-class Checked:
-    """Validates every field on construction, and round-trips strictly through a JSON object."""
-
-    def __post_init__(self) -> None:
-        for f in fields(self):  # type: ignore[arg-type]
-            value = getattr(self, f.name)
-            kind = _KINDS[str(f.type)]
-            if not isinstance(value, kind) or (isinstance(value, bool) and f.type != "bool"):
-                raise ValueError(f"{f.name} is {value!r}; it must be of type {f.type}")
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{f.name} is {value}; it must be a finite number")
-            check = f.metadata.get("check")
-            if check and not check[0](value):
-                raise ValueError(f"{f.name} is {value}; it must be {check[1]}")
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields as a JSON-ready dict."""
-        return asdict(self)  # type: ignore[call-overload]
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Any:
-        """The inverse of `to_json`. Raises ValueError for unknown, missing or wrong entries."""
-        known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
-        if not isinstance(data, Mapping) or set(data) != known:
-            odd = sorted(known ^ set(data)) if isinstance(data, Mapping) else type(data).__name__
-            raise ValueError(f"{cls.__name__} has other entries than expected: {odd}")
-        return cls(**data)
+class NotReached(ValueError):
+    """What was asked for was not reached, or not proven."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +61,9 @@ class TrainConfig(Checked):
         (lambda n: 2 <= n <= MAX_POSITIONS, f"between 2 and {MAX_POSITIONS}"),
     )
     short_context: int = option(
-        0, "window length at first, at the same tokens a step; 0: `context`", NOT_NEGATIVE
+        0,
+        "window length at first, at the same tokens a step; 0: `context`",
+        (lambda n: n == 0 or n >= 2, "0, or 2 or more"),
     )
     grow: float = option(0.7, "share of the steps after which windows are whole", SHARE)
     steps: int = option(0, "steps at most; 0: as many as `epochs` takes", NOT_NEGATIVE)
@@ -169,9 +128,9 @@ class Preset:
 # Line 15,877 of Tiny Shakespeare is where Romeo first speaks.
 PRESETS: dict[str, Preset] = {
     "quick": Preset(
-        ModelConfig(n_layer=4, n_head=6, n_embd=384),
-        Passage(first_line=15877, tokens=8192),
-        {"batch_size": 2, "context": 256, "short_context": 64, "lr": 1e-3},
+        ModelConfig(n_layer=4, n_head=5, n_embd=320),
+        Passage(first_line=15877, tokens=4096),
+        {"batch_size": 2, "context": 128, "epochs": 52.0, "grow": 0.65, "lr": 1e-3},
     ),
     "gpt2-124m": Preset(ModelConfig(n_layer=12, n_head=12, n_embd=768), Passage(), {}),
     "gpt2-152m": Preset(ModelConfig(n_layer=16, n_head=12, n_embd=768), Passage(), {}),
@@ -226,6 +185,8 @@ def recipe(name: str, preset_name: str | None = None, **changes: Any) -> TrainCo
     config = _named(RECIPES, name, "recipe")
     if name == "recite" and preset_name:
         config = replace(config, **preset(preset_name).recite)
+    if "epochs" in changes:
+        changes.setdefault("steps", 0)
     context = changes.get("context", config.context)
     tokens = context * changes.get("batch_size", config.batch_size)
     short = config.short_context

@@ -42,7 +42,7 @@ def bench(preset: Preset, config: TrainConfig, repeats: int) -> Bench:
     mx.reset_peak_memory()
     for batch in batches[2:]:
         # The speed of products right beside each step: a shared machine changes by the minute.
-        speeds.append(runtime.matmul_gflops(repeats=2))
+        speeds.append(runtime.matmul_gflops(2, getattr(mx, config.dtype)))
         start = time.perf_counter()
         mx.eval(*step(batch, config.lr))
         times.append(time.perf_counter() - start)

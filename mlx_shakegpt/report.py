@@ -96,7 +96,7 @@ def read_metrics(path: Path) -> tuple[list[dict[str, float]], list[dict[str, flo
         try:
             entry = json.loads(line)
             (evaluations if "eval_nll" in entry else steps).append(entry)
-        except ValueError:
+        except (ValueError, TypeError):
             raise ValueError(f"{path} is damaged in line {number}; delete that line") from None
     return steps, evaluations
 
@@ -115,15 +115,28 @@ def loss_curve(runs: Mapping[str, Path], picture: Path, target: float | None = N
         colour = f"C{index}"
         tokens = [s["tokens"] for s in steps]
         losses = [s["loss"] for s in steps]
-        axes.plot(tokens, losses, color=colour, alpha=0.25, linewidth=0.8)
+        axes.plot(tokens, losses, color=colour, alpha=0.3, linewidth=0.8)
         axes.plot(tokens, _smooth(losses), color=colour, label=f"{name}: training loss")
         if evaluations:
             at = {s["step"]: s["tokens"] for s in steps}
-            points = [(at[e["step"]], e["eval_nll"]) for e in evaluations if e["step"] in at]
+            known = [e for e in evaluations if e["step"] in at]
+            x, y = [at[e["step"]] for e in known], [e["eval_nll"] for e in known]
+            whole = [i for i, e in enumerate(known) if e.get("eval_complete")]
+            style: dict[str, Any] = {
+                "color": colour,
+                "markeredgecolor": "black",
+                "markersize": 4,
+                "linewidth": 0.8,
+            }
             axes.plot(
-                *zip(*points, strict=True), "o-", color=colour, markersize=3.5, linewidth=0.8,
-                markerfacecolor="white", label=f"{name}: whole text",
+                x, y, "o-", **style, markerfacecolor="white",
+                label=f"{name}: whole text, estimated",
             )  # fmt: skip
+            if whole:
+                axes.plot(
+                    [x[i] for i in whole], [y[i] for i in whole], "o", **style,
+                    label=f"{name}: whole text, every token",
+                )  # fmt: skip
     if target:
         axes.axhline(target, color="grey", linestyle="--", linewidth=1, label=f"target {target:g}")
     axes.set(yscale="log", xlabel="tokens trained", ylabel="loss, nats a token")

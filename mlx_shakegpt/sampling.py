@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .config import NOT_NEGATIVE, SHARE, Checked, option
+from .options import NOT_NEGATIVE, SHARE, Checked, option
 
 
 @dataclass(frozen=True)

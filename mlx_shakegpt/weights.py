@@ -24,7 +24,8 @@ from .files import atomic_path
 from .model import GPT
 from .trees import flat
 
-CLOSED_IDS = "closed_ids"  # the tensor of a run's weights that holds Vocabulary.own
+# Tensors of a run's weights beside the parameters: Vocabulary.own, and the longest trained window.
+CLOSED_IDS, TRAINED_CONTEXT = "closed_ids", "trained_context"
 CONV1D = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 _BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "U8": 1, "BOOL": 1}
 _BYTES |= {"U64": 8, "I16": 2, "U16": 2, "I8": 1}
@@ -120,18 +121,22 @@ def check_tensors(path: Path) -> None:
         raise ValueError(f"{path} is cut short: {size} bytes instead of {8 + length + position}")
 
 
-def run_tensors(model: GPT, vocabulary: Vocabulary | None) -> dict[str, mx.array]:
-    """The tensors of a run's weights file: the parameters and, if closed, the text's ids."""
-    tensors = flat(model.parameters())
+def run_tensors(model: GPT, vocabulary: Vocabulary | None, context: int) -> dict[str, mx.array]:
+    """The tensors of a run's weights file: parameters, trained context and, if closed, ids."""
+    tensors = flat(model.parameters()) | {TRAINED_CONTEXT: mx.array([context])}
     if vocabulary:
         tensors[CLOSED_IDS] = mx.array(vocabulary.own)
     return tensors
 
 
-def speaker_from_run(path: Path, config: ModelConfig, context: int) -> Speaker:
-    """Reads a run's weights file."""
+def speaker_from_run(path: Path, config: ModelConfig) -> Speaker:
+    """Reads a run's weights file. Raises ValueError where it does not fit the model."""
     tensors = load_tensors(path)
     vocabulary = None
+    held = tensors.pop(TRAINED_CONTEXT, None)
+    context = int(np.array(held).item()) if held is not None and held.size == 1 else 0
+    if not 2 <= context <= config.n_positions:
+        raise ValueError(f"{path} has no sound {TRAINED_CONTEXT}; it is not a run's weights file")
     if (own := tensors.pop(CLOSED_IDS, None)) is not None:
         ids = np.array(own)
         if ids.ndim != 1 or not (np.diff(ids) > 0).all() or not _within(ids, config.vocab_size):

@@ -1,12 +1,15 @@
 """What several tests need: a home of their own, small models, and the program in-process."""
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+os.environ.setdefault("MLX_ENABLE_TF32", "0")  # before MLX is imported: parity needs all of fp32
 
 from mlx_shakegpt import assets, files, runtime
 from mlx_shakegpt.config import ModelConfig, TrainConfig

@@ -11,9 +11,9 @@ from conftest import ROOT
 PACKAGE = ROOT / "mlx_shakegpt"
 # Each may import what stands before it.
 ORDER = [
-    "config", "sampling", "files", "runtime", "trees", "assets", "tokenizer", "corpus", "ops",
-    "model", "optim", "train", "memory", "weights", "checkpoint", "report", "run", "generate",
-    "export", "estimate", "measure", "cli",
+    "options", "config", "sampling", "files", "runtime", "trees", "assets", "tokenizer", "corpus",
+    "ops", "model", "optim", "train", "memory", "weights", "checkpoint", "report", "run",
+    "generate", "export", "estimate", "measure", "cli",
 ]  # fmt: skip
 
 

@@ -100,3 +100,12 @@ def test_linear_and_its_gradients_are_plain_products():
     assert np.allclose(np.array(dx), g @ w, atol=1e-5)
     assert np.allclose(np.array(dw), np.einsum("bti,btj->ij", g, x), atol=1e-5)
     assert np.allclose(np.array(db), g.sum((0, 1)), atol=1e-5)
+
+
+def test_a_huge_score_that_is_not_seen_changes_nothing():
+    scores = np.array([[1.0, 4.0, -1.0, 100.0], [2.0, 90.0, 0.5, -3.0]])
+    seen = np.array([[1.0, 1.0, 1.0, 0.0], [1.0, 0.0, 1.0, 1.0]])
+    p = np.exp(np.where(seen, scores - 4, -np.inf))
+    got = np.array(cpu.masked_softmax(mx.array(scores, mx.float32), mx.array(seen, mx.float32)))
+    assert np.abs(got - p / p.sum(-1, keepdims=True)).max() < 2e-6
+    assert (got[seen == 0] == 0).all()

@@ -27,7 +27,7 @@ def test_products_go_to_openblas_and_are_right(device):
 
 @linux
 def test_a_fast_blas_is_much_faster_than_the_wheels_own():
-    code = "from mlx_shakegpt import runtime; {} print(runtime.matmul_gflops(512, 3))"
+    code = "from mlx_shakegpt import runtime; {} print(runtime.matmul_gflops(1))"
 
     def speed(prepare):
         command = [sys.executable, "-c", code.format(prepare)]

@@ -128,6 +128,24 @@ def test_on_target_windows_grow_and_then_the_rate_falls_to_its_end(ids):
     assert t.state.reached
 
 
+def test_grown_windows_start_from_positions_that_were_trained(ids):
+    changes = {"batch_size": 2, "context": 32, "short_context": 16, "grow": 0.5, "hold": 0.8}
+    t = trainer(ids, steps=20, **changes)
+    list(zip(range(10), t.run(), strict=False))
+    before = np.array(t.model.wpe.weight)
+    t._grow()
+    after = np.array(t.model.wpe.weight)
+    assert (after[:16] == before[:16]).all() and (after[32:] == before[32:]).all()
+    assert (after[16:24] == before[8:16]).all() and (after[24:32] == before[8:16]).all()
+
+
+def test_an_interrupt_before_the_first_step_is_not_lost(ids):
+    t = trainer(ids)
+    t.stop()
+    assert list(t.run()) == [] and t.state.step == 0
+    assert len(list(t.run())) == 12
+
+
 def test_an_estimate_on_part_of_the_text_is_not_success(ids):
     def evaluate(model, context):
         return Evaluation(0.05, 0.0, 1.0, 10, complete=False)

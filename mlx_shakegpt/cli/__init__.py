@@ -8,6 +8,7 @@ import sys
 import click
 
 from .. import __version__
+from ..config import NotReached
 from . import bench, data, export, generate, info, plot, train
 
 
@@ -31,6 +32,9 @@ def _run() -> int:
         return app(standalone_mode=False) or 0
     try:
         return app(standalone_mode=False) or 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return 0
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "shakegpt"
         return _fail(f"{error.format_message().rstrip('.')}; see {path} --help")
@@ -46,7 +50,7 @@ def _run() -> int:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}{_remedy(error)}")
     except (ValueError, ImportError) as error:
-        return _fail(str(error))
+        return _fail(str(error), 1 if isinstance(error, NotReached) else 2)
     except Exception as error:  # a mistake of ours must not look like one of the user's
         return _fail(
             f"unexpected {type(error).__name__}: {error}; SHAKEGPT_DEBUG=1 shows where it happened"
@@ -66,6 +70,6 @@ def _remedy(error: OSError) -> str:
     }.get(error.errno or 0, "")
 
 
-def _fail(message: str) -> int:
+def _fail(message: str, code: int = 2) -> int:
     click.echo("Error: " + " ".join(message.split()), err=True)
-    return 2
+    return code

@@ -26,6 +26,8 @@ def command(presets: tuple[str, ...], repeats: int, as_json: bool, **given: Any)
     from .. import measure, report
 
     changes = {"dtype": runtime.dtype} | {k: v for k, v in given.items() if v is not None}
+    if "context" in changes:
+        changes["short_context"] = 0
     results = []
     for name in presets or ("gpt2-124m" if runtime.device == "gpu" else "quick",):
         config = recipe("recite", name, **changes)

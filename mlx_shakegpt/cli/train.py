@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,12 @@ LINES_EVERY = 10  # steps between log lines where there is no terminal
 
 @click.command("train")
 @click.option(
-    "--preset", "preset_name", default="auto", show_default=True,
-    help=f"Model and passage: auto, {', '.join(PRESETS)}.",
+    "--preset", "preset_name", metavar="NAME",
+    help=f"Model and passage: auto, {', '.join(PRESETS)}.  [default: auto]",
 )  # fmt: skip
 @click.option(
-    "--recipe", "recipe_name", default="recite", show_default=True,
-    help=f"Training settings: {', '.join(RECIPES)}.",
+    "--recipe", "recipe_name", metavar="NAME",
+    help=f"Training settings: {', '.join(RECIPES)}.  [default: recite]",
 )  # fmt: skip
 @click.option("--data", type=click.Path(), help="Text to learn, UTF-8; else Tiny Shakespeare.")
 @click.option("--first-line", type=int, help="First line of the passage, from 1.")
@@ -53,25 +53,26 @@ def command(as_json: bool, resume: bool, checkpoint_every: int | None, **given: 
     run = _open(runtime, resume, {k: v for k, v in given.items() if v is not None})
     try:
         with _interrupts(run) as interrupted, _display(run) as show:
-            last = None
             for report in run.follow(checkpoint_every or 0):
-                show(report)
-                last = report
-        return _outcome(run, last, bool(interrupted), time.perf_counter() - started, as_json)
+                with suppress(OSError):  # a reader that left must not end the training
+                    show(report)
+        return _outcome(run, bool(interrupted), time.perf_counter() - started, as_json)
     finally:
         run.close()
 
 
 def _open(runtime: Any, resume: bool, given: dict[str, Any]) -> Any:
     """The run to follow, new or resumed."""
+    from .. import assets
     from ..corpus import Corpus
     from ..run import CONFIG, Run, read_config, run_path
 
-    name = given.pop("preset_name")
+    asked = dict(given)
+    name = given.pop("preset_name", "auto")
     if name == "auto":
         name = "gpt2-124m" if runtime.device == "gpu" else "quick"
         note(f"Preset {name}, the default on a {runtime.device.upper()}.")
-    recipe_name = given.pop("recipe_name")
+    recipe_name = given.pop("recipe_name", "recite")
     chosen = preset(name)
     path = run_path(given.pop("run_name", name))
     data = given.pop("data", None)
@@ -84,13 +85,12 @@ def _open(runtime: Any, resume: bool, given: dict[str, Any]) -> Any:
     resuming = resume and (path / CONFIG).exists()
     if resuming:
         saved = read_config(path)
-        config, model, passage = (
-            _as_saved(saved, path, config, given),
-            saved["model"],
-            saved["passage"],
-        )
+        _must_agree(path, saved, asked)
+        config, model, passage = saved["train"], saved["model"], saved["passage"]
         data = data or saved["corpus"]["path"]
-    with downloads():
+    with downloads() as progress:
+        if not data:
+            assets.ensure(assets.TINY_SHAKESPEARE, progress)
         corpus = Corpus.load(Path(data) if data else None, passage)
     names = {"preset": name, "recipe": recipe_name}
     run = Run(path, model, config, corpus, names)
@@ -104,16 +104,21 @@ def _open(runtime: Any, resume: bool, given: dict[str, Any]) -> Any:
     return run
 
 
-def _as_saved(saved: Any, path: Path, config: TrainConfig, given: dict[str, Any]) -> TrainConfig:
-    """The configuration a run was started with. Raises ValueError if an option contradicts it."""
-    mine, theirs = asdict(config), asdict(saved["train"])
-    for key in given:
-        if mine[key] != theirs[key] and key != "dtype":
+def _must_agree(path: Path, saved: dict[str, Any], asked: dict[str, Any]) -> None:
+    """Raises ValueError where an option contradicts what a run was started with."""
+    started = asdict(saved["train"]) | {
+        "preset_name": saved["preset"],
+        "recipe_name": saved["recipe"],
+        "first_line": saved["passage"].first_line,
+        "corpus_tokens": saved["passage"].tokens,
+    }
+    for key, value in asked.items():
+        if value != started.get(key, value) and value != "auto":
+            option = key.removesuffix("_name").replace("_", "-")
             raise ValueError(
-                f"run {path.name!r} was started with {key}={theirs[key]}; resume it without "
-                f"--{key.replace('_', '-')}, or start another with --run"
+                f"run {path.name!r} was started with {option} {started[key]}; resume it without "
+                f"--{option}, or start another with --run"
             )
-    return saved["train"]
 
 
 @contextmanager
@@ -126,6 +131,9 @@ def _interrupts(run: Any) -> Iterator[list[int]]:
             os._exit(130)
         seen.append(number)
         run.trainer.stop()
+        if number == signal.SIGHUP:  # the terminal is gone, and writing to it would fail
+            for stream in (1, 2):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
         note("Finishing this step and saving; once more to leave at once.")
 
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -181,10 +189,11 @@ def _display(run: Any) -> Iterator[Any]:
         yield draw
 
 
-def _outcome(run: Any, last: Any, interrupted: bool, seconds: float, as_json: bool) -> int:
+def _outcome(run: Any, interrupted: bool, seconds: float, as_json: bool) -> int:
     """Prints how the run stands; returns the exit code."""
     state, config = run.trainer.state, run.trainer.config
-    nll = state.evaluations[-1]["nll"] if state.evaluations else None
+    last = state.evaluations[-1] if state.evaluations else {"nll": None, "complete": False}
+    nll = last["nll"]
     over = state.step == state.total
     result = {
         "run": run.path.name,
@@ -193,6 +202,7 @@ def _outcome(run: Any, last: Any, interrupted: bool, seconds: float, as_json: bo
         "seconds": round(seconds, 1),
         "reached": over and state.reached,
         "nll": nll,
+        "complete": last["complete"],
         "target": config.target_loss,
         "folder": str(run.path),
     }
@@ -201,9 +211,14 @@ def _outcome(run: Any, last: Any, interrupted: bool, seconds: float, as_json: bo
         way = f"python cli.py train --resume --run {run.path.name}"
         emit(as_json, result, f"Stopped {name}; go on with: {way}")
         return 130 if interrupted else 1
-    loss = f"whole-text loss {nll:.4f}, target {config.target_loss:g}"
+    about = "" if last["complete"] else "about "
+    loss = f"whole-text loss {about}{nll:.4f}, target {config.target_loss:g}"
     if state.reached:
         emit(as_json, result, f"Target reached: {name}, {loss}.")
         return 0
-    emit(as_json, result, f"Target not reached: {name}, {loss}; train longer with --epochs.")
+    emit(
+        as_json,
+        result,
+        f"Target not reached: {name}, {loss}; start another --run with more --epochs.",
+    )
     return 1

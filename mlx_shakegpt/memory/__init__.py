@@ -1,1 +1,1 @@
-"""How well a text is known by heart. Reads public functions of model and corpus only."""
+"""How well a text is known by heart."""

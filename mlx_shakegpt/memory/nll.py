@@ -11,6 +11,7 @@ from functools import partial
 import mlx.core as mx
 import numpy as np
 
+from .. import ops
 from ..corpus import Vocabulary
 from ..model import GPT
 from ..train import Evaluation
@@ -102,7 +103,8 @@ def _spread(n: int) -> np.ndarray:
 
 def _score(model: GPT, absent: int, windows: mx.array) -> tuple[mx.array, mx.array]:
     """Loss and hit of each position of (W, T + 1) windows, both (W, T)."""
-    logits = model(windows[:, :-1]).astype(mx.float32)
+    states, wte = model.hidden(windows[:, :-1]), model.wte.weight
+    logits = ops.linear(states.astype(mx.float32), wte.astype(mx.float32))
     targets = windows[:, 1:]
     own = mx.take_along_axis(logits, targets[..., None], axis=-1).squeeze(-1)
     hit = logits.argmax(-1) == targets

@@ -154,7 +154,7 @@ def _layer_norm_vjp(primals, cotangents, outputs):
 @custom
 def masked_softmax(scores, seen):
     """Softmax over the last axis of the scores where `seen` is 1; exactly 0 where it is 0."""
-    # The maximum over all scores serves as well as that over the seen ones.
+    scores = scores + (seen - 1) * 1e30
     p = _exp_below(scores, scores.max(-1, keepdims=True)) * seen
     return p / p.sum(-1, keepdims=True)
 

@@ -25,7 +25,7 @@ def find_run(name: str | None) -> Path:
 
     Raises ValueError where there is none.
     """
-    known = sorted(weights_dir().glob(f"*/{CONFIG}"), key=lambda p: p.stat().st_mtime)
+    known = sorted(weights_dir().glob(f"*/{CONFIG}"), key=_last_trained)
     if name is None:
         if not known:
             raise ValueError("no run yet; train one with: python cli.py train")
@@ -34,6 +34,11 @@ def find_run(name: str | None) -> Path:
         there = ", ".join(p.parent.name for p in known) or "none"
         raise ValueError(f"no run {name!r} in {weights_dir()}; there are: {there}")
     return run_path(name)
+
+
+def _last_trained(config: Path) -> float:
+    metrics = config.with_name(METRICS)
+    return (metrics if metrics.exists() else config).stat().st_mtime
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -63,4 +68,4 @@ def load_speaker(path: Path) -> Speaker:
             reason = damaged[0] if damaged else "it has no checkpoint yet"
             raise ValueError(f"run {path.name!r} has no weights: {reason}; train on with --resume")
         final = newest / checkpoint.MODEL
-    return speaker_from_run(final, config["model"], config["train"].context)
+    return speaker_from_run(final, config["model"])

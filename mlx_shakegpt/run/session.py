@@ -17,11 +17,11 @@ from pathlib import Path
 from .. import assets, checkpoint, report
 from ..config import ModelConfig, TrainConfig
 from ..corpus import Corpus, Vocabulary
-from ..files import write_atomically
+from ..files import sync, write_atomically
 from ..memory.nll import whole_text_nll
 from ..runtime import Runtime
 from ..train import StepReport, Trainer
-from ..weights import run_tensors, save_tensors
+from ..weights import save_tensors
 from .folder import CONFIG, CURVE, LOG, METRICS, read_config
 
 SECONDS_BETWEEN_CHECKPOINTS = 120
@@ -99,6 +99,12 @@ class Run:
         newest, damaged = checkpoint.newest(self.path / "checkpoints")
         if newest is None and damaged:
             raise ValueError(f"no sound checkpoint is left: {damaged[0]}; start anew with --run")
+        if newest is None and (self.path / checkpoint.MODEL).exists():
+            raise ValueError(
+                f"run {self.path.name!r} is over and its checkpoints are gone; "
+                "start another with --run"
+            )
+        checkpoint.set_aside(self.path / "checkpoints", newest)
         sizes = checkpoint.restore(newest, self.trainer)["logs"] if newest else {}
         for name in (METRICS, LOG):
             log = self.path / name
@@ -138,8 +144,7 @@ class Run:
         if trainer.state.step != saved_step:
             self._save()
         if trainer.state.step == trainer.state.total:
-            vocabulary = trainer.vocabulary if self._config.closed_vocab else None
-            save_tensors(self.path / checkpoint.MODEL, run_tensors(trainer.model, vocabulary))
+            save_tensors(self.path / checkpoint.MODEL, checkpoint.weights_of(trainer))
         self.draw()
 
     def draw(self) -> None:
@@ -153,6 +158,8 @@ class Run:
         self._stack.close()
 
     def _save(self) -> None:
+        for name in (METRICS, LOG):
+            sync(self.path / name)
         sizes = {name: (self.path / name).stat().st_size for name in (METRICS, LOG)}
         checkpoint.save(self.path / "checkpoints", self.trainer, {"logs": sizes})
 

@@ -8,7 +8,6 @@ Knows nothing of MLX beyond the name of its library and of that one function.
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
 import importlib.util
 import mmap
 import struct
@@ -27,7 +26,6 @@ class Blas:
     fast: bool
     name: str
     path: str = ""
-    threads: int = 1
     reason: str = ""
 
 
@@ -48,7 +46,6 @@ def use_fast_blas() -> Blas:
             library = ctypes.CDLL(found)
             sgemm = getattr(library, f"{prefix}cblas_sgemm")
             config = getattr(library, f"{prefix}openblas_get_config")
-            threads = getattr(library, f"{prefix}openblas_get_num_threads")
         except (OSError, AttributeError):
             continue
         config.restype = ctypes.c_char_p
@@ -56,7 +53,7 @@ def use_fast_blas() -> Blas:
         for slot in slots:
             _write_pointer(base + slot, address)
         name = " ".join(config().decode().split()[:2])
-        return Blas(True, name, _path_of(found), threads())
+        return Blas(True, name, _path_of(found))
     return Blas(False, "reference", str(path), reason="no OpenBLAS was found")
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import mlx.core as mx
 import numpy as np
 
-from ..config import ModelConfig, TrainConfig
+from ..config import ModelConfig, NotReached, TrainConfig
 from ..corpus import Batch, Vocabulary, Windows
 from ..model import GPT, initialise
 from ..optim import adamw, learning_rate
@@ -27,7 +27,7 @@ Evaluate = Callable[[GPT, int], Evaluation]  # model, context
 EVALUATIONS_AT_LEAST_APART = 10  # steps, for texts whose epoch is shorter
 
 
-class TrainingError(ValueError):
+class TrainingError(NotReached):
     """Training cannot go on."""
 
 
@@ -112,13 +112,12 @@ class Trainer:
         """
         state = self.state
         ahead = self.gpu if ahead is None else ahead
-        self._stopping = False
         step_fn = Step(self.model, self.optimizer, self.config.clip, self.absent)
         running: _Running | None = None
         batch = self.batch(state.step)
         clock = time.perf_counter()
         while state.step < state.total and not self._stopping:
-            if state.step == state.full_at and self._short < self.config.context:
+            if state.step == state.full_at > 0:
                 self._grow()
             lr = learning_rate(state.step, self.config, state.decay_at, state.total)
             before, running = running, _Running(state.step + 1, batch, lr, *step_fn(batch, lr))
@@ -126,16 +125,20 @@ class Trainer:
                 report, clock = self._report(before, clock)
                 yield report
             state.step += 1
+            # An evaluation may change what comes next.
+            if prepared := state.step < state.total and not self._evaluates():
+                batch = self.batch(state.step)
             if not ahead or self._settles(settle):
                 report, clock = self._report(running, clock)
                 running = None
                 yield replace(report, settled=True, evaluation=self._evaluated())
                 clock = time.perf_counter()
-            if state.step < state.total:
+            if not prepared and state.step < state.total:
                 batch = self.batch(state.step)
         if running:
             report, _ = self._report(running, clock)
             yield replace(report, settled=True)
+        self._stopping = False
 
     def _grow(self) -> None:
         """Starts the positions that short windows never reached from the later ones of those.
@@ -177,7 +180,8 @@ class Trainer:
         state = self.state
         result = self.evaluate(self.model, self.context(state.step - 1))
         state.reached = result.complete and result.nll < self.config.target_loss
-        state.evaluations.append({"step": state.step, "nll": result.nll, "floor": result.floor})
+        entry = {"step": state.step, "nll": result.nll, "complete": result.complete}
+        state.evaluations.append(entry)
         if state.reached and state.step < state.total:
             if not self.config.finish:
                 state.total = state.step
@@ -195,7 +199,7 @@ class Trainer:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise TrainingError(
                 f"loss {loss} and gradient norm {norm} at step {step} are not finite; "
-                "resume from the last checkpoint with a lower --lr"
+                "start another --run with a lower --lr"
             )
         now = time.perf_counter()
         dt, tokens = now - clock, self.config.tokens_per_step

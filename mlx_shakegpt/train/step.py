@@ -38,7 +38,8 @@ class Step:
             counts = {}
             if absent > 1:
                 table = gradients["wte"]
-                table["weight"] = table["weight"].at[rows - 1].multiply(1 / absent)
+                own, shared = mx.split(table["weight"], [rows - 1])
+                table["weight"] = mx.concatenate([own, shared / absent])
                 counts["wte.weight"] = count
             norm = global_norm(gradients, counts)
             optimizer.update(model, clip(gradients, norm, limit))

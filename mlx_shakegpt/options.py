@@ -1,0 +1,57 @@
+"""Dataclass fields with their own help text and check. Knows nothing of what they configure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, asdict, field, fields
+from typing import Any
+
+_KINDS: dict[str, Any] = {"int": int, "float": (int, float), "bool": bool, "str": str}
+
+
+Check = tuple[Callable[[Any], bool], str]
+
+POSITIVE: Check = (lambda x: x > 0, "a number above 0")
+NOT_NEGATIVE: Check = (lambda x: x >= 0, "0 or more")
+SHARE: Check = (lambda x: 0 <= x <= 1, "between 0 and 1")
+BETA: Check = (lambda x: 0 <= x < 1, "0 or more and below 1")
+
+
+def one_of(*values: Any) -> Check:
+    """A check that a value is among `values`."""
+    return (lambda x: x in values, "one of " + ", ".join(map(str, values)))
+
+
+def option(default: Any = MISSING, help: str = "", check: Check | None = None) -> Any:
+    """A dataclass field that carries its own help text and check."""
+    return field(default=default, metadata={"help": help, "check": check})
+
+
+class Checked:
+    """Validates every field on construction, and round-trips strictly through a JSON object."""
+
+    def __post_init__(self) -> None:
+        for f in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, f.name)
+            kind = _KINDS[str(f.type)]
+            if not isinstance(value, kind) or (isinstance(value, bool) and f.type != "bool"):
+                raise ValueError(f"{f.name} is {value!r}; it must be of type {f.type}")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{f.name} is {value}; it must be a finite number")
+            check = f.metadata.get("check")
+            if check and not check[0](value):
+                raise ValueError(f"{f.name} is {value}; it must be {check[1]}")
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields as a JSON-ready dict."""
+        return asdict(self)  # type: ignore[call-overload]
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Any:
+        """The inverse of `to_json`. Raises ValueError for unknown, missing or wrong entries."""
+        known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+        if not isinstance(data, Mapping) or set(data) != known:
+            odd = sorted(known ^ set(data)) if isinstance(data, Mapping) else type(data).__name__
+            raise ValueError(f"{cls.__name__} has other entries than expected: {odd}")
+        return cls(**data)
