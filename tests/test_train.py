@@ -85,7 +85,7 @@ def test_reading_numbers_late_changes_none_of_them(ids):
     late = losses(trainer(ids), ahead=True)
     assert late == losses(trainer(ids), ahead=False)
     settled = [r.step for r in trainer(ids).run(settle=lambda s: s == 5, ahead=True) if r.settled]
-    assert settled == [5, 10, 12]  # 10 is evaluated
+    assert settled == [5, 12]
 
 
 def test_stopping_ends_after_a_settled_step(ids):
@@ -106,7 +106,7 @@ def test_on_target_a_run_without_a_finish_is_over(ids):
     t = trainer(ids, evaluate, steps=100, finish=False)
     reports = list(t.run())
     assert reports[-1].evaluation and t.state.reached
-    assert reports[-1].step == t.state.total == 10  # the first evaluation
+    assert reports[-1].step == t.state.total == 20  # the first evaluation
 
 
 def test_on_target_windows_grow_and_then_the_rate_falls_to_its_end(ids):
@@ -119,11 +119,11 @@ def test_on_target_windows_grow_and_then_the_rate_falls_to_its_end(ids):
     t = trainer(ids, evaluate, steps=100, **changes)
     assert (t.state.full_at, t.state.decay_at, t.state.total) == (50, 80, 100)
     reports = list(t.run())
-    assert (t.state.full_at, t.state.decay_at, t.state.total) == (10, 20, 25)
-    assert seen == [(10, 16), (20, 32), (25, 32)]
-    assert t.batch(9).inputs.shape == (4, 16)
-    assert t.batch(10).inputs.shape == (2, 32)
-    assert reports[19].lr == reports[20].lr == 3e-3
+    assert (t.state.full_at, t.state.decay_at, t.state.total) == (20, 40, 50)
+    assert seen == [(20, 16), (40, 32), (50, 32)]
+    assert t.batch(19).inputs.shape == (4, 16)
+    assert t.batch(20).inputs.shape == (2, 32)
+    assert reports[39].lr == reports[40].lr == 3e-3
     assert reports[-1].lr < 0.2 * 3e-3
     assert t.state.reached
 

@@ -24,7 +24,7 @@ from .step import Step
 
 Evaluate = Callable[[GPT, int], Evaluation]  # model, context
 
-EVALUATIONS_AT_LEAST_APART = 10  # steps, for texts whose epoch is shorter
+EVALUATIONS_AT_LEAST_APART = 20  # steps, for texts whose epoch is shorter
 
 
 class TrainingError(NotReached):
