@@ -165,13 +165,19 @@ class Windows:
         start, low, high = np.array(rows).T[:, :, None]
         positions = np.arange(self.context)[None]
         inside = (positions >= low) & (positions < high)
-        done = index + 1 - self._starts[epoch]
         return Batch(
             self.ids[start + positions],
             self.ids[start + positions + 1],
             inside.astype(np.float32),
-            epoch + done / (self._starts[epoch + 1] - self._starts[epoch]),
+            self.epoch(step),
         )
+
+    def epoch(self, step: int) -> float:
+        """Passes over the text when a step, counted from 0, is done."""
+        index = (step + 1) * self.batch_size - 1
+        epoch = self._epoch_of(index)
+        before, after = self._starts[epoch : epoch + 2]
+        return epoch + (index + 1 - before) / (after - before)
 
     def steps(self, epochs: float) -> int:
         """Steps that `epochs` passes over the text take, at least one."""

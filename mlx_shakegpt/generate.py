@@ -37,7 +37,7 @@ def stream(
     mx.random.seed(sampling.seed)
     history = list(prompt)
     window = speaker.context
-    # Rows that are not yet in the cache; a prompt as long as the window starts from its last half.
+    # Rows that are not yet in the cache; a prompt longer than the window starts from its last half.
     fresh = history if len(history) <= window else history[-max(1, window // 2) :]
     cache = prompt_cache(speaker)
     token = choose(_logits(speaker, fresh, cache))

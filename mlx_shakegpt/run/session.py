@@ -39,10 +39,7 @@ class Run:
         corpus: Corpus,
         names: dict[str, str],
     ) -> None:
-        """`names` are the preset's and the recipe's, for the record.
-
-        Raises ValueError where another process trains in this folder.
-        """
+        """`names` are the preset's and the recipe's, for the record."""
         self.path, self.corpus = path, corpus
         self._stack = ExitStack()
         self._model, self._config, self._names = model, config, names

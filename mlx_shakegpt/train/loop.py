@@ -94,7 +94,7 @@ class Trainer:
         if step < grown:
             return short.batch(step)
         batch = full.batch(step - grown)
-        return replace(batch, epoch=batch.epoch + (short.batch(grown - 1).epoch if grown else 0))
+        return replace(batch, epoch=batch.epoch + (short.epoch(grown - 1) if grown else 0))
 
     def context(self, step: int) -> int:
         """Window length of a step, counted from 0."""
