@@ -40,8 +40,7 @@ class Attention(nn.Module):
 
     def __call__(self, x: mx.array, mask: Any, cache: Any) -> mx.array:
         B, T, C = x.shape
-        qkv = self.c_attn(x).reshape(B, T, 3, self.n_head, -1).transpose(2, 0, 3, 1, 4)
-        q, k, v = qkv[0], qkv[1], qkv[2]  # each (B, H, T, D)
+        q, k, v = ops.split_heads(self.c_attn(x), self.n_head)  # each (B, H, T, D)
         if cache is not None:
             k, v = cache.update_and_fetch(k, v)
         y = ops.attention(q, k, v, mask)

@@ -1,5 +1,7 @@
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -50,6 +52,42 @@ def test_files_that_are_no_elf_are_refused(tmp_path):
     path.write_bytes(b"MZ" * 100)
     with pytest.raises(ValueError, match="not a 64-bit"):
         blas._import_slots(path, b"cblas_sgemm")
+
+
+@linux
+def test_kernels_are_compiled_for_this_processor_with_headers_read_once(tmp_path):
+    code = (
+        "import mlx.core as mx, numpy as np\n"
+        "from mlx_shakegpt import runtime\n"
+        "assert not [w for w in runtime.setup().warnings if 'kernels' in w]\n"
+        "x = mx.arange(1000.0)\n"
+        "for k in range(2): print(mx.compile(lambda a: mx.sqrt(a) * 2 + k)(x).sum().item())"
+    )
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", code]
+    for _ in range(2):  # once to compile, once from the cache
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        want = 2 * np.sqrt(np.arange(1000.0)).sum()
+        assert [float(x) for x in done.stdout.split()] == pytest.approx([want, want + 1000], 1e-5)
+    assert len(list(tmp_path.rglob("*.gch"))) == 1
+    kernels = list(tmp_path.rglob("*.so"))
+    assert len(kernels) == 2
+    machine = Path("/proc/cpuinfo").read_text()
+    if " avx" in machine:  # 256-bit registers are in no plain x86-64 code
+        code = subprocess.run(["objdump", "-d", kernels[0]], capture_output=True, check=True)
+        assert b"ymm" in code.stdout
+    assert not list(tmp_path.rglob("*.so.*"))
+
+
+@linux
+def test_a_cache_that_cannot_be_written_costs_one_warning(tmp_path):
+    (tmp_path / "mlx-shakegpt").write_text("a file, where a folder should be")
+    code = "from mlx_shakegpt import runtime; print(*runtime.setup().warnings)"
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+    told = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, check=True
+    )
+    assert b"XDG_CACHE_HOME" in told.stdout
 
 
 def test_estimates_count_the_products_of_a_step():

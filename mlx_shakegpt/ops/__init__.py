@@ -8,6 +8,7 @@ Knows nothing of models.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import mlx.core as mx
 from mlx import nn
@@ -30,19 +31,25 @@ def linear(x: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.ar
     return flat.reshape(*x.shape[:-1], -1)
 
 
+def split_heads(qkv: mx.array, heads: int) -> Sequence[mx.array]:
+    """q, k and v, (B, H, T, D) each, of their joint projection (B, T, 3C)."""
+    B, T, _ = qkv.shape
+    if not _on_cpu(qkv) or T == 1:
+        return mx.unstack(qkv.reshape(B, T, 3, heads, -1).transpose(2, 0, 3, 1, 4))
+    return cpu.split_heads(qkv, mx.zeros(heads))
+
+
 def attention(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | str | None) -> mx.array:
     """Scaled dot-product attention over (B, H, T, D); `mask` as in mx.fast: "causal", array, None.
 
     With "causal", the last query sees all keys, also where there are more keys than queries.
     """
-    scale = q.shape[-1] ** -0.5
     # A single query is too little work to be worth a kernel for each number of keys.
     if not _on_cpu(q) or isinstance(mask, mx.array) or q.shape[-2] == 1:
+        scale = q.shape[-1] ** -0.5
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
-    scores = (q * scale) @ k.swapaxes(-1, -2)  # (B, H, T, keys)
-    T, keys = scores.shape[-2:]
-    seen = mx.tri(T, keys, keys - T) if mask else mx.ones((T, keys))
-    return cpu.masked_softmax(scores, seen) @ v
+    T, keys = q.shape[-2], k.shape[-2]
+    return cpu.attention(q, k, v, mx.tri(T, keys, keys - T) if mask else mx.ones((T, keys)))[0]
 
 
 def layer_norm(x: mx.array, weight: mx.array, bias: mx.array, eps: float) -> mx.array:

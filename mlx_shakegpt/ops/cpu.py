@@ -32,6 +32,8 @@ _SLOPE = (
     ),
     (1.0, 0.261513295, 0.0277268234, 0.0011440621, 8.63991637e-05),
 )
+_EXP_LIMIT = -87.0  # exp of it is the smallest float32 of full precision
+_EXP_LIMIT_Q = -0.4932  # a little above expm1(-87 / 128)
 
 
 def custom(function: Callable[..., Any]) -> Any:
@@ -40,15 +42,15 @@ def custom(function: Callable[..., Any]) -> Any:
 
 
 def _exp(x: mx.array) -> mx.array:
-    """exp of x <= 0 within 8e-7, and within a share of 1e-5 of it down to -20; e^-87 below -87.
+    """exp of x < 11 within a share of 1e-5 of it down to -20, 8e-7 below; 0 below -87.
 
     (1 + q)^128 with q = expm1(x / 128) by Taylor's series: the first squarings keep q apart from
     the 1, so that its rounding is not multiplied by 128.
     """
-    y = _barrier(mx.maximum(x, -87.0) * (1 / 128))
+    y = _barrier(mx.maximum(x, _EXP_LIMIT) * (1 / 128))
     y2 = y * y
     q = y + y2 * ((1 / 2 + y * (1 / 6)) + y2 * ((1 / 24 + y * (1 / 120)) + y2 * (1 / 720)))
-    q = q.reshape(x.shape)
+    q = mx.where(q > _EXP_LIMIT_Q, q, -1.0).reshape(x.shape)
     for _ in range(3):
         q = q * (2 + q)
     e = 1 + q
@@ -84,6 +86,11 @@ def _rational(x: mx.array, limit: float, numerator: _Terms, denominator: _Terms)
 @mx.compile
 def _exp_below(x: mx.array, top: mx.array) -> mx.array:
     return _exp(x - top)
+
+
+@mx.compile
+def _exp_between(x: mx.array, top: mx.array, more: mx.array) -> mx.array:
+    return _exp(x - top + more)
 
 
 @mx.compile
@@ -132,56 +139,85 @@ def _affine_vjp(primals, cotangent, _):
 
 @custom
 def layer_norm(x, weight, bias, eps):
-    """(N, C); the sums over C are products with a vector, which BLAS does on all cores."""
+    """(N, C); sums, here and in the gradient, are products with vectors: BLAS uses all cores."""
     mean = mx.full((x.shape[-1], 1), 1 / x.shape[-1])
     centred = x - x @ mean
-    rstd = mx.rsqrt((centred * centred) @ mean + eps)
-    return centred * rstd * weight + bias, rstd, centred
+    rstd = mx.rsqrt(_barrier(centred * centred).reshape(x.shape) @ mean + eps)
+    normal = centred * rstd
+    return normal * weight + bias, rstd, normal
 
 
 @layer_norm.vjp
 def _layer_norm_vjp(primals, cotangents, outputs):
     x, weight, _, eps = primals
-    g, rstd, centred = cotangents[0], outputs[1], outputs[2]
-    mean = mx.full((x.shape[-1], 1), 1 / x.shape[-1])
-    normal = centred * rstd
+    g, rstd, normal = cotangents[0], outputs[1], outputs[2]
+    ones, mean = mx.ones((1, x.shape[0])), (weight / x.shape[-1])[:, None]
     product = g * normal
-    scaled = g * weight
-    dx = (scaled - scaled @ mean - normal * ((product * weight) @ mean)) * rstd
-    return dx, product.sum(0), g.sum(0), mx.zeros_like(eps)
+    dx = (g * weight - g @ mean - normal * (product @ mean)) * rstd
+    return dx, (ones @ product).squeeze(0), (ones @ g).squeeze(0), mx.zeros_like(eps)
 
 
 @custom
-def masked_softmax(scores, seen):
-    """Softmax over the last axis of the scores where `seen` is 1; exactly 0 where it is 0."""
-    scores = scores + (seen - 1) * 1e30
-    p = _exp_below(scores, scores.max(-1, keepdims=True)) * seen
-    return p / p.sum(-1, keepdims=True)
+def split_heads(qkv, heads):
+    """(B, T, 3C) to q, k and v, (B, H, T, D) each, every head contiguous: MLX's products would
+    copy a transposed view each time. `heads` is an array of one number for each head."""
+    B, T, _ = qkv.shape
+    H = heads.shape[0]
+    x = mx.contiguous(qkv.reshape(B, T, 3 * H, -1).transpose(0, 2, 1, 3))
+    return x[:, :H], x[:, H : 2 * H], x[:, 2 * H :]
 
 
-@masked_softmax.vjp
-def _masked_softmax_vjp(primals, cotangent, p):
-    d = p * cotangent
-    return d - p * d.sum(-1, keepdims=True), mx.zeros_like(primals[1])
+@split_heads.vjp
+def _split_heads_vjp(primals, cotangents, _):
+    qkv, heads = primals
+    dx = mx.concatenate([g.transpose(0, 2, 1, 3) for g in cotangents], axis=2)
+    return dx.reshape(qkv.shape), mx.zeros_like(heads)
+
+
+@custom
+def attention(q, k, v, seen):
+    """softmax(q kᵀ / √D) v over (B, H, T, D), exactly 0 where `seen` (T, keys) is 0."""
+    scores = q @ k.swapaxes(-1, -2)
+    flat = scores.reshape(-1, seen.size)
+    masked = flat * q.shape[-1] ** -0.5 + ((seen - 1) * 1e30).reshape(1, -1)
+    masked = masked.reshape(scores.shape)
+    e = _exp_below(masked, masked.max(-1, keepdims=True))
+    reciprocal = 1 / (e.reshape(-1, e.shape[-1]) @ mx.ones((e.shape[-1], 1)))
+    reciprocal = reciprocal.reshape(*e.shape[:-1], 1)
+    # Dividing the sums, (T, D), is less work than dividing the weights, (T, keys).
+    return (e @ v) * reciprocal, e, reciprocal
+
+
+@attention.vjp
+def _attention_vjp(primals, cotangents, outputs):
+    """Through softmax as in FlashAttention (Dao et al., 2022, section 3.1): rowsum(p ∘ dp), over
+    the keys, is rowsum(y ∘ g), over D."""
+    q, k, v, seen = primals
+    y, e, reciprocal = outputs
+    g = mx.contiguous(cotangents[0])
+    rows = (g * y).reshape(-1, g.shape[-1]) @ mx.ones((g.shape[-1], 1))
+    g = g * reciprocal
+    rows = rows.reshape(reciprocal.shape) * reciprocal
+    ds = e * (g @ v.swapaxes(-1, -2) - rows) * q.shape[-1] ** -0.5
+    return ds @ k, ds.swapaxes(-1, -2) @ q, e.swapaxes(-1, -2) @ g, mx.zeros_like(seen)
 
 
 @custom
 def cross_entropy(logits, targets, absent):
+    last = logits.shape[-1] - 1
     top = logits.max(-1, keepdims=True)
-    e = _exp_below(logits, top)
+    more = mx.where(mx.arange(last + 1) == last, mx.log(absent), 0.0)
+    e = _exp_between(logits, top, more)
     # A product with ones: MLX's own sum of 50,000 terms is off in the fourth digit.
-    total = (e @ mx.ones((e.shape[-1], 1))).squeeze(-1) + (absent - 1) * e[:, -1]
-    lse = top.squeeze(-1) + mx.log(total)
-    own = mx.take_along_axis(logits, targets[:, None], axis=-1).squeeze(-1)
-    last = mx.where(targets == logits.shape[-1] - 1, mx.log(absent), 0.0)
-    return lse - own - last, lse
+    total = e @ mx.ones((last + 1, 1))
+    own = mx.take_along_axis(logits, targets[:, None], axis=-1)
+    return (top + mx.log(total) - own).squeeze(-1), e, total
 
 
 @cross_entropy.vjp
 def _cross_entropy_vjp(primals, cotangents, outputs):
-    logits, targets, absent = primals
-    g, lse = cotangents[0], outputs[1]
-    count = mx.where(mx.arange(logits.shape[-1]) == logits.shape[-1] - 1, absent, 1.0)
-    d = _exp(logits - lse[:, None]) * (count * g[:, None])
+    _, targets, absent = primals
+    g, e, total = cotangents[0], outputs[1], outputs[2]
+    d = e * (g[:, None] / total)
     d = d.at[mx.arange(d.shape[0]), targets].add(-g)
     return d, mx.zeros_like(targets), mx.zeros_like(absent)

@@ -38,8 +38,10 @@ class Step:
             counts = {}
             if absent > 1:
                 table = gradients["wte"]
-                own, shared = mx.split(table["weight"], [rows - 1])
-                table["weight"] = mx.concatenate([own, shared / absent])
+                shared = table["weight"][rows - 1 :] / absent
+                table["weight"] = mx.slice_update(
+                    table["weight"], shared, mx.array([rows - 1]), axes=[0]
+                )
                 counts["wte.weight"] = count
             norm = global_norm(gradients, counts)
             optimizer.update(model, clip(gradients, norm, limit))
