@@ -39,12 +39,10 @@ class Attention(nn.Module):
         self.c_proj = Linear(C, C)
 
     def __call__(self, x: mx.array, mask: Any, cache: Any) -> mx.array:
-        B, T, C = x.shape
         q, k, v = ops.split_heads(self.c_attn(x), self.n_head)  # each (B, H, T, D)
         if cache is not None:
             k, v = cache.update_and_fetch(k, v)
-        y = ops.attention(q, k, v, mask)
-        return self.c_proj(y.transpose(0, 2, 1, 3).reshape(B, T, C))
+        return self.c_proj(ops.attention(q, k, v, mask))
 
 
 class MLP(nn.Module):
@@ -55,7 +53,7 @@ class MLP(nn.Module):
         self.c_proj = Linear(4 * C, C)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.c_proj(ops.gelu(self.c_fc(x)))
+        return ops.gelu_linear(self.c_fc(x), self.c_proj.weight, self.c_proj.bias)
 
 
 class Block(nn.Module):

@@ -39,7 +39,7 @@ def test_attention_and_its_gradients_are_those_of_torch(queries, keys):
     rng = np.random.default_rng(0)
     q = rng.normal(size=(2, 3, queries, 8))
     k, v = rng.normal(size=(2, 2, 3, keys, 8))
-    g = rng.normal(size=q.shape)
+    g = rng.normal(size=(2, queries, 24))
     got, gradients = mx.vjp(
         lambda *a: ops.attention(*a, "causal"),
         [mx.array(a, mx.float32) for a in (q, k, v)],
@@ -48,6 +48,7 @@ def test_attention_and_its_gradients_are_those_of_torch(queries, keys):
     tq, tk, tv = (torch.tensor(a, requires_grad=True) for a in (q, k, v))
     mask = torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries)
     want = torch.nn.functional.scaled_dot_product_attention(tq, tk, tv, attn_mask=mask)
+    want = want.transpose(1, 2).flatten(2)
     want.backward(torch.tensor(g))
     assert np.abs(np.array(got[0]) - want.detach().numpy()).max() < 2e-6
     for ours, theirs in zip(gradients, (tq, tk, tv), strict=True):
@@ -90,6 +91,19 @@ def test_cross_entropy_counts_the_shared_row_as_often_as_it_stands_for(absent):
     assert np.abs(np.array(gradient) - closed.grad.numpy()).max() < 5e-6
 
 
+def test_gelu_linear_is_linear_of_gelu():
+    rng = np.random.default_rng(0)
+    arrays = [
+        mx.array(a, mx.float32)
+        for a in (rng.normal(0, 2, (3, 4, 8)), *rng.normal(size=(1, 5, 8)), rng.normal(size=5))
+    ]
+    g = mx.array(rng.normal(size=(3, 4, 5)), mx.float32)
+    got = mx.vjp(ops.gelu_linear, arrays, [g])
+    want = mx.vjp(lambda x, w, b: ops.linear(ops.gelu(x), w, b), arrays, [g])
+    for ours, theirs in zip(sum(got, []), sum(want, []), strict=True):
+        assert mx.array_equal(ours, theirs)
+
+
 def test_linear_and_its_gradients_are_plain_products():
     rng = np.random.default_rng(0)
     x, w, b = rng.normal(size=(3, 4, 6)), rng.normal(size=(5, 6)), rng.normal(size=5)
@@ -109,7 +123,7 @@ def test_a_huge_score_that_is_not_seen_changes_nothing():
     q = np.zeros((1, 1, 4, 2))
     q[..., 0] = math.sqrt(2)
     v = np.eye(4)[None, None]  # so that what comes out is the weights themselves
-    got = np.array(ops.attention(*(mx.array(a, mx.float32) for a in (q, k, v)), "causal"))[0, 0]
+    got = np.array(ops.attention(*(mx.array(a, mx.float32) for a in (q, k, v)), "causal"))[0]
     for row in range(3):
         p = np.exp(k[0, 0, : row + 1, 0] - 4)
         assert np.abs(got[row, : row + 1] - p / p.sum()).max() < 2e-6

@@ -31,6 +31,14 @@ def linear(x: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.ar
     return flat.reshape(*x.shape[:-1], -1)
 
 
+def gelu_linear(x: mx.array, weight: mx.array, bias: mx.array) -> mx.array:
+    """linear(gelu(x), weight, bias), which on a CPU does not keep gelu(x) for the gradient."""
+    if not _on_cpu(x):
+        return linear(gelu(x), weight, bias)
+    flat = cpu.gelu_affine(x.reshape(-1, x.shape[-1]), weight, bias)
+    return flat.reshape(*x.shape[:-1], -1)
+
+
 def split_heads(qkv: mx.array, heads: int) -> Sequence[mx.array]:
     """q, k and v, (B, H, T, D) each, of their joint projection (B, T, 3C)."""
     B, T, _ = qkv.shape
@@ -40,14 +48,16 @@ def split_heads(qkv: mx.array, heads: int) -> Sequence[mx.array]:
 
 
 def attention(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | str | None) -> mx.array:
-    """Scaled dot-product attention over (B, H, T, D); `mask` as in mx.fast: "causal", array, None.
+    """Scaled dot-product attention over (B, H, T, D), its heads side by side: (B, T, C).
 
-    With "causal", the last query sees all keys, also where there are more keys than queries.
+    `mask` as in mx.fast: "causal", array or None. With "causal", the last query sees all keys,
+    also where there are more keys than queries.
     """
     # A single query is too little work to be worth a kernel for each number of keys.
     if not _on_cpu(q) or isinstance(mask, mx.array) or q.shape[-2] == 1:
         scale = q.shape[-1] ** -0.5
-        return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
+        y = mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
+        return y.transpose(0, 2, 1, 3).reshape(y.shape[0], y.shape[2], -1)
     T, keys = q.shape[-2], k.shape[-2]
     return cpu.attention(q, k, v, mx.tri(T, keys, keys - T) if mask else mx.ones((T, keys)))[0]
 

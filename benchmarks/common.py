@@ -1,0 +1,86 @@
+"""What the scripts share: processes that take turns, the speed of products, the machine's name."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+# Some machines set these to make OpenBLAS choose slow kernels, for tests that must not depend on it.
+_SLOW = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+
+
+def environment() -> dict[str, str]:
+    """This process's environment with OpenBLAS free to choose its kernels."""
+    return {k: v for k, v in os.environ.items() if k not in _SLOW}
+
+
+class Worker:
+    """A script in a process of its own, which answers each question with one JSON object."""
+
+    def __init__(self, script: str, *arguments: str) -> None:
+        """Waits until the script says that it is ready."""
+        self.process = subprocess.Popen(
+            [sys.executable, script, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=environment() | {"PYTHONPATH": str(ROOT)},
+        )
+        self._line()
+
+    def ask(self) -> dict:
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return json.loads(self._line())
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+    def _line(self) -> str:
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"Error: {' '.join(self.process.args)} ended early; see above")
+        return line
+
+
+def product_speed(seconds: float) -> float:
+    """Mean GFLOP/s of square float32 products over some time, in MLX."""
+    import mlx.core as mx
+
+    size = 1024
+    a = mx.ones((size, size)) * 0.5
+    mx.eval(a)
+    count, start = 0, time.perf_counter()
+    while count < 3 or time.perf_counter() - start < seconds:
+        mx.eval(a @ a)
+        count += 1
+    return 2 * size**3 * count / (time.perf_counter() - start) / 1e9
+
+
+def peak_memory() -> int:
+    """Most bytes of memory that this process has held."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most * (1024 if sys.platform == "linux" else 1)
+
+
+def machine() -> str:
+    """One line: processor, cores, BLAS and versions."""
+    command = [sys.executable, "cli.py", "info", "--json"]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, check=True)
+    about = json.loads(done.stdout)
+    parts = [about["name"], f"{os.cpu_count()} cores"]
+    if about["blas"]:
+        parts.append(about["blas"]["name"])
+    for package in ("mlx", "mlx-lm", "torch", "transformers"):
+        try:
+            parts.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    return ", ".join(parts) + "."

@@ -1,0 +1,168 @@
+"""The training step beside PyTorch's: same weights, batches and loss, taken in turns.
+
+    python benchmarks/training.py [PRESET:BxT …] [--rounds 5]
+
+Each contender is a process of its own and takes one step a round, so that all meet the same
+machine. Matrix products, for as long as our step takes, are timed around it: the share of peak is
+what the step's own products would take at that speed, over what the step took.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import click
+
+from mlx_shakegpt import report
+from mlx_shakegpt.config import preset, recipe
+
+sys.path.insert(0, str(Path(__file__).parent))
+import common
+
+CASES = ("gpt2-124m:16x64", "gpt2-124m:4x256", "gpt2-124m:2x512", "quick:4x64", "quick:2x128")
+CONTENDERS = ("ours", "PyTorch fp32", "PyTorch bf16 autocast")
+
+
+def work(case: str, contender: str, weights: str) -> None:
+    """Answers each line on stdin with one step's time, loss and this process's memory so far."""
+    name, B, T = parse(case)
+    config = recipe("recite", name, batch_size=B, context=T, short_context=0, dtype="float32")
+    from mlx_shakegpt.corpus import Corpus, Windows
+
+    ids = Corpus.load(None, preset(name).passage).ids
+    windows = Windows(ids, B, T, config.seed, config.jitter, 1)
+    step = (
+        ours(name, config, ids, weights)
+        if contender == "ours"
+        else theirs(name, config, weights, "bf16" in contender)
+    )
+    for index, _ in enumerate(sys.stdin):
+        print(json.dumps(step(windows.batch(index)) | {"bytes": common.peak_memory()}), flush=True)
+
+
+def ours(name, config, ids, weights):
+    from mlx_shakegpt import estimate, runtime
+
+    runtime.setup()
+    import mlx.core as mx
+
+    from mlx_shakegpt.train import Step, Trainer
+    from mlx_shakegpt.weights import Speaker, full_tensors, save_tensors
+
+    trainer = Trainer(preset(name).model, config, ids, lambda *_: None)
+    speaker = Speaker(trainer.model, trainer.vocabulary, config.context)
+    save_tensors(Path(weights), full_tensors(speaker))
+    print("ready", flush=True)
+    run = Step(trainer.model, trainer.optimizer, config.clip, trainer.absent)
+    rows = trainer.model.wte.weight.shape[0]
+    flops = estimate.product_flops(preset(name).model, config.tokens_per_step, config.context, rows)
+    last = 0.5
+
+    def step(batch):
+        nonlocal last
+        import dataclasses
+
+        closed = dataclasses.replace(
+            batch,
+            inputs=trainer.vocabulary.close(batch.inputs),
+            targets=trainer.vocabulary.close(batch.targets),
+        )
+        before = common.product_speed(last / 2)
+        start = time.perf_counter()
+        loss, norm = run(closed, config.lr)
+        mx.eval(loss, norm)
+        last = time.perf_counter() - start
+        gflops = (before + common.product_speed(last / 2)) / 2
+        return {
+            "seconds": last,
+            "loss": float(loss),
+            "share": flops / last / 1e9 / gflops,
+            "gflops": gflops,
+        }
+
+    return step
+
+
+def theirs(name, config, weights, low):
+    import torch
+    from torch_gpt2 import GPT, Step
+
+    torch.set_num_threads(os.cpu_count())
+    m = preset(name).model
+    model = GPT(m.n_layer, m.n_head, m.n_embd, m.n_positions, m.vocab_size)
+    model.load(weights)
+    run = Step(model, (config.beta1, config.beta2), config.clip, low)
+    print("ready", flush=True)
+
+    def step(batch):
+        start = time.perf_counter()
+        loss = run(batch.inputs, batch.targets, batch.weights, config.lr)
+        return {"seconds": time.perf_counter() - start, "loss": loss}
+
+    return step
+
+
+def parse(case: str) -> tuple[str, int, int]:
+    name, _, shape = case.partition(":")
+    B, T = map(int, shape.split("x"))
+    return name, B, T
+
+
+def measure(case: str, rounds: int) -> list[list[str]]:
+    with tempfile.TemporaryDirectory() as folder:
+        weights = str(Path(folder) / "weights.safetensors")
+        workers = {}
+        for contender in CONTENDERS:
+            workers[contender] = common.Worker(__file__, "--worker", case, contender, weights)
+        told = {c: [] for c in CONTENDERS}
+        for number in range(rounds + 2):
+            for contender, worker in workers.items():
+                answer = worker.ask()
+                if number >= 2:  # the first two compile, allocate and warm up
+                    told[contender].append(answer)
+        for worker in workers.values():
+            worker.close()
+    base = told["ours"]
+    rows = []
+    for contender in CONTENDERS:
+        ratios = [b["seconds"] / a["seconds"] for a, b in zip(base, told[contender], strict=True)]
+        apart = max(abs(a["loss"] - b["loss"]) for a, b in zip(base, told[contender], strict=True))
+        bytes_ = told[contender][-1]["bytes"]
+        rows.append(
+            [
+                case.replace(":", " ").replace("x", " × "),
+                contender,
+                f"{statistics.median(a['seconds'] for a in told[contender]):.2f} s",
+                f"{statistics.median(ratios):.2f}",
+                f"{statistics.median(a['share'] for a in base):.0%}" if contender == "ours" else "",
+                f"{bytes_ / 1e9:.2f} GB",
+                f"{base[-1]['bytes'] / bytes_:.0%}",
+                f"{apart:.1e}",
+            ]
+        )
+    return rows
+
+
+@click.command()
+@click.argument("cases", nargs=-1)
+@click.option("--rounds", default=5, show_default=True)
+@click.option("--worker", nargs=3, hidden=True)
+def main(cases: tuple[str, ...], rounds: int, worker: tuple[str, str, str] | None) -> None:
+    if worker:
+        return work(*worker)
+    rows = []
+    for case in cases or CASES:
+        rows += measure(case, rounds)
+    header = ["preset, batch × context", "program", "step", "times ours", "of peak sgemm"]
+    header += ["peak memory", "ours over it", "losses differ by"]
+    click.echo(report.table(header, rows))
+    click.echo(f"\nMedians of {rounds} rounds. {common.machine()}")
+
+
+if __name__ == "__main__":
+    main()
