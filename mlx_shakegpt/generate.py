@@ -1,4 +1,4 @@
-"""Text from a model, one token at a time: KV cache, samplers, and going on past the context.
+"""Text from a model as a stream: KV cache, samplers, guesses, and going on past the context.
 
 The cache and the samplers are mlx-lm's. Knows nothing of runs, folders or terminals.
 """
@@ -7,55 +7,118 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import itertools
+import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 
+from .lookup import Lookup
 from .sampling import Sampling
 from .tokenizer import END_OF_TEXT
 from .weights import Speaker
 
-Sampler = Callable[[mx.array], mx.array]
+# Two logits this near, as a share of the larger, may change places with the size of a pass.
+_CLOSE = {mx.float32: 1e-5, mx.float16: 0.01, mx.bfloat16: 0.05}
 
 
 def stream(
-    speaker: Speaker, prompt: Sequence[int], max_tokens: int, sampling: Sampling | None = None
+    speaker: Speaker,
+    prompt: Sequence[int],
+    max_tokens: int,
+    sampling: Sampling | None = None,
+    lookup: Lookup | None = None,
 ) -> Iterator[int]:
     """Yields up to `max_tokens` ids after a prompt; ends early at the end-of-text token.
 
-    Where the trained context is full, its last half becomes the beginning of a new one. Raises
-    ValueError for an empty prompt or an id outside the vocabulary.
+    Where the trained context is full, its last half becomes the beginning of a new one. With
+    `lookup`, its guesses are checked many at a time; that changes the speed, but not the ids of
+    greedy decoding, nor the distribution of sampled ones. Raises ValueError for an empty prompt or
+    an id outside the vocabulary.
     """
     if not prompt:
         raise ValueError("the prompt is empty; give at least one character to go on from")
     sampling = sampling or Sampling()
-    choose = _sampler(speaker, sampling)
+    choose = Chooser(speaker, sampling)
     mx.random.seed(sampling.seed)
-    history = list(prompt)
-    window = speaker.context
     # Rows that are not yet in the cache; a prompt longer than the window starts from its last half.
-    fresh = history if len(history) <= window else history[-max(1, window // 2) :]
+    half = max(1, speaker.context // 2)
+    fresh = list(prompt) if len(prompt) <= speaker.context else list(prompt[-half:])
+    if lookup:
+        ids = _guessed(speaker, list(prompt), fresh, choose, lookup)
+    else:
+        ids = _plain(speaker, list(prompt), fresh, choose)
+    for token in itertools.islice(ids, max_tokens):
+        yield token
+        if token == END_OF_TEXT:
+            return
+
+
+def _plain(
+    speaker: Speaker, history: list[int], fresh: list[int], choose: Chooser
+) -> Iterator[int]:
+    """One token a pass. The next pass starts before its token is read: the device need not wait."""
     cache = prompt_cache(speaker)
-    token = choose(_logits(speaker, fresh, cache))
+    token = choose.ids(_logits(speaker, fresh, cache))
     mx.async_eval(token)
-    for count in range(1, max_tokens + 1):
+    while True:
         following: mx.array | None = None
-        if count < max_tokens and cache[0].offset < window:
-            # The next step starts before this one's token is read: the device need not wait.
-            following = choose(_logits(speaker, token, cache))
+        if cache[0].offset < speaker.context:
+            following = choose.ids(_logits(speaker, token, cache))
             mx.async_eval(following)
         history.append(int(token))
         yield history[-1]
-        if history[-1] == END_OF_TEXT or count == max_tokens:
-            return
         if following is None:
             cache = prompt_cache(speaker)
-            following = choose(_logits(speaker, history[-max(1, window // 2) :], cache))
+            following = choose.ids(
+                _logits(speaker, history[-max(1, speaker.context // 2) :], cache)
+            )
         token = following
+
+
+def _guessed(
+    speaker: Speaker, history: list[int], fresh: list[int], choose: Chooser, lookup: Lookup
+) -> Iterator[int]:
+    """As many tokens a pass as were guessed right, and one more.
+
+    A choice is made after each guessed token as if it were true, and choices hold as far as the
+    guesses agree with them: speculative sampling (Leviathan et al., 2023) for guesses that are
+    certain, where keeping a choice that agrees is accepting it with its probability. Where greedy
+    decoding is close to a tie, a pass without guesses decides, as their rounding differs.
+    """
+    cache = prompt_cache(speaker)
+    alone = False
+    while True:
+        room = speaker.context - cache[0].offset - len(fresh)
+        if room < 0:
+            cache = prompt_cache(speaker)
+            fresh = history[-max(1, speaker.context // 2) :]
+            room = speaker.context - len(fresh)
+        guess = [] if alone else lookup.propose(history, room)
+        logits = _logits(speaker, fresh + guess, cache, len(guess) + 1)
+        chosen = np.array(choose.ids(logits)).tolist()
+        firm = np.array(choose.firm(logits)) if guess else [True]
+        right = 0
+        while right < len(guess) and firm[right] and chosen[right] == guess[right]:
+            right += 1
+        lookup.settle(len(guess), right)
+        alone = not firm[right]
+        new = guess[:right] if alone else chosen[: right + 1]
+        fed = fresh + guess[:right]  # what holds of that which the cache has got
+        kept = len(fed)
+        if alone:  # the last token is fed again, or all of `fresh` where no guess was right
+            kept = len(fed) - 1 if right else 0
+        fresh = fed[kept:] if alone else new[-1:]
+        for layer in cache:
+            layer.trim(len(guess) + (len(fed) - right) - kept)
+        for token in new:
+            history.append(token)
+            yield token
 
 
 def prompt_cache(speaker: Speaker) -> list[Any]:
@@ -63,30 +126,46 @@ def prompt_cache(speaker: Speaker) -> list[Any]:
     return _mlx_lm("models.cache").make_prompt_cache(speaker.model)
 
 
-def _logits(speaker: Speaker, ids: Sequence[int] | mx.array, cache: list[Any]) -> mx.array:
-    """Logits (1, vocab_size) after some ids, or after one id that is still on the device."""
+def _logits(
+    speaker: Speaker, ids: Sequence[int] | mx.array, cache: list[Any], last: int = 1
+) -> mx.array:
+    """Logits (last, rows) after the last of some ids, or after one that is still on the device."""
     if isinstance(ids, mx.array):
         rows = speaker.table[ids] if speaker.vocabulary else ids
     else:
         rows = mx.array(speaker.rows(list(ids)))
-    states = speaker.model.hidden(rows.reshape(1, -1), cache)
-    return speaker.expand(speaker.model.head(states[:, -1]))
+    return speaker.model.head(speaker.model.hidden(rows.reshape(1, -1), cache, last)[0])
 
 
-def _sampler(speaker: Speaker, sampling: Sampling) -> Sampler:
-    if sampling.temperature == 0:
-        return lambda logits: logits.argmax(-1)
-    # mlx-lm refuses a top_k that filters nothing.
-    top_k = sampling.top_k if sampling.top_k < speaker.model.config.vocab_size else 0
-    sample = _mlx_lm("sample_utils").make_sampler(
-        temp=sampling.temperature, top_p=sampling.top_p, min_p=sampling.min_p, top_k=top_k
-    )
+class Chooser:
+    """How a token is chosen after each of some positions: the likeliest, or one at random."""
 
-    def choose(logits: mx.array) -> mx.array:
-        logits = logits.astype(mx.float32)
-        return sample(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
+    def __init__(self, speaker: Speaker, sampling: Sampling) -> None:
+        self.speaker, self.greedy = speaker, sampling.temperature == 0
+        if self.greedy:
+            return
+        # mlx-lm refuses a top_k that filters nothing.
+        top_k = sampling.top_k if sampling.top_k < speaker.model.config.vocab_size else 0
+        self._sample = _mlx_lm("sample_utils").make_sampler(
+            temp=sampling.temperature, top_p=sampling.top_p, min_p=sampling.min_p, top_k=top_k
+        )
 
-    return choose
+    def ids(self, logits: mx.array) -> mx.array:
+        """One id (n,) for each of (n, rows) logits."""
+        if self.greedy:
+            chosen = logits.argmax(-1)
+            return self.speaker.ids[chosen] if self.speaker.vocabulary else chosen
+        logits = self.speaker.expand(logits).astype(mx.float32)
+        return self._sample(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
+
+    def firm(self, logits: mx.array) -> mx.array:
+        """Whether each choice (n,) would be the same with the logits rounded otherwise."""
+        if not self.greedy:
+            return mx.ones(logits.shape[0], mx.bool_)
+        top = logits.max(-1)
+        first = mx.arange(logits.shape[-1]) == logits.argmax(-1, keepdims=True)
+        second = mx.where(first, -math.inf, logits).max(-1)
+        return top - second > _CLOSE[logits.dtype] * mx.abs(top)
 
 
 def _mlx_lm(name: str) -> ModuleType:

@@ -38,10 +38,12 @@ class Attention(nn.Module):
         self.c_attn = Linear(C, 3 * C)
         self.c_proj = Linear(C, C)
 
-    def __call__(self, x: mx.array, mask: Any, cache: Any) -> mx.array:
+    def __call__(self, x: mx.array, mask: Any, cache: Any, last: int | None) -> mx.array:
         q, k, v = ops.split_heads(self.c_attn(x), self.n_head)  # each (B, H, T, D)
         if cache is not None:
             k, v = cache.update_and_fetch(k, v)
+        if last:
+            q = q[:, :, -last:]
         return self.c_proj(ops.attention(q, k, v, mask))
 
 
@@ -66,8 +68,10 @@ class Block(nn.Module):
         self.ln_2 = LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.mlp = MLP(config)
 
-    def __call__(self, x: mx.array, mask: Any, cache: Any) -> mx.array:
-        x = x + self.attn(self.ln_1(x), mask, cache)
+    def __call__(self, x: mx.array, mask: Any, cache: Any, last: int | None = None) -> mx.array:
+        """States (B, T, C), or with `last` only those of that many last positions."""
+        y = self.attn(self.ln_1(x), mask, cache, last)
+        x = (x[:, -last:] if last else x) + y
         return x + self.mlp(self.ln_2(x))
 
 
@@ -91,8 +95,12 @@ class GPT(nn.Module):
         """The blocks, under the name that mlx-lm asks for."""
         return self.h
 
-    def hidden(self, ids: mx.array, cache: list[Any] | None = None) -> mx.array:
+    def hidden(
+        self, ids: mx.array, cache: list[Any] | None = None, last: int | None = None
+    ) -> mx.array:
         """Normalised last states (B, T, C) of ids (B, T), after those already in `cache`.
+
+        With `last`, only those of that many last positions, which saves most of the last block.
 
         Raises ValueError where the positions would run past the position table: MLX itself does
         not check, and reads foreign memory. Ids are checked where they enter, on the host.
@@ -107,8 +115,10 @@ class GPT(nn.Module):
         positions = mx.arange(T) + (mx.array(start)[..., None] if cache else 0)
         x = self.wte(ids) + self.wpe(positions)
         mask = cache[0].make_mask(T, return_array=False, window_size=None) if cache else "causal"
+        top = len(self.h) - 1
         for layer, block in enumerate(self.h):
-            x = block(x, mask, cache[layer] if cache else None)
+            kept = last if layer == top else None
+            x = block(x, mask, cache[layer] if cache else None, kept)
         return self.ln_f(x)
 
     def head(self, states: mx.array) -> mx.array:

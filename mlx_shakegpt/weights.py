@@ -55,6 +55,13 @@ class Speaker:
         assert self.vocabulary is not None
         return mx.array(self.vocabulary.table)
 
+    @cached_property
+    def ids(self) -> mx.array:
+        """The id of each row, (rows,) int32; the shared row stands for the first absent id."""
+        assert self.vocabulary is not None
+        absent = np.setdiff1d(np.arange(self.vocabulary.total), self.vocabulary.own)[:1]
+        return mx.array(np.append(self.vocabulary.own, absent).astype(np.int32))
+
     def expand(self, logits: mx.array) -> mx.array:
         """Logits (…, vocab_size) of logits (…, rows)."""
         if not self.vocabulary:

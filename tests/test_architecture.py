@@ -13,7 +13,7 @@ PACKAGE = ROOT / "mlx_shakegpt"
 ORDER = [
     "options", "config", "sampling", "files", "runtime", "trees", "assets", "tokenizer", "corpus",
     "ops", "model", "optim", "train", "memory", "weights", "checkpoint", "report", "run",
-    "generate", "export", "estimate", "measure", "cli",
+    "lookup", "generate", "export", "estimate", "measure", "cli",
 ]  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mlx_shakegpt import ops
-from mlx_shakegpt.ops import cpu
+from mlx_shakegpt.ops import formulas
 
 
 def gelu64(x):
@@ -27,11 +27,11 @@ def test_gelu_and_its_gradient_are_those_of_float64():
 
 def test_exp_is_exact_where_it_matters():
     x = np.linspace(-80, 10.6, 100_001).astype(np.float32)
-    got = np.array(cpu._exp(mx.array(x)), np.float64)
+    got = np.array(formulas.exp(mx.array(x)), np.float64)
     want = np.exp(x.astype(np.float64))
     assert np.abs(got - want)[x <= 0].max() < 8e-7
     assert np.abs(got / want - 1)[x > -20].max() < 1e-5
-    assert float(cpu._exp(mx.array([[-88.0, -1e30]])).max()) == 0
+    assert float(formulas.exp(mx.array([[-88.0, -1e30]])).max()) == 0
 
 
 @pytest.mark.parametrize(("queries", "keys"), [(16, 16), (1, 16), (5, 9)])
@@ -100,7 +100,7 @@ def test_gelu_linear_is_linear_of_gelu():
     g = mx.array(rng.normal(size=(3, 4, 5)), mx.float32)
     got = mx.vjp(ops.gelu_linear, arrays, [g])
     want = mx.vjp(lambda x, w, b: ops.linear(ops.gelu(x), w, b), arrays, [g])
-    for ours, theirs in zip(sum(got, []), sum(want, []), strict=True):
+    for ours, theirs in zip(got[0] + got[1], want[0] + want[1], strict=True):
         assert mx.array_equal(ours, theirs)
 
 

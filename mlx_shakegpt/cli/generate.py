@@ -17,11 +17,17 @@ from .common import emit, json_option, note, options, prepare, speaker_from
 @click.option("--model", type=click.Path(), help="Exported folder to speak instead of a run.")
 @click.option("--max-tokens", type=click.IntRange(1), default=200, show_default=True)
 @options(Sampling, "temperature", "top_k", "top_p", "min_p", "seed")
-@click.option("--stats", is_flag=True, help="Print tokens a second to stderr at the end.")
+@click.option(
+    "--lookup/--no-lookup",
+    default=True,
+    show_default=True,
+    help="Check several tokens of the learned text at once where the last ones stand in it.",
+)
+@click.option("--stats", is_flag=True, help="Print speed and accepted guesses to stderr.")
 @json_option
 def command(
-    prompt: str, run: str | None, model: str | None, max_tokens: int, stats: bool, as_json: bool,
-    **sampling: Any,
+    prompt: str, run: str | None, model: str | None, max_tokens: int, lookup: bool, stats: bool,
+    as_json: bool, **sampling: Any,
 ) -> None:  # fmt: skip
     """Streams PROMPT and its continuation."""
     if not prompt:
@@ -31,6 +37,7 @@ def command(
     from ..generate import stream
 
     speaker, name = speaker_from(run, model)
+    guesses = _guesses(run, model) if lookup else None
     ids = tokenizer.encode(prompt)
     if prompt.endswith(" "):
         note(
@@ -41,7 +48,7 @@ def command(
     made: list[int] = []
 
     def counted() -> Any:
-        for token in stream(speaker, ids, max_tokens, Sampling(**sampling)):
+        for token in stream(speaker, ids, max_tokens, Sampling(**sampling), guesses):
             made.append(token)
             yield token
 
@@ -63,6 +70,35 @@ def command(
         "seconds": round(seconds, 3),
         "tokens_per_second": round(rate, 2),
     }
+    if guesses:
+        counts = {"passes": guesses.passes, "proposed": guesses.proposed}
+        result |= counts | {"accepted": guesses.accepted}
     emit(as_json, result, "")
     if stats:
         note(f"{len(made)} tokens in {seconds:.2f} s: {rate:.1f} tokens/s")
+        if guesses:
+            note(
+                f"{guesses.accepted} of {guesses.proposed} looked-up tokens accepted, "
+                f"{guesses.passes} passes of the model"
+            )
+
+
+def _guesses(run: str | None, model: str | None) -> Any:
+    """A look-up in the text that the run learned; for a folder, in Tiny Shakespeare if at hand.
+
+    Any text is safe, as guesses change the speed alone; so one that is gone is no error.
+    """
+    from .. import assets
+    from ..config import Passage
+    from ..corpus import Corpus
+    from ..lookup import Lookup
+    from ..run import find_run, load_corpus
+
+    try:
+        if not model:
+            return Lookup(load_corpus(find_run(run)).ids)
+        if assets.TINY_SHAKESPEARE.file.exists():
+            return Lookup(Corpus.load(None, Passage()).ids)
+    except ValueError as error:
+        note(f"Warning: {error}. Going on without look-up.")
+    return None

@@ -1,11 +1,13 @@
 """The whole text's loss, scored only where there is context, and the floor under it.
 
-Shares no code with the trainer's loss: what it says is evidence.
+Shares the model and its operations with the trainer, but not its windows, targets or weights: what
+it says is evidence.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import mlx.core as mx
@@ -38,22 +40,24 @@ def whole_text_nll(
     absent = vocabulary.absent if vocabulary else 0
     rows = vocabulary.close(ids) if vocabulary else ids
     starts, first = _windows(len(ids), context)
-    order = _spread(len(starts))
-    at_once = max(1, TOKENS_AT_ONCE // context)
-    score = partial(mx.compile, inputs=model.state)(partial(_score, model, absent))
-    total = hits = scored = 0.0
-    for begin in range(0, len(order), at_once):
-        chosen = order[begin : begin + at_once]
+    scores: dict[int, Callable[[mx.array], Sequence[mx.array]]] = {}
+    total = hits = scored = done = 0.0
+    for chosen in _batches(len(starts), max(1, TOKENS_AT_ONCE // context)):
+        last = context - int(first[chosen].min())  # positions that the batch scores at most
+        if last not in scores:
+            scores[last] = partial(mx.compile, inputs=model.state)(
+                partial(_score, model, absent, last)
+            )
         windows = rows[starts[chosen, None] + np.arange(context + 1)]
-        nll, hit = map(np.array, score(mx.array(windows)))
-        mask = np.arange(context) >= first[chosen, None]
+        nll, hit = map(np.array, scores[last](mx.array(windows)))
+        mask = np.arange(context - last, context) >= first[chosen, None]
         total += float((nll * mask).sum(dtype=np.float64))
         hits += float((hit & mask).sum())
         scored += int(mask.sum())
-        done = begin + len(chosen)
+        done += len(chosen)
         if target and scored >= SAMPLE_AT_LEAST and total > target * (len(ids) - 1):
             break
-    complete = done == len(order)
+    complete = done == len(starts)
     return Evaluation(
         nll=total / scored,
         floor=window_floor(ids, context),
@@ -101,14 +105,20 @@ def _spread(n: int) -> np.ndarray:
     return np.argsort((np.arange(n) * ((math.sqrt(5) - 1) / 2)) % 1, kind="stable")
 
 
-def _score(model: GPT, absent: int, windows: mx.array) -> tuple[mx.array, mx.array]:
-    """Loss and hit of each position of (W, T + 1) windows, both (W, T)."""
-    states, wte = model.hidden(windows[:, :-1]), model.wte.weight
-    logits = ops.linear(states.astype(mx.float32), wte.astype(mx.float32))
-    targets = windows[:, 1:]
-    own = mx.take_along_axis(logits, targets[..., None], axis=-1).squeeze(-1)
-    hit = logits.argmax(-1) == targets
-    if absent > 1:
-        last = mx.arange(logits.shape[-1]) == logits.shape[-1] - 1
-        logits = logits + mx.where(last, math.log(absent), 0.0)
-    return mx.logsumexp(logits, axis=-1) - own, hit
+def _batches(n: int, size: int) -> Iterator[np.ndarray]:
+    """Windows 0 … n − 1 in batches: the first one alone, as it scores all of its positions."""
+    order = _spread(n)
+    order = order[order != 0]
+    yield np.zeros(1, int)
+    for begin in range(0, n - 1, size):
+        yield order[begin : begin + size]
+
+
+def _score(model: GPT, absent: int, last: int, windows: mx.array) -> tuple[mx.array, mx.array]:
+    """Loss and hit of the `last` positions of (W, T + 1) windows, both (W, last)."""
+    states = model.hidden(windows[:, :-1], last=last)
+    logits = ops.linear(states.astype(mx.float32), model.wte.weight.astype(mx.float32))
+    targets = windows[:, -last:]
+    flat = logits.reshape(-1, logits.shape[-1])
+    nll = ops.cross_entropy(flat, targets.reshape(-1), max(absent, 1))
+    return nll.reshape(targets.shape), logits.argmax(-1) == targets

@@ -1,4 +1,4 @@
-"""Formulas for MLX's CPU backend, each with its gradient, from operations that it does fast.
+"""A layer's operations for MLX's CPU backend, each with its gradient, from what it does fast.
 
 MLX's CPU kernels are scalar calls for tanh and exp, strided wherever an operand is broadcast or
 transposed, and single-threaded; only matrix products use all cores.
@@ -11,29 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 
-_Terms = tuple[float, ...]
-# Limit, P and Q of minimax fits x P(x²) / Q(x²), by benchmarks/fit_gelu.py, of
-# tanh(√(2/π)(x + 0.044715 x³)), within 2e-7, and of GELU's derivative less 1/2, within 4e-7.
-_TANH = (
-    5.0,
-    (0.79788382, 0.0800788569, 0.00743628805, 0.000361310361, 6.48334457e-06, -2.39613617e-08),
-    (1.0, 0.267849844, 0.0286211233, 0.00150506355, 7.13133887e-05),
-)
-_SLOPE = (
-    5.2,
-    (
-        0.797882175,
-        -0.0586042303,
-        0.0134036756,
-        -0.000406820859,
-        2.34685334e-05,
-        -3.58137613e-07,
-        2.56343785e-09,
-    ),
-    (1.0, 0.261513295, 0.0277268234, 0.0011440621, 8.63991637e-05),
-)
-_EXP_LIMIT = -87.0  # exp of it is the smallest float32 of full precision
-_EXP_LIMIT_Q = -0.4932  # a little above expm1(-87 / 128)
+from .formulas import barrier, exp_below, exp_between, gelu_backward, gelu_forward
 
 
 def custom(function: Callable[..., Any]) -> Any:
@@ -41,76 +19,14 @@ def custom(function: Callable[..., Any]) -> Any:
     return mx.custom_function(function)
 
 
-def _exp(x: mx.array) -> mx.array:
-    """exp of x < 11 within a share of 1e-5 of it down to -20, 8e-7 below; 0 below -87.
-
-    (1 + q)^128 with q = expm1(x / 128) by Taylor's series: the first squarings keep q apart from
-    the 1, so that its rounding is not multiplied by 128.
-    """
-    y = _barrier(mx.maximum(x, _EXP_LIMIT) * (1 / 128))
-    y2 = y * y
-    q = y + y2 * ((1 / 2 + y * (1 / 6)) + y2 * ((1 / 24 + y * (1 / 120)) + y2 * (1 / 720)))
-    q = mx.where(q > _EXP_LIMIT_Q, q, -1.0).reshape(x.shape)
-    for _ in range(3):
-        q = q * (2 + q)
-    e = 1 + q
-    for _ in range(4):
-        e = e * e
-    return e
-
-
-def _barrier(x: mx.array) -> mx.array:
-    """x as (1, size), which ends a fused kernel without a copy.
-
-    mx.compile cuts expressions deeper than 11 operations where it likes, and a constant on the far
-    side of a cut becomes a strided operand, at a third of the speed.
-    """
-    return x.reshape(1, -1)
-
-
-def _rational(x: mx.array, limit: float, numerator: _Terms, denominator: _Terms) -> mx.array:
-    """x P(x²) / Q(x²) for x clipped to ±limit, as (1, size); Estrin's order of sums is shallow."""
-    x = _barrier(mx.minimum(mx.maximum(x, -limit), limit))
-    s = x * x
-    s2 = s * s
-    s4 = s2 * s2
-
-    def polynomial(c: _Terms) -> mx.array:
-        pairs = [c[i] + c[i + 1] * s if i + 1 < len(c) else c[i] for i in range(0, len(c), 2)]
-        high = pairs[2] + pairs[3] * s2 if len(pairs) > 3 else pairs[2]
-        return (pairs[0] + pairs[1] * s2) + high * s4
-
-    return x * polynomial(numerator) / polynomial(denominator)
-
-
-@mx.compile
-def _exp_below(x: mx.array, top: mx.array) -> mx.array:
-    return _exp(x - top)
-
-
-@mx.compile
-def _exp_between(x: mx.array, top: mx.array, more: mx.array) -> mx.array:
-    return _exp(x - top + more)
-
-
-@mx.compile
-def _gelu_forward(x: mx.array) -> mx.array:
-    return ((0.5 * _barrier(x)) * (1 + _rational(x, *_TANH))).reshape(x.shape)
-
-
-@mx.compile
-def _gelu_backward(x: mx.array, g: mx.array) -> mx.array:
-    return (_barrier(g) * (0.5 + _rational(x, *_SLOPE))).reshape(x.shape)
-
-
 @custom
 def gelu(x):
-    return _gelu_forward(x)
+    return gelu_forward(x)
 
 
 @gelu.vjp
 def _gelu_vjp(primals, cotangent, _):
-    return _gelu_backward(primals, cotangent)
+    return gelu_backward(primals, cotangent)
 
 
 @custom
@@ -141,7 +57,7 @@ def _affine_vjp(primals, cotangent, _):
 def gelu_affine(x, weight, bias):
     """affine(gelu(x), weight, bias), which keeps x for the gradient and computes gelu(x) anew: a
     third of what a block would keep, for a hundredth of a step's time."""
-    return mx.addmm(bias, _gelu_forward(x), weight.T)
+    return mx.addmm(bias, gelu_forward(x), weight.T)
 
 
 @gelu_affine.vjp
@@ -149,8 +65,8 @@ def _gelu_affine_vjp(primals, cotangent, _):
     x, weight, _ = primals
     # Else mx.compile would find that the forward pass has it already, and keep that.
     (later,) = mx.depends([x], [cotangent])
-    dx = _gelu_backward(x, cotangent @ weight)
-    return dx, cotangent.T @ _gelu_forward(later), cotangent.sum(0)
+    dx = gelu_backward(x, cotangent @ weight)
+    return dx, cotangent.T @ gelu_forward(later), cotangent.sum(0)
 
 
 @custom
@@ -158,7 +74,7 @@ def layer_norm(x, weight, bias, eps):
     """(N, C); sums, here and in the gradient, are products with vectors: BLAS uses all cores."""
     mean = mx.full((x.shape[-1], 1), 1 / x.shape[-1])
     centred = x - x @ mean
-    rstd = mx.rsqrt(_barrier(centred * centred).reshape(x.shape) @ mean + eps)
+    rstd = mx.rsqrt(barrier(centred * centred).reshape(x.shape) @ mean + eps)
     normal = centred * rstd
     return normal * weight + bias, rstd, normal
 
@@ -197,7 +113,7 @@ def attention(q, k, v, seen):
     flat = scores.reshape(-1, seen.size)
     masked = flat * q.shape[-1] ** -0.5 + ((seen - 1) * 1e30).reshape(1, -1)
     masked = masked.reshape(scores.shape)
-    e = _exp_below(masked, masked.max(-1, keepdims=True))
+    e = exp_below(masked, masked.max(-1, keepdims=True))
     reciprocal = 1 / _row_sums(e)
     # Dividing the sums, (T, D), is less work than dividing the weights, (T, keys).
     y = (e @ v) * reciprocal
@@ -228,7 +144,7 @@ def cross_entropy(logits, targets, absent):
     last = logits.shape[-1] - 1
     top = logits.max(-1, keepdims=True)
     more = mx.where(mx.arange(last + 1) == last, mx.log(absent), 0.0)
-    e = _exp_between(logits, top, more)
+    e = exp_between(logits, top, more)
     # A product with ones: MLX's own sum of 50,000 terms is off in the fourth digit.
     total = _row_sums(e)
     own = mx.take_along_axis(logits, targets[:, None], axis=-1)

@@ -1,6 +1,16 @@
 """Runs: a training in its folder, and the folders by name."""
 
-from .folder import CONFIG, CURVE, LOG, METRICS, find_run, load_speaker, read_config, run_path
+from .folder import (
+    CONFIG,
+    CURVE,
+    LOG,
+    METRICS,
+    find_run,
+    load_corpus,
+    load_speaker,
+    read_config,
+    run_path,
+)
 from .session import Run
 
 __all__ = [
@@ -10,6 +20,7 @@ __all__ = [
     "METRICS",
     "Run",
     "find_run",
+    "load_corpus",
     "load_speaker",
     "read_config",
     "run_path",

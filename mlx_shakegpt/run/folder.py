@@ -7,6 +7,7 @@ from typing import Any
 
 from .. import checkpoint
 from ..config import ModelConfig, Passage, TrainConfig
+from ..corpus import Corpus
 from ..files import weights_dir
 from ..weights import Speaker, read_json, speaker_from_run
 
@@ -53,6 +54,22 @@ def read_config(path: Path) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path / CONFIG} is damaged: {error}") from None
     return data
+
+
+def load_corpus(path: Path) -> Corpus:
+    """The text that a run learned. Raises ValueError where the file has changed or is gone."""
+    config = read_config(path)
+    told = config["corpus"]
+    try:
+        corpus = Corpus.load(Path(told["path"]) if told["path"] else None, config["passage"])
+    except FileNotFoundError as error:
+        raise ValueError(str(error)) from None
+    if corpus.sha256 != told["sha256"]:
+        raise ValueError(
+            f"{told['path'] or told['name']} is not the text that run {path.name!r} learned: its "
+            f"sha256 is {corpus.sha256}, not {told['sha256']}; put the old text back"
+        )
+    return corpus
 
 
 def load_speaker(path: Path) -> Speaker:
