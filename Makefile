@@ -27,7 +27,10 @@ check: .venv/installed-test
 	$(BIN)/python -m pytest
 
 bench: .venv/installed-test
-	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/generation.py
+	$(BIN)/python benchmarks/evaluation.py
+	$(BIN)/python benchmarks/scaling.py
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-# Some machines set these to make OpenBLAS choose slow kernels, for tests that must not depend on it.
+# Where set, OpenBLAS takes kernels for another processor.
 _SLOW = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 
 
@@ -34,8 +34,8 @@ class Worker:
         )
         self._line()
 
-    def ask(self) -> dict:
-        self.process.stdin.write("\n")
+    def ask(self, question: int = 0) -> dict:
+        self.process.stdin.write(f"{question}\n")
         self.process.stdin.flush()
         return json.loads(self._line())
 

@@ -47,11 +47,9 @@ class GPT(nn.Module):
         names |= {"mlp.c_fc": "c_fc", "mlp.c_proj": "c_out"}
         state = {}
         for name, value in load_file(path).items():
-            for theirs, ours in names.items():
-                if theirs in name:
-                    name = name.replace(theirs, ours)
-                    value = value.T if name.endswith("weight") else value
-            state[name] = value
+            linear = next((theirs for theirs in names if theirs in name), None)
+            ours = name.replace(linear, names[linear]) if linear else name
+            state[ours] = value.T if linear and name.endswith("weight") else value
         self.load_state_dict(state)
 
 

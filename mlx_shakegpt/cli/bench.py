@@ -41,10 +41,13 @@ def command(presets: tuple[str, ...], repeats: int, as_json: bool, **given: Any)
             f"{r['train']['share_of_peak']:.0%}",
             f"{r['peak_bytes'] / 1e9:.2f} GB",
             f"{r['generate']['tokens_per_second']:.0f}",
+            f"{r['generate']['known_tokens_per_second']:.0f}",
+            f"{r['generate']['accepted']:.0%}",
         ]
         for r in results
     ]
-    header = ["preset", "batch", "step", "tokens/s", "of peak", "peak memory", "spoken tokens/s"]
+    header = ["preset", "batch", "step", "tokens/s", "of peak", "peak memory"]
+    header += ["spoken tokens/s", "text known by heart", "guesses accepted"]
     text = report.table(header, rows) + (
         f"\n\nMedian of {repeats} steps; peak: {results[0]['matmul_gflops']:.0f} GFLOP/s "
         f"in {changes['dtype']} products on {runtime.name}."

@@ -15,7 +15,7 @@ from functools import cache
 import mlx.core as mx
 
 from .blas import Blas, use_fast_blas
-from .kernels import use_native_kernels
+from .kernels import compiled, use_native_kernels
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 
@@ -42,7 +42,8 @@ def setup() -> Runtime:
     blas = None
     if on_cpu and os.uname().sysname == "Linux":
         _keep_freed_memory()
-        blas = use_fast_blas()
+        problem = use_native_kernels()
+        blas = use_fast_blas(None if problem else compiled)
         if not blas.fast:
             warnings.append(
                 f"MLX uses its slow reference BLAS ({blas.reason}), 20 to 100 times slower than "
@@ -53,9 +54,9 @@ def setup() -> Runtime:
                 "no g++, so MLX cannot fuse operations and steps take about twice the time; "
                 "get it with: apt-get install g++"
             )
-        elif reason := use_native_kernels():
+        elif problem:
             warnings.append(
-                f"MLX compiles its kernels for any processor, and slowly ({reason}); "
+                f"MLX compiles its kernels for any processor, and slowly ({problem}); "
                 "make ~/.cache writable, or name another folder in XDG_CACHE_HOME"
             )
     if not on_cpu:

@@ -1,7 +1,7 @@
 """A fast `cblas_sgemm` for MLX's Linux CPU build, whose wheel carries the reference BLAS.
 
 MLX calls `cblas_sgemm` through one entry of its import table (ELF's global offset table). This
-finds an OpenBLAS and writes its address there: no compiler, no preloading, no order of imports.
+finds an OpenBLAS and writes its address there: no preloading, no order of imports.
 Knows nothing of MLX beyond the name of its library and of that one function.
 """
 
@@ -11,12 +11,40 @@ import ctypes
 import importlib.util
 import mmap
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 _SGEMM = b"cblas_sgemm"
 _JUMP_OR_DATA = {62: (6, 7), 183: (1025, 1026)}  # GLOB_DAT, JUMP_SLOT by ELF machine: x86-64, arm64
 _RELA, _DYNSYM = 4, 11  # section types: relocations with addend, dynamic symbols
+Compile = Callable[[str, str], Path | None]
+# OpenBLAS's sgemm copies the whole matrix into its packed form also for a single row, which takes
+# two or three times as long as to read it once. 101 is row-major, 111 and 112 plain and transposed.
+_ROUTER = """
+using Gemm = void(int, int, int, int, int, int, float, const float*, int, const float*, int, float,
+                  float*, int);
+using Gemv = void(int, int, int, int, float, const float*, int, const float*, int, float, float*,
+                  int);
+extern "C" {
+Gemm* gemm;
+Gemv* gemv;
+void route(int order, int ta, int tb, int m, int n, int k, float alpha, const float* a, int lda,
+           const float* b, int ldb, float beta, float* c, int ldc) {
+  if (order == 101 && m == 1) {
+    bool plain = tb == 111;
+    gemv(101, plain ? 112 : 111, plain ? k : n, plain ? n : k, alpha, b, ldb, a,
+         ta == 111 ? 1 : lda, beta, c, 1);
+  } else if (order == 101 && n == 1) {
+    bool plain = ta == 111;
+    gemv(101, ta, plain ? m : k, plain ? k : m, alpha, a, lda, b, tb == 111 ? ldb : 1, beta, c,
+         ldc);
+  } else {
+    gemm(order, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+  }
+}
+}
+"""
 
 
 @dataclass(frozen=True)
@@ -29,8 +57,12 @@ class Blas:
     reason: str = ""
 
 
-def use_fast_blas() -> Blas:
-    """Routes MLX's float32 matrix products to OpenBLAS: a system one, else the one from PyPI."""
+def use_fast_blas(compiled: Compile | None = None) -> Blas:
+    """Routes MLX's float32 matrix products to OpenBLAS: a system one, else the one from PyPI.
+
+    With `compiled`, which makes a library of a name and C++ source, those of one row or column go
+    to its `cblas_sgemv`.
+    """
     mlx = _loaded_library("libmlx.so")
     if mlx is None:
         return Blas(False, "reference", reason="libmlx.so is not among the loaded libraries")
@@ -45,11 +77,18 @@ def use_fast_blas() -> Blas:
         try:
             library = ctypes.CDLL(found)
             sgemm = getattr(library, f"{prefix}cblas_sgemm")
+            sgemv = getattr(library, f"{prefix}cblas_sgemv")
             config = getattr(library, f"{prefix}openblas_get_config")
         except (OSError, AttributeError):
             continue
         config.restype = ctypes.c_char_p
         address = ctypes.cast(sgemm, ctypes.c_void_p).value or 0
+        if compiled and (router := compiled("route", _ROUTER)):
+            routed = ctypes.CDLL(str(router))
+            ctypes.c_void_p.in_dll(routed, "gemm").value = address
+            vector = ctypes.cast(sgemv, ctypes.c_void_p).value
+            ctypes.c_void_p.in_dll(routed, "gemv").value = vector
+            address = ctypes.cast(routed.route, ctypes.c_void_p).value or 0
         for slot in slots:
             _write_pointer(base + slot, address)
         name = " ".join(config().decode().split()[:2])

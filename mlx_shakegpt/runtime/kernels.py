@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 from shlex import quote
@@ -74,6 +75,23 @@ def use_native_kernels() -> str:
     os.environ["TMPDIR"] = str(here)
     os.environ["PATH"] = f"{script.parent}{os.pathsep}{path}"
     return ""
+
+
+def compiled(name: str, source: str) -> Path | None:
+    """The shared library of some C++ source, compiled once and kept beside MLX's kernels.
+
+    None where that is not possible. `use_native_kernels` must have succeeded.
+    """
+    here = Path(os.environ["TMPDIR"])
+    library, file = here / f"{name}.so", here / f"{name}.cpp"
+    if not library.exists():
+        try:
+            write_atomically(file, source)
+            command = ["g++", "-O2", "-fPIC", "-shared", str(file), "-o", str(library)]
+            subprocess.run(command, check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError):
+            return None
+    return library
 
 
 def _key(gxx: str, include: Path) -> str:

@@ -1,0 +1,70 @@
+"""Whole-text evaluation beside a training epoch of the same text, 124M, in turns.
+
+python benchmarks/evaluation.py [--tokens 2048] [--rounds 2]
+"""
+
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import click
+
+sys.path.insert(0, str(Path(__file__).parent))
+import common
+
+from mlx_shakegpt import report
+
+
+def measure(batch_size: int, context: int, tokens: int, rounds: int) -> list[str]:
+    from mlx_shakegpt import runtime
+
+    runtime.setup()
+    import mlx.core as mx
+
+    from mlx_shakegpt.config import Passage, preset, recipe
+    from mlx_shakegpt.corpus import Corpus, Windows
+    from mlx_shakegpt.memory.nll import whole_text_nll
+    from mlx_shakegpt.train import Step, Trainer
+
+    text = Corpus.load(None, Passage()).ids
+    shape = {"batch_size": batch_size, "context": context, "short_context": 0}
+    config = recipe("recite", "gpt2-124m", dtype="float32", **shape)
+    trainer = Trainer(preset("gpt2-124m").model, config, text, lambda *_: None)
+    step = Step(trainer.model, trainer.optimizer, config.clip, trainer.absent)
+    passage = text[: tokens + 1]
+    rows = trainer.vocabulary.close(passage)
+    windows = Windows(rows, batch_size, context, config.seed, False)
+    training, evaluating = [], []
+    mx.eval(*step(windows.batch(0), config.lr))
+    whole_text_nll(trainer.model, text[: 3 * context + 1], context, trainer.vocabulary)
+    for _ in range(rounds):
+        start = time.perf_counter()
+        for number in range(windows.steps(1)):
+            mx.eval(*step(windows.batch(number), config.lr))
+        training.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        whole_text_nll(trainer.model, passage, context, trainer.vocabulary)
+        evaluating.append(time.perf_counter() - start)
+    ratios = [e / t for e, t in zip(evaluating, training, strict=True)]
+    return [
+        f"{batch_size} × {context}",
+        f"{tokens:,}",
+        f"{statistics.median(training):.1f} s",
+        f"{statistics.median(evaluating):.1f} s",
+        f"{statistics.median(ratios):.2f}",
+    ]
+
+
+@click.command()
+@click.option("--tokens", default=2048, show_default=True)
+@click.option("--rounds", default=2, show_default=True)
+def main(tokens: int, rounds: int) -> None:
+    rows = [measure(B, T, tokens, rounds) for B, T in ((16, 64), (4, 256))]
+    header = ["batch × context", "tokens", "training epoch", "evaluation", "of an epoch"]
+    click.echo(report.table(header, rows))
+    click.echo(f"\nMedians of {rounds} rounds, float32. {common.machine()}")
+
+
+if __name__ == "__main__":
+    main()

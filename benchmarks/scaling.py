@@ -1,0 +1,105 @@
+"""How a step's time grows with tokens a step, context, layers and text: one table, one plot.
+
+    python benchmarks/scaling.py [--repeats 2] [--plot benchmarks/scaling.png]
+
+Width 768, 12 heads; unless varied, 4 layers, 8 × 64 tokens and the whole of Tiny Shakespeare.
+"""
+
+import math
+import sys
+import time
+from pathlib import Path
+
+import click
+
+sys.path.insert(0, str(Path(__file__).parent))
+import common
+
+from mlx_shakegpt import report
+
+BASE = {"batch_size": 8, "context": 64, "layers": 4, "corpus": 338_025}
+SERIES = {
+    "tokens a step (context 64)": [{"batch_size": b} for b in (1, 2, 4, 8, 16, 32)],
+    "context (512 tokens a step)": [
+        {"batch_size": 512 // t, "context": t} for t in (16, 32, 64, 128, 256, 512)
+    ],
+    "layers": [{"layers": n} for n in (1, 2, 4, 8)],
+    "tokens of text (rows of the head)": [
+        {"corpus": n} for n in (2_000, 8_000, 32_000, 128_000, 338_025)
+    ],
+}
+VARIED = ("tokens", "context", "layers", "corpus")
+
+
+def seconds(batch_size: int, context: int, layers: int, corpus: int, repeats: int) -> float:
+    """The best of some steps' times."""
+    import mlx.core as mx
+
+    from mlx_shakegpt.config import ModelConfig, Passage, recipe
+    from mlx_shakegpt.corpus import Corpus
+    from mlx_shakegpt.train import Step, Trainer
+
+    ids = Corpus.load(None, Passage()).ids[:corpus]
+    config = recipe(
+        "recite",
+        "gpt2-124m",
+        batch_size=batch_size,
+        context=context,
+        short_context=0,
+        dtype="float32",
+    )
+    trainer = Trainer(ModelConfig(n_layer=layers), config, ids, lambda *_: None)
+    step = Step(trainer.model, trainer.optimizer, config.clip, trainer.absent)
+    best = math.inf
+    for number in range(repeats + 1):
+        start = time.perf_counter()
+        mx.eval(*step(trainer.batch(number), config.lr))
+        if number:
+            best = min(best, time.perf_counter() - start)
+    return best
+
+
+def slope(x: list[float], y: list[float]) -> float:
+    """The exponent between the last two points: where the largest term shows."""
+    return math.log(y[-1] / y[-2]) / math.log(x[-1] / x[-2])
+
+
+@click.command()
+@click.option("--repeats", default=2, show_default=True)
+@click.option("--plot", type=click.Path(), default="benchmarks/scaling.png", show_default=True)
+def main(repeats: int, plot: str) -> None:
+    from mlx_shakegpt import runtime
+
+    runtime.setup()
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(SERIES), figsize=(14, 3.6), layout="constrained")
+    rows = []
+    for axis, varied, (name, points) in zip(axes, VARIED, SERIES.items(), strict=True):
+        x, y = [], []
+        for point in points:
+            asked = BASE | point
+            x.append(
+                asked["batch_size"] * asked["context"] if varied == "tokens" else asked[varied]
+            )
+            y.append(seconds(**asked, repeats=repeats))
+        first, last = slope(x[:2], y[:2]), slope(x, y)
+        cells = " · ".join(f"{a:,}: {b:.2f}" for a, b in zip(x, y, strict=True))
+        rows.append([name, cells, f"{first:.2f}", f"{last:.2f}"])
+        axis.loglog(x, y, "o-", color="#1f77b4")
+        axis.set_xticks(x, [f"{a:,}" for a in x], rotation=45)
+        axis.minorticks_off()
+        axis.set_xlabel(name)
+        axis.grid(True, alpha=0.3)
+    axes[0].set_ylabel("seconds a step")
+    figure.savefig(plot, dpi=110)
+    header = ["varied", "value: seconds a step", "exponent, first two", "last two"]
+    click.echo(report.table(header, rows))
+    click.echo(f"\nBest of {repeats} steps; plot in {plot}. {common.machine()}")
+
+
+if __name__ == "__main__":
+    main()
