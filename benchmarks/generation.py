@@ -26,7 +26,7 @@ PROMPT, SPOKEN, LEARNED = 16, 256, 320
 
 
 def work(program: str, folder: str, prompts: str) -> None:
-    """Answers each number on stdin with the times and ids of so long a continuation of each prompt."""
+    """Answers a number on stdin with the times and ids of so long a continuation of each prompt."""
     asked = json.loads(Path(prompts).read_text())
     speak = {"ours": ours, "mlx_lm": mlx_lm, "transformers": transformers}[program](folder)
     print("ready", flush=True)

@@ -6,14 +6,12 @@ Exits 1 where a token differs. Offsets spread over the passage are tried too, fo
 """
 
 import sys
-from pathlib import Path
 
 import click
 
 from mlx_shakegpt import report, runtime
-from mlx_shakegpt.corpus import Corpus
 from mlx_shakegpt.generate import stream
-from mlx_shakegpt.run import find_run, load_speaker, read_config
+from mlx_shakegpt.run import find_run, load_corpus, load_speaker
 
 
 @click.command()
@@ -24,9 +22,7 @@ from mlx_shakegpt.run import find_run, load_speaker, read_config
 def main(run: str | None, prompt: int, tokens: int, offsets: int) -> None:
     runtime.setup()
     path = find_run(run)
-    config = read_config(path)
-    text = config["corpus"]["path"]
-    ids = Corpus.load(Path(text) if text else None, config["passage"]).ids.tolist()
+    ids = load_corpus(path).ids.tolist()
     speaker = load_speaker(path)
     last = len(ids) - prompt - tokens
     rows, exact = [], 0

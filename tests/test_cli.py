@@ -56,7 +56,15 @@ def test_a_text_is_learned_and_spoken(shakegpt, poem, monkeypatch):
     known = tokenizer.encode(poem.read_text())[: len(tokenizer.encode(prompt)) + 50]
     spoken = shakegpt("generate", prompt, "--max-tokens", "50", "--stats")
     assert spoken.out.strip() == tokenizer.decode(known).strip()
-    assert "tokens/s" in spoken.err
+    assert "tokens/s" in spoken.err and "accepted" in spoken.err
+    told = shakegpt("generate", prompt, "--max-tokens", "50", "--json").json()
+    assert told["accepted"] > 30 and told["passes"] < 20
+    alone = shakegpt("generate", prompt, "--max-tokens", "50", "--json", "--no-lookup").json()
+    assert alone["ids"] == told["ids"] and "accepted" not in alone
+    poem.write_text("Another text altogether.\n" * 30)
+    changed = shakegpt("generate", prompt, "--max-tokens", "50")
+    assert changed.code == 0 and changed.out == spoken.out
+    assert "is not the text that run 'small' learned" in changed.err
 
 
 def test_emoji_and_chinese_survive_from_file_to_speech(shakegpt, tmp_path, tiny_preset):

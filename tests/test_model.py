@@ -3,8 +3,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY
+from mlx import nn
 from mlx.utils import tree_unflatten
 
+from mlx_shakegpt import ops
 from mlx_shakegpt.config import ModelConfig
 from mlx_shakegpt.generate import prompt_cache
 from mlx_shakegpt.model import GPT, initialise
@@ -104,3 +106,34 @@ def test_ids_outside_the_vocabulary_are_refused():
     for bad in (-1, 50257):
         with pytest.raises(ValueError, match=f"token id {bad} is outside"):
             speaker.rows([5, bad])
+
+
+def test_the_graph_of_a_bf16_model_has_no_float32_activation(monkeypatch):
+    """Forward and backward, walked; fused operations, which keep float32 inside, are stood in for.
+
+    One float32 weight or constant would promote all that follows, at twice the memory.
+    """
+    monkeypatch.setattr(ops, "_on_cpu", lambda _: False)
+    monkeypatch.setattr(mx.fast, "layer_norm", lambda x, w, b, _: x * w + b)
+    monkeypatch.setattr(
+        mx.fast,
+        "scaled_dot_product_attention",
+        lambda q, k, v, scale, mask: (q @ k.swapaxes(-1, -2) * scale) @ v,
+    )
+    model = GPT(TINY)
+    model.set_dtype(mx.bfloat16)
+    initialise(model, 0)
+
+    def gradients(ids):
+        return list(flat(nn.value_and_grad(model, lambda x: model(x).sum())(ids)[1]).values())
+
+    def float32_in_the_graph():
+        told = []
+        mx.export_function(told.append, gradients, mx.zeros((2, 16), mx.int32))
+        steps = [step for step in told if step["type"] == "primitive"]
+        assert len(steps) > 100
+        return [s["name"] for s in steps if any(o[2] == mx.float32 for o in s["outputs"])]
+
+    assert not float32_in_the_graph()
+    model.h[0].mlp.c_fc.bias = model.h[0].mlp.c_fc.bias.astype(mx.float32)
+    assert float32_in_the_graph()

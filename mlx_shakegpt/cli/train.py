@@ -155,7 +155,7 @@ def _display(run: Any) -> Iterator[Any]:
     console = Console(stderr=True)
     state = run.trainer.state
     if state.step < state.total and not run.trainer.gpu:
-        note("The first step compiles MLX's kernels for this CPU, once: up to a minute.")
+        note("The first step compiles MLX's kernels for this CPU, once: about 15 seconds.")
     if not console.is_terminal:
 
         def show(report: Any) -> None:

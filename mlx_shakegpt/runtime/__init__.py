@@ -63,6 +63,7 @@ def setup() -> Runtime:
         limit = mx.device_info().get("max_recommended_working_set_size")
         if limit and mx.metal.is_available():
             mx.set_wired_limit(int(limit))
+            mx.set_memory_limit(int(limit))  # beyond it MLX waits for memory instead of swapping
     info = mx.device_info()
     return Runtime(
         device="cpu" if on_cpu else "gpu",
