@@ -20,7 +20,8 @@ _JUMP_OR_DATA = {62: (6, 7), 183: (1025, 1026)}  # GLOB_DAT, JUMP_SLOT by ELF ma
 _RELA, _DYNSYM = 4, 11  # section types: relocations with addend, dynamic symbols
 Compile = Callable[[str, str], Path | None]
 # OpenBLAS's sgemm copies the whole matrix into its packed form also for a single row, which takes
-# two or three times as long as to read it once. 101 is row-major, 111 and 112 plain and transposed.
+# two or three times as long as to read it once. A product of one row and one column stays there:
+# its blocks round less than one long sum. 101 is row-major, 111 and 112 plain and transposed.
 _ROUTER = """
 using Gemm = void(int, int, int, int, int, int, float, const float*, int, const float*, int, float,
                   float*, int);
@@ -31,11 +32,11 @@ Gemm* gemm;
 Gemv* gemv;
 void route(int order, int ta, int tb, int m, int n, int k, float alpha, const float* a, int lda,
            const float* b, int ldb, float beta, float* c, int ldc) {
-  if (order == 101 && m == 1) {
+  if (order == 101 && m == 1 && n > 1) {
     bool plain = tb == 111;
     gemv(101, plain ? 112 : 111, plain ? k : n, plain ? n : k, alpha, b, ldb, a,
          ta == 111 ? 1 : lda, beta, c, 1);
-  } else if (order == 101 && n == 1) {
+  } else if (order == 101 && n == 1 && m > 1) {
     bool plain = ta == 111;
     gemv(101, ta, plain ? m : k, plain ? k : m, alpha, a, lda, b, tb == 111 ? ldb : 1, beta, c,
          ldc);

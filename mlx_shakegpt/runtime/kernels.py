@@ -83,7 +83,8 @@ def compiled(name: str, source: str) -> Path | None:
     None where that is not possible. `use_native_kernels` must have succeeded.
     """
     here = Path(os.environ["TMPDIR"])
-    library, file = here / f"{name}.so", here / f"{name}.cpp"
+    stem = f"{name}-{sha256(source.encode())[:12]}"
+    library, file = here / f"{stem}.so", here / f"{stem}.cpp"
     if not library.exists():
         try:
             write_atomically(file, source)
