@@ -47,8 +47,9 @@ def stream(
     choose = Chooser(speaker, sampling)
     mx.random.seed(sampling.seed)
     # Rows that are not yet in the cache; a prompt longer than the window starts from its last half.
-    half = max(1, speaker.context // 2)
-    fresh = list(prompt) if len(prompt) <= speaker.context else list(prompt[-half:])
+    fresh = list(prompt)
+    if len(fresh) > speaker.context:
+        fresh = _last_half(speaker, fresh)
     if lookup:
         ids = _guessed(speaker, list(prompt), fresh, choose, lookup)
     else:
@@ -75,9 +76,7 @@ def _plain(
         yield history[-1]
         if following is None:
             cache = prompt_cache(speaker)
-            following = choose.ids(
-                _logits(speaker, history[-max(1, speaker.context // 2) :], cache)
-            )
+            following = choose.ids(_logits(speaker, _last_half(speaker, history), cache))
         token = following
 
 
@@ -97,7 +96,7 @@ def _guessed(
         room = speaker.context - cache[0].offset - len(fresh)
         if room < 0:
             cache = prompt_cache(speaker)
-            fresh = history[-max(1, speaker.context // 2) :]
+            fresh = _last_half(speaker, history)
             room = speaker.context - len(fresh)
         guess = [] if alone else lookup.propose(history, room)
         logits = _logits(speaker, fresh + guess, cache, len(guess) + 1)
@@ -119,6 +118,11 @@ def _guessed(
         for token in new:
             history.append(token)
             yield token
+
+
+def _last_half(speaker: Speaker, history: list[int]) -> list[int]:
+    """What a new window begins with."""
+    return history[-max(1, speaker.context // 2) :]
 
 
 def prompt_cache(speaker: Speaker) -> list[Any]:
