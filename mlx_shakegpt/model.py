@@ -22,6 +22,10 @@ class LayerNorm(nn.LayerNorm):
     def __call__(self, x: mx.array) -> mx.array:
         return ops.layer_norm(x, self.weight, self.bias, self.eps)
 
+    def into(self, linear: nn.Linear, x: mx.array) -> mx.array:
+        """linear(self(x)), keeping less for the gradient."""
+        return ops.norm_linear(x, self.weight, self.bias, self.eps, linear.weight, linear.bias)
+
 
 class Linear(nn.Linear):
     def __call__(self, x: mx.array) -> mx.array:
@@ -38,8 +42,10 @@ class Attention(nn.Module):
         self.c_attn = Linear(C, 3 * C)
         self.c_proj = Linear(C, C)
 
-    def __call__(self, x: mx.array, mask: Any, cache: Any, last: int | None) -> mx.array:
-        q, k, v = ops.split_heads(self.c_attn(x), self.n_head)  # each (B, H, T, D)
+    def __call__(
+        self, x: mx.array, norm: LayerNorm, mask: Any, cache: Any, last: int | None
+    ) -> mx.array:
+        q, k, v = ops.split_heads(norm.into(self.c_attn, x), self.n_head)  # each (B, H, T, D)
         if cache is not None:
             k, v = cache.update_and_fetch(k, v)
         if last:
@@ -54,8 +60,9 @@ class MLP(nn.Module):
         self.c_fc = Linear(C, 4 * C)
         self.c_proj = Linear(4 * C, C)
 
-    def __call__(self, x: mx.array) -> mx.array:
-        return ops.gelu_linear(self.c_fc(x), self.c_proj.weight, self.c_proj.bias)
+    def __call__(self, x: mx.array, norm: LayerNorm) -> mx.array:
+        x = norm.into(self.c_fc, x)
+        return ops.gelu_linear(x, self.c_proj.weight, self.c_proj.bias)
 
 
 class Block(nn.Module):
@@ -70,9 +77,9 @@ class Block(nn.Module):
 
     def __call__(self, x: mx.array, mask: Any, cache: Any, last: int | None = None) -> mx.array:
         """States (B, T, C), or with `last` only those of that many last positions."""
-        y = self.attn(self.ln_1(x), mask, cache, last)
+        y = self.attn(x, self.ln_1, mask, cache, last)
         x = (x[:, -last:] if last else x) + y
-        return x + self.mlp(self.ln_2(x))
+        return x + self.mlp(x, self.ln_2)
 
 
 class GPT(nn.Module):

@@ -17,6 +17,27 @@ from .config import TrainConfig
 from .trees import flat
 
 
+class InPlaceAdamW(optim.AdamW):
+    """MLX's AdamW, to the last bit, as one kernel for each array that it updates.
+
+    MLX writes the result of a kernel over an operand only where it is the only result. Fused into
+    one with three, the update allocates three arrays anew: a fifth of a step's memory on the CPU.
+    """
+
+    def apply_single(
+        self, gradient: mx.array, parameter: mx.array, state: dict[str, Any]
+    ) -> mx.array:
+        (beta1, beta2), lr = self.betas, self.learning_rate
+        m = beta1 * state["m"] + (1 - beta1) * gradient
+        v = beta2 * state["v"] + (1 - beta2) * mx.square(gradient)
+        state["m"], state["v"] = m, v
+        m, v = mx.depends([m, v], [m, v])  # ends the kernels
+        step_size = lr / (1 - beta1**self.step)
+        correction = mx.rsqrt(1 - beta2**self.step)
+        decayed = parameter * (1 - lr * self.weight_decay)
+        return decayed - step_size * m / (mx.sqrt(v) * correction + self.eps)
+
+
 class MasterAdamW(optim.AdamW):
     """AdamW whose state holds fp32 masters (Micikevicius et al., 2018, section 3.1).
 
@@ -39,7 +60,7 @@ class MasterAdamW(optim.AdamW):
 
 def adamw(config: TrainConfig) -> optim.AdamW:
     """The optimiser of a run: AdamW (Loshchilov and Hutter, 2019) with bias correction."""
-    kind = MasterAdamW if config.dtype == "bfloat16" else optim.AdamW
+    kind = MasterAdamW if config.dtype == "bfloat16" else InPlaceAdamW
     return kind(
         learning_rate=config.lr,
         betas=[config.beta1, config.beta2],

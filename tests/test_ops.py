@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mlx_shakegpt import ops
-from mlx_shakegpt.ops import formulas
+from mlx_shakegpt.ops.cpu import formulas
 
 
 def gelu64(x):
@@ -34,7 +34,7 @@ def test_exp_is_exact_where_it_matters():
     assert float(formulas.exp(mx.array([[-88.0, -1e30]])).max()) == 0
 
 
-@pytest.mark.parametrize(("queries", "keys"), [(16, 16), (1, 16), (5, 9)])
+@pytest.mark.parametrize(("queries", "keys"), [(16, 16), (1, 16), (5, 9), (300, 300), (130, 150)])
 def test_attention_and_its_gradients_are_those_of_torch(queries, keys):
     rng = np.random.default_rng(0)
     q = rng.normal(size=(2, 3, queries, 8))
@@ -70,6 +70,48 @@ def test_layer_norm_and_its_gradients_are_those_of_torch():
     assert np.abs(np.array(got[0]) - want.detach().numpy()).max() < 5e-6
     for ours, theirs in zip(gradients, (tx, tw, tb), strict=True):
         assert np.abs(np.array(ours) - theirs.grad.numpy()).max() < 2e-5
+
+
+def test_a_fused_layer_norm_has_the_gradients_of_its_parts():
+    rng = np.random.default_rng(0)
+    x, scale, shift = rng.normal(3, 2, (2, 7, 48)), *rng.normal(size=(2, 48))
+    weight, bias, g = rng.normal(size=(32, 48)), rng.normal(size=32), rng.normal(size=(2, 7, 32))
+    arrays = [mx.array(a, mx.float32) for a in (x, scale, shift, weight, bias)]
+    got = mx.vjp(
+        lambda x, s, t, w, b: ops.norm_linear(x, s, t, 1e-5, w, b),
+        arrays,
+        [mx.array(g, mx.float32)],
+    )
+    want = mx.vjp(
+        lambda x, s, t, w, b: ops.linear(ops.layer_norm(x, s, t, 1e-5), w, b),
+        arrays,
+        [mx.array(g, mx.float32)],
+    )
+    for ours, theirs in zip((*got[0], *got[1]), (*want[0], *want[1]), strict=True):
+        assert float(mx.abs(ours - theirs).max()) < 1e-5
+
+
+def test_the_head_and_its_loss_in_parts_are_those_of_torch():
+    rng = np.random.default_rng(0)
+    states, weight = rng.normal(size=(700, 16)), rng.normal(size=(40, 16))
+    targets, shares = rng.integers(0, 39, 700), rng.uniform(0, 1, 700)
+    absent = 38_551
+    got, gradients = mx.vjp(
+        lambda s, w: ops.head_loss(s, w, mx.array(targets), mx.array(shares, mx.float32), absent),
+        [mx.array(a, mx.float32) for a in (states, weight)],
+        [mx.array(2.0)],
+    )
+    ts, tw = (torch.tensor(a, requires_grad=True) for a in (states, weight))
+    more = torch.zeros(40, dtype=torch.float64)
+    more[-1] = math.log(absent)
+    nll = torch.nn.functional.cross_entropy(
+        ts @ tw.T + more, torch.tensor(targets), reduction="none"
+    )
+    want = (nll * torch.tensor(shares)).sum()
+    (2 * want).backward()
+    assert abs(float(got[0]) / want.item() - 1) < 2e-6
+    for ours, theirs in zip(gradients, (ts, tw), strict=True):
+        assert np.abs(np.array(ours) - theirs.grad.numpy()).max() < 1e-4
 
 
 @pytest.mark.parametrize("absent", [1, 38_551])

@@ -2,6 +2,7 @@ import itertools
 import math
 
 import mlx.core as mx
+import mlx.optimizers as optim
 import numpy as np
 import pytest
 import torch
@@ -101,3 +102,20 @@ def test_bf16_weights_still_move_at_the_end_of_the_schedule():
         assert (np.array(masters[f"{name}.w"]) != 1).all()
         # A bf16 gain of 1 has neighbours at 1 + 2^-7 and 1 - 2^-8; 100 × 3e-5 rounds to the lower.
         assert moved[name][np.array(flat(signs)[name]) > 0].all()
+
+
+def test_the_update_in_place_is_that_of_mlx_to_the_last_bit():
+    config = tiny_training(dtype="float32", weight_decay=0.1)
+    rng = np.random.default_rng(0)
+    start = {"a": mx.array(rng.normal(size=(7, 33)), mx.float32)}
+    ours, theirs = (
+        adamw(config),
+        optim.AdamW(config.lr, [config.beta1, config.beta2], config.eps, config.weight_decay, True),
+    )
+    mine, other = dict(start), dict(start)
+    ours.init(mine)
+    for _ in range(5):
+        gradient = {"a": mx.array(rng.normal(size=(7, 33)), mx.float32)}
+        mine, other = ours.apply_gradients(gradient, mine), theirs.apply_gradients(gradient, other)
+        assert mx.array_equal(mine["a"], other["a"])
+    assert mx.array_equal(ours.state["a"]["v"], theirs.state["a"]["v"])

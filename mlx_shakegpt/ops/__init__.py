@@ -54,12 +54,11 @@ def attention(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | str | None
     also where there are more keys than queries.
     """
     # A single query is too little work to be worth a kernel for each number of keys.
-    if not _on_cpu(q) or isinstance(mask, mx.array) or q.shape[-2] == 1:
+    if not _on_cpu(q) or mask != "causal" or q.shape[-2] == 1:
         scale = q.shape[-1] ** -0.5
         y = mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
         return y.transpose(0, 2, 1, 3).reshape(y.shape[0], y.shape[2], -1)
-    T, keys = q.shape[-2], k.shape[-2]
-    return cpu.attention(q, k, v, mx.tri(T, keys, keys - T) if mask else mx.ones((T, keys)))[0]
+    return cpu.attention(q, k, v)[0]
 
 
 def layer_norm(x: mx.array, weight: mx.array, bias: mx.array, eps: float) -> mx.array:
@@ -82,6 +81,26 @@ def cross_entropy(logits: mx.array, targets: mx.array, absent: int = 1) -> mx.ar
         last = mx.arange(logits.shape[-1]) == logits.shape[-1] - 1
         logits = logits + mx.where(last, math.log(absent), 0.0)
     return nn.losses.cross_entropy(logits, targets)
+
+
+def norm_linear(
+    x: mx.array, scale: mx.array, shift: mx.array, eps: float, weight: mx.array, bias: mx.array
+) -> mx.array:
+    """linear(layer_norm(x, scale, shift, eps), weight, bias), keeping less for the gradient."""
+    if not _on_cpu(x):
+        return linear(layer_norm(x, scale, shift, eps), weight, bias)
+    flat = x.reshape(-1, x.shape[-1])
+    flat = cpu.norm_affine(flat, scale, shift, mx.array(eps), weight, bias)[0]
+    return flat.reshape(*x.shape[:-1], -1)
+
+
+def head_loss(
+    states: mx.array, weight: mx.array, targets: mx.array, shares: mx.array, absent: int = 1
+) -> mx.array:
+    """The sum over rows of shares (N,) times cross_entropy(linear(states, weight), targets)."""
+    if _on_cpu(states):
+        return cpu.head_loss(states, weight, targets, shares, mx.array(float(absent)))[0]
+    return (cross_entropy(linear(states, weight), targets, absent) * shares).sum()
 
 
 def _on_cpu(x: mx.array) -> bool:

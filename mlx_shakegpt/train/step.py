@@ -26,9 +26,14 @@ class Step:
         mx.eval(count)
 
         def loss_fn(inputs: mx.array, targets: mx.array, weights: mx.array) -> mx.array:
-            logits = model(inputs).reshape(-1, rows)
-            nll = ops.cross_entropy(logits, targets.reshape(-1), max(absent, 1))
-            return (nll * weights.reshape(-1)).sum() / weights.sum()
+            states = model.hidden(inputs)
+            return ops.head_loss(
+                states.reshape(-1, states.shape[-1]),
+                model.wte.weight,
+                targets.reshape(-1),
+                weights.reshape(-1) / weights.sum(),
+                max(absent, 1),
+            )
 
         loss_and_gradients = nn.value_and_grad(model, loss_fn)
 
