@@ -103,8 +103,9 @@ def learn(folder: Path, steps: int) -> dict[str, list[int]]:
     from mlx_shakegpt import export
     from mlx_shakegpt.config import Passage, preset, recipe
     from mlx_shakegpt.corpus import Batch, Corpus
+    from mlx_shakegpt.tensors import save_tensors
     from mlx_shakegpt.train import Step, Trainer
-    from mlx_shakegpt.weights import Speaker, run_tensors, save_tensors
+    from mlx_shakegpt.weights import Speaker, run_tensors
 
     text = Corpus.load(None, Passage()).ids
     config = recipe(
@@ -148,7 +149,7 @@ def main(rounds: int, steps: int, worker: tuple[str, str, str] | None) -> None:
             workers[program] = common.Worker(__file__, *arguments)
         told = {program: [] for program in PROGRAMS}
         for child in workers.values():  # warms up
-            child.ask(8)
+            child.ask(64)
         for _ in range(rounds):
             for program, child in workers.items():
                 told[program].append(child.ask(SPOKEN))

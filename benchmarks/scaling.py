@@ -40,15 +40,10 @@ def seconds(batch_size: int, context: int, layers: int, corpus: int, repeats: in
     from mlx_shakegpt.train import Step, Trainer
 
     ids = Corpus.load(None, Passage()).ids[:corpus]
-    config = recipe(
-        "recite",
-        "gpt2-124m",
-        batch_size=batch_size,
-        context=context,
-        short_context=0,
-        dtype="float32",
-    )
-    trainer = Trainer(ModelConfig(n_layer=layers), config, ids, lambda *_: None)
+    changes = {"batch_size": batch_size, "context": context, "short_context": 0}
+    config = recipe("recite", "gpt2-124m", dtype="float32", **changes)
+    shape = ModelConfig(n_layer=layers, n_head=12, n_embd=768)
+    trainer = Trainer(shape, config, ids, lambda *_: None)
     step = Step(trainer.model, trainer.optimizer, config.clip, trainer.absent)
     best = math.inf
     for number in range(repeats + 1):

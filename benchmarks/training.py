@@ -51,8 +51,9 @@ def ours(name, config, ids, weights):
     runtime.setup()
     import mlx.core as mx
 
+    from mlx_shakegpt.tensors import save_tensors
     from mlx_shakegpt.train import Step, Trainer
-    from mlx_shakegpt.weights import Speaker, full_tensors, save_tensors
+    from mlx_shakegpt.weights import Speaker, full_tensors
 
     trainer = Trainer(preset(name).model, config, ids, lambda *_: None)
     speaker = Speaker(trainer.model, trainer.vocabulary, config.context)

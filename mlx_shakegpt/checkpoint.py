@@ -18,18 +18,10 @@ import mlx.core as mx
 from mlx.utils import tree_unflatten
 
 from .files import sha256, sync, write_atomically
+from .tensors import check_tensors, load_tensors, save_tensors
 from .train import RunState, Trainer
 from .trees import flat
-from .weights import (
-    CLOSED_IDS,
-    TRAINED_CONTEXT,
-    check_tensors,
-    fill,
-    load_tensors,
-    read_json,
-    run_tensors,
-    save_tensors,
-)
+from .weights import CLOSED_IDS, TRAINED_CONTEXT, fill, read_json, run_tensors
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 KEEP = 2

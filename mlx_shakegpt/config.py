@@ -117,6 +117,17 @@ class Passage(Checked):
 
 
 @dataclass(frozen=True)
+class VerifyConfig(Checked):
+    """What a verification measures and asks for."""
+
+    require: float = option(0.99, "smallest extraction rate to certify", SHARE)
+    samples: int = option(
+        1000, "offsets to measure where there are more than 4,096; 0: all", NOT_NEGATIVE
+    )
+    seed: int = option(0, "seed of samples and controls", NOT_NEGATIVE)
+
+
+@dataclass(frozen=True)
 class Preset:
     """A model, the passage it learns by default, and what `recite` changes for its size."""
 

@@ -34,18 +34,7 @@ class Corpus:
         Raises FileNotFoundError, or ValueError for a text that is empty, not UTF-8 or too short
         for the passage.
         """
-        file = path or assets.ensure(assets.TINY_SHAKESPEARE)
-        if not file.is_file():
-            raise FileNotFoundError(f"no text file {file}; check the path")
-        content = file.read_bytes()
-        try:
-            text = content.decode()
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{file} is not UTF-8: byte {error.start} is 0x{content[error.start]:02x}; "
-                "convert it, for example with iconv"
-            ) from None
-        lines = text.splitlines(keepends=True)
+        file, content, lines = _read(path)
         if passage.first_line > max(len(lines), 1):
             raise ValueError(
                 f"{file} has {len(lines)} lines; the passage cannot start at line "
@@ -62,6 +51,29 @@ class Corpus:
         ids = ids[: passage.tokens or None]
         own_path = str(path.resolve()) if path else None
         return cls(np.array(ids, np.int32), file.name, own_path, sha256(content), passage)
+
+    def around(self) -> tuple[np.ndarray, np.ndarray]:
+        """The ids before and after the passage in the same file, which it does not teach."""
+        lines = _read(Path(self.path) if self.path else None)[2]
+        first = self.passage.first_line - 1
+        before = tokenizer.encode("".join(lines[:first]))
+        after = tokenizer.encode("".join(lines[first:]))[len(self.ids) :]
+        return np.array(before, np.int32), np.array(after, np.int32)
+
+
+def _read(path: Path | None) -> tuple[Path, bytes, list[str]]:
+    """The file of a text, its bytes and its lines. Raises as Corpus.load does."""
+    file = path or assets.ensure(assets.TINY_SHAKESPEARE)
+    if not file.is_file():
+        raise FileNotFoundError(f"no text file {file}; check the path")
+    content = file.read_bytes()
+    try:
+        return file, content, content.decode().splitlines(keepends=True)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{file} is not UTF-8: byte {error.start} is 0x{content[error.start]:02x}; "
+            "convert it, for example with iconv"
+        ) from None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ import numpy as np
 from . import assets, tokenizer
 from .config import ModelConfig, NotReached
 from .files import sync
+from .tensors import save_tensors
 from .tokenizer import END_OF_TEXT
-from .weights import Speaker, full_tensors, save_tensors
+from .weights import Speaker, full_tensors
 
 # Largest difference of reloaded logits, as a share of the largest, or of 1 if that is less.
 TOLERANCE = {mx.float32: 1e-4, mx.bfloat16: 0.05}
@@ -31,11 +33,14 @@ class ExportError(NotReached):
     """A written folder did not load, or not to the same model."""
 
 
-def export(speaker: Speaker, folder: Path, dtype: str = "float32") -> float:
+def export(
+    speaker: Speaker, folder: Path, dtype: str = "float32", text: Mapping[str, Any] | None = None
+) -> float:
     """Writes `folder`, reloads it with mlx-lm, and returns the largest difference of its logits.
 
-    The folder appears only when it has proved good. Raises ValueError where it exists and is not
-    empty, ExportError where the comparison fails.
+    `text` has name, sha256, first_line and tokens of what the model learned, for the record. The
+    folder appears only when it has proved good. Raises ValueError where it exists and is not empty,
+    ExportError where the comparison fails.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists and is not an empty folder; choose another with --to")
@@ -45,7 +50,11 @@ def export(speaker: Speaker, folder: Path, dtype: str = "float32") -> float:
         kind = getattr(mx, dtype)
         tensors = {name: value.astype(kind) for name, value in full_tensors(speaker).items()}
         save_tensors(writing / "model.safetensors", tensors)
-        for name, content in _json_files(speaker.model.config, speaker.context, dtype).items():
+        files = _json_files(speaker.model.config, speaker.context, dtype)
+        if text:
+            names = ("name", "sha256", "first_line", "tokens")
+            files["config.json"]["learned_text"] = {name: text[name] for name in names}
+        for name, content in files.items():
             (writing / name).write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n")
         shutil.copyfile(assets.ensure(assets.GPT2_VOCABULARY), writing / "vocab.json")
         shutil.copyfile(assets.ensure(assets.GPT2_MERGES), writing / "merges.txt")

@@ -98,6 +98,11 @@ def _guessed(
             cache = prompt_cache(speaker)
             fresh = _last_half(speaker, history)
             room = speaker.context - len(fresh)
+        if not (lookup.trusted or alone):
+            for token in _until_trusted(speaker, history, fresh, choose, lookup, cache):
+                fresh = [token]
+                yield token
+            continue
         guess = [] if alone else lookup.propose(history, room)
         logits = _logits(speaker, fresh + guess, cache, len(guess) + 1)
         chosen = np.array(choose.ids(logits)).tolist()
@@ -118,6 +123,31 @@ def _guessed(
         for token in new:
             history.append(token)
             yield token
+
+
+def _until_trusted(
+    speaker: Speaker,
+    history: list[int],
+    fresh: list[int],
+    choose: Chooser,
+    lookup: Lookup,
+    cache: list[Any],
+) -> Iterator[int]:
+    """One token a pass, as in _plain, until guesses would have been right or the cache is full; all
+    tokens but the last are in the cache then."""
+    token = choose.ids(_logits(speaker, fresh, cache))
+    mx.async_eval(token)
+    while True:
+        following: mx.array | None = None
+        if not lookup.trusted and cache[0].offset < speaker.context:
+            following = choose.ids(_logits(speaker, token, cache))
+            mx.async_eval(following)
+        lookup.watch(history, int(token))
+        history.append(int(token))
+        yield history[-1]
+        if following is None:
+            return
+        token = following
 
 
 def _last_half(speaker: Speaker, history: list[int]) -> list[int]:

@@ -12,21 +12,24 @@ import numpy as np
 LONGEST_MATCH = 32  # tokens; what agrees so far back hardly differs further back
 LEAST_MATCH = 2
 FIRST_GUESS, LONGEST_GUESS = 8, 48
-LONGEST_PAUSE = 16
+TRIALS = 2
 
 
 class Lookup:
     """Proposes the tokens that follow the longest match of the last ones in a text.
 
-    The number of tokens doubles while all are accepted. Where none is, the next proposals wait,
-    longer each time, so that an unknown text costs little more than plain decoding.
+    The number of tokens doubles while all are accepted. Where none is, guesses are not `trusted`:
+    decoding is plain, and watched, until what would have been guessed was right again. So an
+    unknown text costs no more than plain decoding.
     """
 
-    def __init__(self, ids: Sequence[int] | np.ndarray) -> None:
+    def __init__(self, ids: Sequence[int] | np.ndarray, trials: int = TRIALS) -> None:
+        """`trials` is the number of guesses in a row that must have been right before any is
+        checked."""
         self.ids = np.asarray(ids, np.int64)
         self._order = np.argsort(self.ids, kind="stable")
         self._sorted = self.ids[self._order]
-        self._length, self._wait, self._pause = FIRST_GUESS, 0, 1
+        self._length, self._trials, self._right = FIRST_GUESS, trials, 0
         self.proposed = self.accepted = self.passes = 0
 
     def match(self, history: Sequence[int]) -> tuple[int, int]:
@@ -48,11 +51,9 @@ class Lookup:
 
     def propose(self, history: Sequence[int], most: int) -> list[int]:
         """Up to `most` tokens that may follow `history`; none where it matches too little."""
-        if self._wait:
-            self._wait -= 1
-            return []
         place, length = self.match(history)
-        if length < LEAST_MATCH:
+        if length < LEAST_MATCH or place == len(self.ids):
+            self._right = 0
             return []
         return self.ids[place : place + min(self._length, most)].tolist()
 
@@ -64,9 +65,19 @@ class Lookup:
         self.proposed += proposed
         self.accepted += accepted
         if accepted == proposed:
-            self._length, self._pause = min(2 * self._length, LONGEST_GUESS), 1
-        elif accepted:
-            self._length, self._pause = FIRST_GUESS, 1
+            self._length = min(2 * self._length, LONGEST_GUESS)
         else:
             self._length = FIRST_GUESS
-            self._wait, self._pause = self._pause, min(2 * self._pause, LONGEST_PAUSE)
+            self._right = self._trials if accepted else 0
+
+    @property
+    def trusted(self) -> bool:
+        """Whether guesses are worth a pass that checks them."""
+        return self._right >= self._trials
+
+    def watch(self, history: Sequence[int], token: int) -> None:
+        """Learns whether `token`, from a plain pass, would have been guessed after `history`."""
+        self.passes += 1
+        place, length = self.match(history)
+        hit = length >= LEAST_MATCH and self.ids[place : place + 1].tolist() == [token]
+        self._right = self._right + 1 if hit else 0

@@ -20,15 +20,14 @@ from mlx.utils import tree_unflatten
 
 from .config import ModelConfig
 from .corpus import Vocabulary
-from .files import atomic_path
 from .model import GPT
+from .runtime import on_gpu
+from .tensors import load_tensors
 from .trees import flat
 
 # Tensors of a run's weights beside the parameters: Vocabulary.own, and the longest trained window.
 CLOSED_IDS, TRAINED_CONTEXT = "closed_ids", "trained_context"
 CONV1D = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
-_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "U8": 1, "BOOL": 1}
-_BYTES |= {"U64": 8, "I16": 2, "U16": 2, "I8": 1}
 
 
 @dataclass(frozen=True)
@@ -69,65 +68,6 @@ class Speaker:
         return logits[..., self.table]
 
 
-def save_tensors(path: Path, tensors: Mapping[str, mx.array]) -> None:
-    """Writes a safetensors file whole or not at all. Raises OSError where the disk is full."""
-    with atomic_path(path) as temporary:
-        try:
-            mx.save_safetensors(str(temporary), dict(tensors), metadata={"format": "pt"})
-            # MLX does not notice a disk that fills up while it writes.
-            check_tensors(temporary)
-        except (RuntimeError, ValueError) as error:
-            raise OSError(errno.ENOSPC, f"cannot write it whole ({error})", str(path)) from None
-
-
-def load_tensors(path: Path) -> dict[str, mx.array]:
-    """The tensors of a safetensors file. Raises FileNotFoundError, or ValueError if damaged."""
-    check_tensors(path)
-    try:
-        return dict(mx.load(str(path), format="safetensors"))  # type: ignore[arg-type]
-    except RuntimeError as error:
-        raise ValueError(f"{path} cannot be read as safetensors: {error}") from None
-
-
-def check_tensors(path: Path) -> None:
-    """Checks a safetensors file's header against its size; MLX itself trusts the header.
-
-    Raises FileNotFoundError, or ValueError saying what is wrong.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(errno.ENOENT, "no such weights file", str(path))
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > size - 8:
-            raise ValueError(f"{path} is cut short or is not a safetensors file")
-        try:
-            header = json.loads(file.read(length))
-            header.pop("__metadata__", None)
-            spans = []
-            for name, entry in header.items():
-                start, end = map(int, entry["data_offsets"])
-                count = 1
-                for extent in entry["shape"]:
-                    if not isinstance(extent, int) or extent < 0:
-                        raise ValueError(f"tensor {name!r} has shape {entry['shape']}")
-                    count *= extent
-                if end - start != count * _BYTES[entry["dtype"]]:
-                    raise ValueError(f"tensor {name!r} does not fill its bytes")
-                spans.append((start, end))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ValueError(f"{path} has a damaged safetensors header: {error}") from None
-    position = 0
-    for start, end in sorted(spans):
-        if start != position:
-            raise ValueError(
-                f"{path} has a damaged safetensors header: tensors leave gaps or overlap"
-            )
-        position = end
-    if 8 + length + position != size:
-        raise ValueError(f"{path} is cut short: {size} bytes instead of {8 + length + position}")
-
-
 def run_tensors(model: GPT, vocabulary: Vocabulary | None, context: int) -> dict[str, mx.array]:
     """The tensors of a run's weights file: parameters, trained context and, if closed, ids."""
     tensors = flat(model.parameters()) | {TRAINED_CONTEXT: mx.array([context])}
@@ -153,7 +93,15 @@ def speaker_from_run(path: Path, config: ModelConfig) -> Speaker:
         vocabulary = Vocabulary(ids.astype(np.int32), config.vocab_size)
     model = GPT(config, vocabulary.rows if vocabulary else None)
     fill(model, tensors, path)
-    return Speaker(model, vocabulary, context)
+    return Speaker(_computable(model), vocabulary, context)
+
+
+def _computable(model: GPT) -> GPT:
+    """The model at a precision that this device computes fast: a CPU's is float32."""
+    if not on_gpu() and model.wte.weight.dtype != mx.float32:
+        model.set_dtype(mx.float32)
+    mx.eval(model.parameters())
+    return model
 
 
 def fill(model: GPT, tensors: Mapping[str, mx.array], path: Path) -> None:
@@ -202,8 +150,16 @@ def speaker_from_hf(folder: Path) -> Speaker:
     tensors = load_tensors(path)
     model = GPT(config)
     fill(model, {k: v.T if k.endswith(CONV1D) else v for k, v in tensors.items()}, path)
-    mx.eval(model.parameters())
-    return Speaker(model, None, context)
+    return Speaker(_computable(model), None, context)
+
+
+def learned_text(folder: Path) -> dict[str, Any] | None:
+    """The text that an exported model learned: name, sha256, first_line and tokens, if told."""
+    told = read_json(folder / "config.json").get("learned_text")
+    kinds = {"name": str, "sha256": str, "first_line": int, "tokens": int}
+    if not isinstance(told, dict) or any(type(told.get(k)) is not v for k, v in kinds.items()):
+        return None
+    return {name: told[name] for name in kinds}
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,9 @@ os.environ.setdefault("MLX_ENABLE_TF32", "0")  # before MLX is imported: parity 
 
 from mlx_shakegpt import assets, files, runtime
 from mlx_shakegpt.config import ModelConfig, TrainConfig
+from mlx_shakegpt.tokenizer import encode
+from mlx_shakegpt.train import Evaluation, Trainer
+from mlx_shakegpt.weights import Speaker
 
 POEM = """From fairest creatures we desire increase,
 That thereby beauty's rose might never die,
@@ -50,6 +54,52 @@ def home(tmp_path, monkeypatch, pinned):
         shutil.copyfile(file, copy)
     monkeypatch.setenv("SHAKEGPT_HOME", str(folder))
     return folder
+
+
+@dataclass(frozen=True)
+class Known:
+    """A model, the ids that it knows by heart, and those that follow them in their text."""
+
+    speaker: Speaker
+    ids: np.ndarray
+    after: np.ndarray
+
+
+KNOWER = ModelConfig(n_layer=2, n_head=4, n_embd=64, n_positions=128)
+
+
+@pytest.fixture(scope="session")
+def trained():
+    """Trains a small model on some ids, for a number of steps."""
+
+    def train(ids, steps):
+        config = tiny_training(
+            batch_size=4, context=128, short_context=32, steps=steps, lr=4e-3, hold=0.6, grow=0.5
+        )
+        trainer = Trainer(KNOWER, config, ids, lambda *_: Evaluation(9, 0, 0, 1, True))
+        for _ in trainer.run():
+            pass
+        return Speaker(trainer.model, trainer.vocabulary, 128)
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def known(pinned, trained):
+    """A small model that knows the first 400 tokens of Tiny Shakespeare."""
+    ids = np.array(encode(pinned[0].read_text()[:6000]), np.int32)
+    return Known(trained(ids[:400], 250), ids[:400], ids[400:1200])
+
+
+@pytest.fixture
+def known_preset(monkeypatch):
+    """A preset `known`, which learns the first lines of Tiny Shakespeare by heart in seconds."""
+    from mlx_shakegpt.config import PRESETS, Passage, Preset
+
+    changes = {"batch_size": 4, "context": 128, "short_context": 32, "epochs": 320.0}
+    changes |= {"lr": 4e-3, "warmup_steps": 2, "grow": 0.5, "hold": 0.6}
+    monkeypatch.setitem(PRESETS, "known", Preset(KNOWER, Passage(tokens=400), changes))
+    return "known"
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ PACKAGE = ROOT / "mlx_shakegpt"
 # Each may import what stands before it.
 ORDER = [
     "options", "config", "sampling", "files", "runtime", "trees", "assets", "tokenizer", "corpus",
-    "ops", "model", "optim", "train", "memory", "weights", "checkpoint", "report", "run",
-    "lookup", "generate", "export", "estimate", "measure", "cli",
+    "ops", "model", "optim", "train", "tensors", "weights", "lookup", "generate", "memory",
+    "checkpoint", "report", "run", "export", "estimate", "measure", "cli",
 ]  # fmt: skip
 
 

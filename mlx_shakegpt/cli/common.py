@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from ..config import Passage
+
 KINDS = {"int": int, "float": float, "str": str}
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -90,6 +92,37 @@ def prepare() -> Any:
     with downloads() as progress:
         tokenizer.gpt2(progress)
     return found
+
+
+def text_options(function: Any) -> Any:
+    """Options that name another text than the one that a model learned."""
+    for decorate in (
+        options(Passage, "first_line", unset=True),
+        click.option(
+            "--corpus-tokens", type=click.IntRange(0), help="Tokens from there; 0: to the end."
+        ),
+        click.option("--data", type=click.Path(), help="Text to know; else the learned one."),
+    ):
+        function = decorate(function)
+    return function
+
+
+def subject_from(
+    run: str | None, model: str | None, data: str | None,
+    first_line: int | None, corpus_tokens: int | None,
+) -> Any:  # fmt: skip
+    """The model of a run or of an exported folder, with its text or another one."""
+    from pathlib import Path
+
+    from ..run import of_folder, of_run
+
+    if run and model:
+        raise click.UsageError("give --run or --model, not both")
+    file = Path(data) if data else None
+    passage = None
+    if first_line is not None or corpus_tokens is not None:
+        passage = Passage(first_line or 1, corpus_tokens or 0)
+    return of_folder(Path(model), file, passage) if model else of_run(run, file, passage)
 
 
 def speaker_from(run: str | None, model: str | None) -> tuple[Any, str]:

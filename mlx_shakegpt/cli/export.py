@@ -20,9 +20,11 @@ def command(run: str | None, target: str, dtype: str, as_json: bool) -> None:
     """Writes safetensors, config and tokenizer; reloads them and compares before it says done."""
     prepare()
     from ..export import export
+    from ..run import find_run, read_config
 
     speaker, name = speaker_from(run, None)
-    difference = export(speaker, Path(target), dtype)
+    text = read_config(find_run(run))["corpus"]
+    difference = export(speaker, Path(target), dtype, text)
     result = {"run": name, "folder": target, "dtype": dtype, "difference": difference}
     text = (
         f"Exported {name} to {target} in {dtype}; mlx-lm loads it, "

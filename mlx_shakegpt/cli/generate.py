@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -24,10 +25,14 @@ from .common import emit, json_option, note, options, prepare, speaker_from
     help="Check several tokens of the learned text at once where the last ones stand in it.",
 )
 @click.option("--stats", is_flag=True, help="Print speed and accepted guesses to stderr.")
+@click.option(
+    "--mark", is_flag=True,
+    help="Colour what stands in the learned text word for word, and tell where.",
+)  # fmt: skip
 @json_option
 def command(
     prompt: str, run: str | None, model: str | None, max_tokens: int, lookup: bool, stats: bool,
-    as_json: bool, **sampling: Any,
+    mark: bool, as_json: bool, **sampling: Any,
 ) -> None:  # fmt: skip
     """Streams PROMPT and its continuation."""
     if not prompt:
@@ -35,9 +40,13 @@ def command(
     prepare()
     from .. import tokenizer
     from ..generate import stream
+    from ..lookup import Lookup
 
     speaker, name = speaker_from(run, model)
-    guesses = _guesses(run, model) if lookup else None
+    learned = _learned(run, model) if lookup or mark else None
+    guesses = Lookup(learned.ids) if lookup and learned else None
+    if mark and not learned:
+        raise ValueError("the learned text is not at hand; without it nothing can be marked")
     ids = tokenizer.encode(prompt)
     if prompt.endswith(" "):
         note(
@@ -52,19 +61,21 @@ def command(
             made.append(token)
             yield token
 
-    if not as_json:
+    streamed = not as_json and not mark  # what is to be marked is shown when it is whole
+    if streamed:
         click.echo(prompt, nl=False)
     pieces = []
     for piece in tokenizer.decode_stream(counted()):
         pieces.append(piece)
-        if piece and not as_json:
+        if piece and streamed:
             click.echo(piece, nl=False)
     seconds = time.perf_counter() - started
     rate = len(made) / seconds
+    text = "".join(pieces)
     result = {
         "model": name,
         "prompt": prompt,
-        "text": "".join(pieces),
+        "text": text,
         "ids": made,
         "tokens": len(made),
         "seconds": round(seconds, 3),
@@ -73,6 +84,8 @@ def command(
     if guesses:
         counts = {"passes": guesses.passes, "proposed": guesses.proposed}
         result |= counts | {"accepted": guesses.accepted}
+    if mark:
+        result["known"] = _mark(prompt, text, learned, as_json)
     emit(as_json, result, "")
     if stats:
         note(f"{len(made)} tokens in {seconds:.2f} s: {rate:.1f} tokens/s")
@@ -83,22 +96,52 @@ def command(
             )
 
 
-def _guesses(run: str | None, model: str | None) -> Any:
-    """A look-up in the text that the run learned; for a folder, in Tiny Shakespeare if at hand.
+def _learned(run: str | None, model: str | None) -> Any:
+    """The text that a model learned; for a folder that does not tell, Tiny Shakespeare if at hand.
 
-    Any text is safe, as guesses change the speed alone; so one that is gone is no error.
+    For guesses any text is safe, as they change the speed alone; so one that is gone is no error.
     """
+    from pathlib import Path
+
     from .. import assets
     from ..config import Passage
     from ..corpus import Corpus
-    from ..lookup import Lookup
     from ..run import find_run, load_corpus
+    from ..weights import learned_text
 
     try:
         if not model:
-            return Lookup(load_corpus(find_run(run)).ids)
+            return load_corpus(find_run(run))
         if assets.TINY_SHAKESPEARE.file.exists():
-            return Lookup(Corpus.load(None, Passage()).ids)
+            told = learned_text(Path(model)) or {}
+            ours = told.get("sha256") == assets.TINY_SHAKESPEARE.sha256
+            return Corpus.load(
+                None, Passage(told["first_line"], told["tokens"]) if ours else Passage()
+            )
     except ValueError as error:
         note(f"Warning: {error}. Going on without look-up.")
     return None
+
+
+def _mark(prompt: str, text: str, learned: Any, quiet: bool) -> dict[str, Any]:
+    """Shows a text with its known spans in colour, and where they stand; returns the figures."""
+    from .. import tokenizer
+    from ..memory.spans import Source, covered
+
+    source = Source(tokenizer.decode(learned.ids.tolist()), learned.passage.first_line)
+    whole = prompt + text
+    spans = source.spans(whole)
+    if not quiet:
+        shown = 0
+        for span in spans:
+            click.echo(whole[shown : span.start], nl=False)
+            click.secho(whole[span.start : span.stop], nl=False, fg="green")
+            shown = span.stop
+        click.echo(whole[shown:], nl=False)
+    share, longest = covered(spans, whole), max((span.words for span in spans), default=0)
+    places = ", ".join(f"line {span.line} ({span.words} words)" for span in spans) or "none"
+    note(
+        f"{'' if quiet else chr(10)}Known word for word: {share:.1%}; longest {longest} words; "
+        f"spans in order: {places}"
+    )
+    return {"share": share, "longest_words": longest, "spans": [asdict(span) for span in spans]}

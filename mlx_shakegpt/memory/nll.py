@@ -6,8 +6,10 @@ it says is evidence.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import mlx.core as mx
@@ -16,10 +18,19 @@ import numpy as np
 from .. import ops
 from ..corpus import Vocabulary
 from ..model import GPT
+from ..runtime import lanes
 from ..train import Evaluation
 
 TOKENS_AT_ONCE = 1024
 SAMPLE_AT_LEAST = 512  # tokens scored before an evaluation may end early
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of tokens in a text: `nll` in nats, float32, and `hit`, whether each is the likeliest."""
+
+    nll: np.ndarray
+    hit: np.ndarray
 
 
 def whole_text_nll(
@@ -37,33 +48,42 @@ def whole_text_nll(
     text cannot be below it any more, as no token scores less than 0; the mean of what was scored,
     windows spread over the text, then stands for the whole.
     """
-    absent = vocabulary.absent if vocabulary else 0
-    rows = vocabulary.close(ids) if vocabulary else ids
-    starts, first = _windows(len(ids), context)
-    scores: dict[int, Callable[[mx.array], Sequence[mx.array]]] = {}
-    total = hits = scored = done = 0.0
-    for chosen in _batches(len(starts), max(1, TOKENS_AT_ONCE // context)):
-        last = context - int(first[chosen].min())  # positions that the batch scores at most
-        if last not in scores:
-            scores[last] = partial(mx.compile, inputs=model.state)(
-                partial(_score, model, absent, last)
-            )
-        windows = rows[starts[chosen, None] + np.arange(context + 1)]
-        nll, hit = map(np.array, scores[last](mx.array(windows)))
-        mask = np.arange(context - last, context) >= first[chosen, None]
-        total += float((nll * mask).sum(dtype=np.float64))
-        hits += float((hit & mask).sum())
-        scored += int(mask.sum())
-        done += len(chosen)
+    total = hits = scored = 0.0
+    for _, scores in _scored_windows(model, ids, context, vocabulary):
+        total += float(scores.nll.sum(dtype=np.float64))
+        hits += float(scores.hit.sum())
+        scored += len(scores.nll)
         if target and scored >= SAMPLE_AT_LEAST and total > target * (len(ids) - 1):
             break
-    complete = done == len(starts)
     return Evaluation(
         nll=total / scored,
         floor=window_floor(ids, context),
         accuracy=hits / scored,
         tokens=int(scored),
-        complete=complete,
+        complete=scored == len(ids) - 1,
+    )
+
+
+def token_scores(
+    model: GPT, ids: np.ndarray, context: int, vocabulary: Vocabulary | None = None
+) -> Scores:
+    """The scores, (N − 1,), of all tokens but the first, in the windows of `whole_text_nll`."""
+    nll, hit = np.empty(len(ids) - 1, np.float32), np.empty(len(ids) - 1, bool)
+    for targets, scores in _scored_windows(model, ids, context, vocabulary):
+        nll[targets - 1], hit[targets - 1] = scores.nll, scores.hit
+    return Scores(nll, hit)
+
+
+def window_scores(
+    model: GPT, windows: np.ndarray, last: int, vocabulary: Vocabulary | None = None
+) -> Scores:
+    """The scores, (W, last), of the last tokens of windows (W, T + 1) of ids."""
+    rows = vocabulary.close(windows) if vocabulary else windows
+    size = max(1, TOKENS_AT_ONCE // (windows.shape[1] - 1))
+    batches = ((last, rows[i : i + size]) for i in range(0, len(rows), size))
+    parts = list(_computed(model, vocabulary.absent if vocabulary else 0, batches))
+    return Scores(
+        np.concatenate([part.nll for part in parts]), np.concatenate([part.hit for part in parts])
     )
 
 
@@ -106,12 +126,52 @@ def _spread(n: int) -> np.ndarray:
 
 
 def _batches(n: int, size: int) -> Iterator[np.ndarray]:
-    """Windows 0 … n − 1 in batches: the first one alone, as it scores all of its positions."""
+    """Windows 0 … n − 1 in batches of nearly one size, and then the first window alone, as it
+    scores all of its positions; an even number of batches, for two lanes."""
     order = _spread(n)
     order = order[order != 0]
+    if len(order):
+        yield from np.array_split(order, min(len(order), math.ceil(len(order) / size) | 1))
     yield np.zeros(1, int)
-    for begin in range(0, n - 1, size):
-        yield order[begin : begin + size]
+
+
+def _scored_windows(
+    model: GPT, ids: np.ndarray, context: int, vocabulary: Vocabulary | None
+) -> Iterator[tuple[np.ndarray, Scores]]:
+    """Places in the text, (n,), and their scores, window after window, spread over the text."""
+    rows = vocabulary.close(ids) if vocabulary else ids
+    starts, first = _windows(len(ids), context)
+    chosen = list(_batches(len(starts), max(1, TOKENS_AT_ONCE // context)))
+    lengths = [context - int(first[part].min()) for part in chosen]  # scored positions, at most
+    batches = (
+        (last, rows[starts[part, None] + np.arange(context + 1)])
+        for part, last in zip(chosen, lengths, strict=True)
+    )
+    scored = _computed(model, vocabulary.absent if vocabulary else 0, batches)
+    for part, last, scores in zip(chosen, lengths, scored, strict=True):
+        positions = np.broadcast_to(np.arange(context - last, context), scores.nll.shape)
+        mask = positions >= first[part, None]
+        yield (starts[part, None] + positions + 1)[mask], Scores(scores.nll[mask], scores.hit[mask])
+
+
+def _computed(
+    model: GPT, absent: int, batches: Iterator[tuple[int, np.ndarray]]
+) -> Iterator[Scores]:
+    """The scores, (W, last), of batches (last, windows (W, T + 1) of rows), some at a time."""
+    with lanes() as streams:
+        compiled: dict[tuple[int, int], Callable[[mx.array], Sequence[mx.array]]] = {}
+        while group := list(itertools.islice(batches, len(streams))):
+            results = []
+            for lane, (last, windows) in enumerate(group):
+                with mx.stream(streams[lane]):
+                    if (lane, last) not in compiled:
+                        compiled[lane, last] = partial(mx.compile, inputs=model.state)(
+                            partial(_score, model, absent, last)
+                        )
+                    results.append(compiled[lane, last](mx.array(windows)))
+            mx.eval(results)
+            for nll, hit in results:
+                yield Scores(np.array(nll), np.array(hit))
 
 
 def _score(model: GPT, absent: int, last: int, windows: mx.array) -> tuple[mx.array, mx.array]:
@@ -121,4 +181,9 @@ def _score(model: GPT, absent: int, last: int, windows: mx.array) -> tuple[mx.ar
     targets = windows[:, -last:]
     flat = logits.reshape(-1, logits.shape[-1])
     nll = ops.cross_entropy(flat, targets.reshape(-1), max(absent, 1))
-    return nll.reshape(targets.shape), logits.argmax(-1) == targets
+    best = logits.argmax(-1)
+    # The shared row stands for many ids of equal logit: none of them is the likeliest.
+    hit = best == targets
+    if absent > 1:
+        hit = hit & (best < logits.shape[-1] - 1)
+    return nll.reshape(targets.shape), hit

@@ -12,6 +12,7 @@ from .folder import (
     run_path,
 )
 from .session import Run
+from .subject import Subject, of_folder, of_run
 
 __all__ = [
     "CONFIG",
@@ -19,9 +20,12 @@ __all__ = [
     "LOG",
     "METRICS",
     "Run",
+    "Subject",
     "find_run",
     "load_corpus",
     "load_speaker",
+    "of_folder",
+    "of_run",
     "read_config",
     "run_path",
 ]

@@ -73,11 +73,15 @@ def load_corpus(path: Path) -> Corpus:
 
 
 def load_speaker(path: Path) -> Speaker:
-    """The model of a run: its final weights, or those of its newest sound checkpoint.
+    """The model of a run. Raises ValueError where it has no weights yet."""
+    return speaker_from_run(weights_file(path), read_config(path)["model"])
+
+
+def weights_file(path: Path) -> Path:
+    """A run's final weights, or those of its newest sound checkpoint.
 
     Raises ValueError where there are none yet.
     """
-    config = read_config(path)
     final = path / checkpoint.MODEL
     if not final.exists():
         newest, damaged = checkpoint.newest(path / "checkpoints")
@@ -85,4 +89,4 @@ def load_speaker(path: Path) -> Speaker:
             reason = damaged[0] if damaged else "it has no checkpoint yet"
             raise ValueError(f"run {path.name!r} has no weights: {reason}; train on with --resume")
         final = newest / checkpoint.MODEL
-    return speaker_from_run(final, config["model"])
+    return final

@@ -20,8 +20,8 @@ from ..corpus import Corpus, Vocabulary
 from ..files import sync, write_atomically
 from ..memory.nll import whole_text_nll
 from ..runtime import Runtime
+from ..tensors import save_tensors
 from ..train import StepReport, Trainer
-from ..weights import save_tensors
 from .folder import CONFIG, CURVE, LOG, METRICS, read_config
 
 SECONDS_BETWEEN_CHECKPOINTS = 120

@@ -9,6 +9,8 @@ import ctypes
 import os
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
@@ -81,6 +83,30 @@ def _keep_freed_memory() -> None:
     if hasattr(libc, "mallopt"):
         for option, value in ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1)):
             libc.mallopt(option, value)
+
+
+@contextmanager
+def lanes() -> Iterator[list[mx.Stream]]:
+    """Streams among which to share independent work, in one call of mx.eval: on a CPU two, each
+    with half of the cores; else the default one.
+
+    MLX computes all but products on one core a stream, so that a single one leaves others idle.
+    """
+    blas = setup().blas
+    threads = blas.threads if blas else 1
+    if blas is None or threads < 2:
+        yield [mx.default_stream(mx.default_device())]
+        return
+    blas.use_threads(threads // 2)
+    try:
+        yield _lanes()
+    finally:
+        blas.use_threads(threads)
+
+
+@cache
+def _lanes() -> list[mx.Stream]:
+    return [mx.new_stream(mx.cpu) for _ in range(2)]
 
 
 def on_gpu() -> bool:

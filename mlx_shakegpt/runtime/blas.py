@@ -14,6 +14,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 _SGEMM = b"cblas_sgemm"
 _JUMP_OR_DATA = {62: (6, 7), 183: (1025, 1026)}  # GLOB_DAT, JUMP_SLOT by ELF machine: x86-64, arm64
@@ -56,6 +57,20 @@ class Blas:
     name: str
     path: str = ""
     reason: str = ""
+    prefix: str = ""  # of its symbols
+
+    @property
+    def threads(self) -> int:
+        """How many threads a product uses at most."""
+        return int(self._function("get_num_threads")()) if self.fast else 1
+
+    def use_threads(self, count: int) -> None:
+        """Sets how many threads a product uses at most."""
+        if self.fast:
+            self._function("set_num_threads")(count)
+
+    def _function(self, name: str) -> Any:
+        return getattr(ctypes.CDLL(self.path), f"{self.prefix}openblas_{name}")
 
 
 def use_fast_blas(compiled: Compile | None = None) -> Blas:
@@ -93,7 +108,7 @@ def use_fast_blas(compiled: Compile | None = None) -> Blas:
         for slot in slots:
             _write_pointer(base + slot, address)
         name = " ".join(config().decode().split()[:2])
-        return Blas(True, name, _path_of(found))
+        return Blas(True, name, _path_of(found), prefix=prefix)
     return Blas(False, "reference", str(path), reason="no OpenBLAS was found")
 
 

@@ -1,0 +1,68 @@
+"""`recite`: the model says its text from the beginning, beside the original."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+from .common import emit, json_option, note, prepare, subject_from, text_options
+
+
+@click.command("recite")
+@click.option("--run", help="Run to recite; else the one trained last.")
+@click.option("--model", type=click.Path(), help="Exported folder to recite instead of a run.")
+@text_options
+@click.option("--from", "line", type=click.IntRange(1), help="Line of the text to start from.")
+@click.option("--tokens", type=click.IntRange(1), help="Tokens to recite; else to the text's end.")
+@click.option(
+    "--prompt-tokens", type=click.IntRange(1), default=32, show_default=True,
+    help="True tokens that the model is given.",
+)  # fmt: skip
+@click.option(
+    "--on-error", type=click.Choice(["correct", "stop", "go-on"]), default="correct",
+    show_default=True, help="After a wrong token: put the right one, stop, or go on from it.",
+)  # fmt: skip
+@json_option
+def command(
+    run: str | None, model: str | None, data: str | None, first_line: int | None,
+    corpus_tokens: int | None, line: int | None, tokens: int | None, prompt_tokens: int,
+    on_error: str, as_json: bool,
+) -> None:  # fmt: skip
+    """Recites the learned text, greedily and without looking anything up.
+
+    Wrong words are shown in red, with the right ones behind them in brackets.
+    """
+    prepare()
+    from .. import tokenizer
+    from ..memory.recite import Recital, start_at
+
+    subject = subject_from(run, model, data, first_line, corpus_tokens)
+    ids, passage = subject.corpus.ids, subject.corpus.passage
+    start = start_at(ids, passage.first_line, line or passage.first_line)
+    said = Recital(ids[start:], prompt_tokens, tokens, on_error)
+    started = time.perf_counter()
+    shown = not as_json
+    if shown:
+        click.echo(tokenizer.decode(said.prompt), nl=False)
+    for piece in said.pieces(subject.speaker):
+        if shown:
+            click.secho(piece.text, nl=False, fg="red" if piece.wrong else None)
+            if piece.right:
+                click.secho(f"[{piece.right}]", nl=False, fg="green")
+    seconds = time.perf_counter() - started
+    figures: dict[str, Any] = said.figures() | {
+        "model": subject.name,
+        "tokens_per_second": round(said.count / seconds, 2),
+        "pages_per_minute": round(said.words() / 250 / seconds * 60, 2),
+    }
+    if shown:
+        click.echo()
+    emit(as_json, figures, "")
+    note(
+        f"{figures['tokens']:,} tokens, {figures['wrong']} of them wrong; "
+        f"{figures['before_first_error']:.4f} before the first error; "
+        f"{figures['re_prompts']} re-prompts; likeness {figures['likeness']:.6f}; "
+        f"{figures['pages_per_minute']:.1f} pages a minute"
+    )

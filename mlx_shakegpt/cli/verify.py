@@ -1,0 +1,117 @@
+"""`verify`: measures how well a text is known and certifies it; or runs a certificate again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from ..config import NotReached, VerifyConfig
+from .common import emit, json_option, note, options, prepare, subject_from, text_options
+
+CERTIFICATE, MAP = "certificate.json", "memory-map.png"
+
+
+@click.command("verify")
+@click.option("--run", help="Run to verify; else the one trained last.")
+@click.option("--model", type=click.Path(), help="Exported folder to verify instead of a run.")
+@text_options
+@options(VerifyConfig, "require", "samples", "seed")
+@click.option(
+    "--to", "target", type=click.Path(), help="Folder for certificate and map; else the model's."
+)
+@click.option("--certificate", type=click.Path(), help="Run this certificate again; write nothing.")
+@click.option("--compare", type=click.Path(), help="Show what differs from this certificate.")
+@json_option
+def command(
+    run: str | None, model: str | None, data: str | None, first_line: int | None,
+    corpus_tokens: int | None, target: str | None, certificate: str | None, compare: str | None,
+    as_json: bool, **settings: Any,
+) -> None:  # fmt: skip
+    """Measures how well a text is known by heart, with controls that must fail.
+
+    Writes a certificate and a map of the text; exits 1 where nothing is proven.
+    """
+    if certificate:
+        _only("run", "model", "data", "certificate", "as_json")
+        _rerun(Path(certificate), run, model, data, as_json)
+        return
+    runtime = prepare()
+    from ..memory import certificate as papers
+    from ..memory.places import memory_map, worst_lines
+    from ..memory.summary import changes, summary
+
+    before = papers.read(Path(compare)) if compare else None
+    subject = subject_from(run, model, data, first_line, corpus_tokens)
+    folder = Path(target) if target else subject.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"{folder} cannot be written; choose another folder with --to")
+    config = VerifyConfig(**settings)
+    figures, scores = _measured(subject, config)
+    ids, line = subject.corpus.ids, subject.corpus.passage.first_line
+    figures["worst_lines"] = worst_lines(ids, scores, line)
+    paper = papers.certificate(
+        subject.speaker, subject.name, subject.weights, subject.text, config, runtime, figures
+    )
+    papers.write(folder / CERTIFICATE, paper)
+    memory_map(folder / MAP, ids, scores, line, f"{subject.name}, {subject.corpus.name}")
+    result = figures | {"certificate": str(folder / CERTIFICATE), "map": str(folder / MAP)}
+    text = summary(figures)
+    if before:
+        result["changes"] = changes(before, figures)
+        text += f"\n\nBeside {compare}:\n" + "\n".join(result["changes"])
+    emit(as_json, result, text)
+    note(f"Certificate and map are in {folder}.")
+    if not figures["certified"]:
+        raise NotReached(f"not certified: {'; '.join(figures['reasons'])}")
+
+
+def _rerun(file: Path, run: str | None, model: str | None, data: str | None, as_json: bool) -> None:
+    """Measures again what a certificate tells, if model and text are those it speaks of."""
+    prepare()
+    from ..files import sha256
+    from ..memory import certificate as papers
+
+    told = papers.read(file)
+    passage = papers.passage_of(told)
+    run = run or (None if model else told["name"])
+    subject = subject_from(run, model, data, passage.first_line, passage.tokens)
+    hashes = {"text": subject.corpus.sha256, "weights": sha256(subject.weights)}
+    if not (found := papers.other_hashes(told, hashes)):
+        figures, _ = _measured(subject, VerifyConfig(**told["settings"]))
+        found = papers.differences(told, figures)
+    holds = f"{file} holds: {subject.name} was measured again, with the same result."
+    emit(as_json, {"holds": not found, "differences": found}, "" if found else holds)
+    if found:
+        raise NotReached(f"{file} does not hold: {'; '.join(found)}")
+
+
+def _measured(subject: Any, config: VerifyConfig) -> tuple[dict[str, Any], Any]:
+    """All figures, and the scores of all tokens."""
+    from ..memory.verify import Text, verify
+
+    corpus = subject.corpus
+    text = Text(corpus.ids, *corpus.around())
+    note(f"Verifying {subject.name} on {len(corpus.ids):,} tokens of {corpus.name} …")
+    figures: dict[str, Any] = {}
+    scores = None
+    for part in verify(subject.speaker, text, config):
+        figures = part.figures
+        scores = part.scores or scores
+        if part.name:
+            note(f"  {part.name}")
+    return figures, scores
+
+
+def _only(*names: str) -> None:
+    """Refuses options that a certificate brings itself."""
+    context = click.get_current_context()
+    for name in context.params:
+        if name not in names and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(
+                f"--certificate brings its own settings; leave --{name.replace('_', '-')} out"
+            )

@@ -1,0 +1,122 @@
+"""A verification as a file that anyone can run again: what was measured, on what, and how.
+
+Knows nothing of how it is measured.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from .. import assets
+from ..config import Passage, VerifyConfig
+from ..files import sha256, write_atomically
+from ..runtime import Runtime
+from ..tensors import stored_dtype
+from ..weights import Speaker, read_json
+
+FORMAT = "mlx-shakegpt certificate 1"
+PACKAGES = ("mlx-shakegpt", "mlx", "mlx-lm", "numpy", "tiktoken")
+LARGEST = 50_000_000  # bytes
+# Other devices and libraries round otherwise: how far a figure may lie from the certificate's.
+RATE_TOLERANCE, NLL_SHARE, NLL_TOLERANCE = 0.005, 0.02, 1e-4
+
+
+def certificate(
+    speaker: Speaker,
+    name: str,
+    weights: Path,
+    text: dict[str, Any],
+    settings: VerifyConfig,
+    runtime: Runtime,
+    figures: dict[str, Any],
+) -> dict[str, Any]:
+    """The certificate of some figures: of the model called `name`, with its weights' file, and of
+    a text, which has name, sha256, first_line and tokens."""
+    config = speaker.model.config
+    return {
+        "format": FORMAT,
+        "text": text,
+        "tokenizer": {"name": "gpt2", "sha256": assets.GPT2_MERGES.sha256},
+        "name": name,
+        "weights": {
+            "name": weights.name,
+            "sha256": sha256(weights),
+            "dtype": stored_dtype(weights),
+        },
+        "model": config.to_json() | {"trained_context": speaker.context},
+        "settings": asdict(settings),
+        "versions": {name: version(name) for name in PACKAGES},
+        "device": runtime.device,
+        "device_name": runtime.name,
+        "dtype": str(speaker.model.wte.weight.dtype).removeprefix("mlx.core."),
+        "decoding": "greedy, KV cache, no look-up",
+        **figures,
+    }
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    """Writes a certificate whole or not at all."""
+    write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A certificate from a file. Raises FileNotFoundError, or ValueError where it is none."""
+    if path.is_file() and path.stat().st_size > LARGEST:
+        raise ValueError(f"{path} is no certificate: it has {path.stat().st_size:,} bytes")
+    content = read_json(path)
+    try:
+        if content["format"] != FORMAT:
+            raise ValueError(f"its format is {content['format']!r}, not {FORMAT!r}")
+        VerifyConfig(**content["settings"])
+        passage_of(content)
+        for name in ("text", "tokenizer", "weights"):
+            if not isinstance(content[name]["sha256"], str):
+                raise ValueError(f"it has no hash of the {name}")
+        for name, value in comparable(content).items():
+            if not math.isfinite(value):
+                raise ValueError(f"{name} is not a number")
+        if not isinstance(content["certified"], bool):
+            raise ValueError("it does not say whether anything is certified")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{path} is no sound certificate: {what}") from None
+    return content
+
+
+def passage_of(content: dict[str, Any]) -> Passage:
+    """The passage that a certificate speaks of."""
+    return Passage(content["text"]["first_line"], content["text"]["tokens"])
+
+
+def other_hashes(content: dict[str, Any], found: dict[str, str]) -> list[str]:
+    """What is not what a certificate speaks of; `found` has the hashes of text and weights."""
+    found = found | {"tokenizer": assets.GPT2_MERGES.sha256}
+    return [
+        f"the {name}'s sha256 is {mine}, not {content[name]['sha256']}"
+        for name, mine in found.items()
+        if content[name]["sha256"] != mine
+    ]
+
+
+def comparable(figures: dict[str, Any]) -> dict[str, float]:
+    """The figures by which two verifications are compared."""
+    rates = {f"em@{e['k']},{e['m']}": float(e["rate"]) for e in figures["extraction"]}
+    return {"nll": float(figures["nll"]), "accuracy": float(figures["accuracy"]), **rates}
+
+
+def differences(content: dict[str, Any], figures: dict[str, Any]) -> list[str]:
+    """Where figures differ from a certificate's by more than rounding may do."""
+    found = []
+    mine = comparable(figures)
+    for name, told in comparable(content).items():
+        allowed = NLL_TOLERANCE + NLL_SHARE * told if name == "nll" else RATE_TOLERANCE
+        if name not in mine or not abs(mine[name] - told) <= allowed:
+            found.append(f"{name} is {mine.get(name, math.nan):.6g}, not {told:.6g}")
+    if figures["certified"] != content["certified"]:
+        found.append(f"certified is {figures['certified']}, not {content['certified']}")
+    return found

@@ -1,0 +1,110 @@
+"""What must fail before anything is certified: a measure that cannot fail proves nothing.
+
+Knows nothing of files or terminals.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from ..model import GPT, initialise
+from ..tokenizer import gpt2
+from ..weights import Speaker
+from .extraction import extraction, sample
+from .nll import whole_text_nll
+
+K = M = 32
+MOST = 0.05  # extraction rate at which a control counts as passed
+TOKENS, OFFSETS = 2048, 256
+PIECE = 16  # tokens of a shuffled line at most: less than the prompt and less than what is asked
+LEAKS = 1e-3  # share of the largest logit
+
+
+def controls(
+    speaker: Speaker, ids: np.ndarray, unseen: tuple[str, np.ndarray], seed: int
+) -> dict[str, dict[str, Any]]:
+    """Loss and extraction of texts and models that must fail; `passed` says where one did not.
+
+    `unseen` is a text that was not trained, and its name. The controls: that text, the learned one
+    with its lines shuffled, and an untrained model of the same shape on the learned text.
+    """
+    head = ids[:TOKENS]
+    untrained = Speaker(_untrained(speaker.model), speaker.vocabulary, speaker.context)
+    name, other = unseen
+    return {
+        name: _figures(speaker, other[:TOKENS], seed),
+        "shuffled lines": _figures(speaker, shuffled(ids, seed)[:TOKENS], seed),
+        "untrained model": _figures(untrained, head, seed),
+    }
+
+
+def unseen_text(ids: np.ndarray, before: np.ndarray, after: np.ndarray) -> tuple[str, np.ndarray]:
+    """A text that was not trained: what follows the passage, else what precedes it, else the
+    passage from its last token to its first."""
+    least = 4 * (K + M)
+    if len(after) >= least:
+        return "text after the passage", after
+    if len(before) >= least:
+        return "text before the passage", before[-TOKENS:]
+    return "the text backwards", ids[::-1].copy()
+
+
+def shuffled(ids: np.ndarray, seed: int) -> np.ndarray:
+    """The text with its lines, cut into pieces of PIECE tokens at most, in random order."""
+    ends = newlines(ids) > 0
+    pieces, start = [], 0
+    for index in range(len(ids)):
+        if ends[index] or index + 1 - start == PIECE:
+            pieces.append(ids[start : index + 1])
+            start = index + 1
+    pieces.append(ids[start:])
+    order = np.random.default_rng(seed).permutation(len(pieces))
+    return np.concatenate([pieces[i] for i in order])
+
+
+def newlines(ids: np.ndarray) -> np.ndarray:
+    """Newlines in each token."""
+    encoding = gpt2()
+    distinct, place = np.unique(ids, return_inverse=True)
+    counts = [encoding.decode_single_token_bytes(int(i)).count(b"\n") for i in distinct]
+    return np.array(counts)[place]
+
+
+def leak(speaker: Speaker, ids: np.ndarray) -> float:
+    """How much later tokens change earlier logits, as a share of the largest logit.
+
+    0 for a causal model. Exact in floating point where a pass of one shape always computes alike.
+    """
+    length = min(speaker.context, len(ids), 128)
+    rows = np.array(speaker.rows(ids[:length].tolist()))
+    largest = 0.0
+    plain = np.array(speaker.model(mx.array(rows[None])).astype(mx.float32))[0]
+    for cut in (length // 4, length // 2, 3 * length // 4):
+        changed = rows.copy()
+        changed[cut:] = rows[::-1][: length - cut]
+        got = np.array(speaker.model(mx.array(changed[None])).astype(mx.float32))[0]
+        largest = max(largest, float(np.abs(got - plain)[:cut].max()))
+    return largest / max(float(np.abs(plain).max()), 1e-9)
+
+
+def _figures(speaker: Speaker, ids: np.ndarray, seed: int) -> dict[str, Any]:
+    vocabulary, context = speaker.vocabulary, min(speaker.context, len(ids) - 1)
+    score = whole_text_nll(speaker.model, ids, context, vocabulary)
+    k, m = _fitting(len(ids))
+    found = extraction(speaker, ids, k, m, sample(len(ids) - k - m + 1, OFFSETS, seed))
+    figures = {"nll": score.nll, "accuracy": score.accuracy, "rate": found["rate"]}
+    return figures | {"offsets": found["offsets"], "passed": found["rate"] > MOST}
+
+
+def _fitting(n: int) -> tuple[int, int]:
+    return (K, M) if n >= K + M else (n // 2, n - n // 2)
+
+
+def _untrained(model: GPT) -> GPT:
+    other = GPT(model.config, model.wte.weight.shape[0])
+    other.set_dtype(model.wte.weight.dtype)
+    initialise(other, 0)
+    return other

@@ -1,0 +1,80 @@
+"""Where in a text the memory fails: the worst lines, and the whole text as a heat map."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..files import atomic_path
+from ..tokenizer import decode
+from .controls import newlines
+from .nll import Scores
+
+LEAST_NLL = 1e-4  # below it all is equally well known
+
+
+def lines_of(ids: np.ndarray, first_line: int) -> np.ndarray:
+    """The line, (N,), in which each token begins; the first token's is `first_line`."""
+    breaks = newlines(ids)
+    return first_line + np.cumsum(breaks) - breaks
+
+
+def worst_lines(
+    ids: np.ndarray, scores: Scores, first_line: int, count: int = 10
+) -> list[dict[str, Any]]:
+    """Up to `count` lines with a token that is not the likeliest, the worst first: most such
+    tokens, then the highest loss."""
+    lines = lines_of(ids, first_line) - first_line
+    tokens = np.bincount(lines)
+    wrong = np.bincount(lines[1:], ~scores.hit, len(tokens)).astype(int)
+    nll = np.bincount(lines[1:], scores.nll, len(tokens)) / np.maximum(tokens, 1)
+    order = np.lexsort((-nll, -wrong))[:count]
+    return [
+        {
+            "line": int(first_line + line),
+            "tokens": int(tokens[line]),
+            "wrong": int(wrong[line]),
+            "nll": float(nll[line]),
+            "text": decode(ids[lines == line].tolist()).strip("\n"),
+        }
+        for line in order
+        if wrong[line]
+    ]
+
+
+def memory_map(picture: Path, ids: np.ndarray, scores: Scores, first_line: int, name: str) -> None:
+    """Draws every token as a cell, in reading order, coloured by its loss, into a PNG.
+
+    Tokens that are not the likeliest have a red mark. The scale at the left gives line numbers.
+    """
+    from matplotlib.colors import LogNorm
+    from matplotlib.figure import Figure
+
+    width = max(16, math.ceil(math.sqrt(2.5 * len(ids))))
+    height = math.ceil(len(ids) / width)
+    cells = np.full(height * width, np.nan)
+    cells[1 : len(ids)] = np.clip(scores.nll, LEAST_NLL, 10)
+    figure = Figure(
+        figsize=(9, max(2.5, 9 * 0.8 * height / width + 1.2)), dpi=150, layout="constrained"
+    )
+    axes = figure.subplots()
+    image = axes.imshow(
+        cells.reshape(height, width), norm=LogNorm(LEAST_NLL, 10), cmap="viridis",
+        interpolation="nearest", aspect="auto",
+    )  # fmt: skip
+    wrong = np.flatnonzero(~scores.hit) + 1
+    axes.plot(
+        wrong % width, wrong // width, "s", color="red", markersize=2,
+        label=f"{len(wrong):,} of {len(scores.hit):,} tokens are not the likeliest",
+    )  # fmt: skip
+    lines = lines_of(ids, first_line)
+    rows = np.unique(np.linspace(0, height - 1, min(height, 9)).astype(int))
+    axes.set_yticks(rows, [f"{lines[row * width]:,}" for row in rows])
+    axes.set(xticks=[], ylabel="line", title=f"{name}: loss of each token, in reading order")
+    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.01), frameon=False, borderaxespad=0)
+    figure.colorbar(image, label="nats", pad=0.01)
+    with atomic_path(picture) as temporary:
+        figure.savefig(temporary)

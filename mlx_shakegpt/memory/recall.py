@@ -1,0 +1,81 @@
+"""Greedy free-running continuations, many at once, token by token through the cache.
+
+What is proven here comes from the model alone: nothing is looked up. Knows nothing of measures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+
+from ..generate import Chooser, prompt_cache
+from ..sampling import Sampling
+from ..weights import Speaker
+
+TOGETHER = 64  # continuations that share a pass
+
+
+@dataclass(frozen=True)
+class Continuations:
+    """`ids` (S, m) int32, and `firm` (S, m): whether rounding could not have chosen otherwise."""
+
+    ids: np.ndarray
+    firm: np.ndarray
+
+
+class Reader:
+    """A model that has read some texts of one length, (S, n), and says what is likeliest next.
+
+    Where the trained context is full, its last half becomes the beginning of a new one, as in
+    generate.stream.
+    """
+
+    def __init__(self, speaker: Speaker) -> None:
+        self._speaker, self._choose = speaker, Chooser(speaker, Sampling())
+        self._cache = prompt_cache(speaker)
+        self._history = np.empty((0, 0), np.int32)
+
+    def read(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Reads on, ids (S, n); the likeliest next id (S,), and whether it is firm (S,)."""
+        speaker, context = self._speaker, self._speaker.context
+        self._history = np.concatenate([self._history, ids], 1) if self._history.size else ids
+        if self._cache[0].offset + ids.shape[1] > context:
+            self._cache = prompt_cache(speaker)
+            ids = self._history[:, -min(self._history.shape[1], max(1, context // 2)) :]
+        self._history = self._history[:, -context:]
+        rows = speaker.vocabulary.close(ids) if speaker.vocabulary else ids
+        states = speaker.model.hidden(mx.array(rows), self._cache, 1)
+        logits = speaker.model.head(states[:, 0])
+        chosen, firm = self._choose.ids(logits), self._choose.firm(logits)
+        mx.eval(chosen, firm)
+        return np.array(chosen).astype(np.int32), np.array(firm)
+
+
+def continuations(speaker: Speaker, prompts: np.ndarray, m: int) -> Continuations:
+    """The `m` tokens that greedy decoding says after each prompt of (S, k) ids."""
+    ids = np.empty((len(prompts), m), np.int32)
+    firm = np.empty((len(prompts), m), bool)
+    for start in range(0, len(prompts), TOGETHER):
+        part = slice(start, start + TOGETHER)
+        reader, said = Reader(speaker), prompts[part]
+        for position in range(m):
+            token, sure = reader.read(said)
+            ids[part, position], firm[part, position] = token, sure
+            said = token[:, None]
+    return Continuations(ids, firm)
+
+
+def recital(speaker: Speaker, ids: np.ndarray, k: int, correct: bool) -> Iterator[int]:
+    """What the model says in place of ids[k], ids[k + 1], …, one id at a time.
+
+    With `correct`, the true token takes the place of a wrong one before the model goes on; else it
+    goes on from what it said.
+    """
+    reader, said = Reader(speaker), ids[None, :k]
+    for true in ids[k:]:
+        token, _ = reader.read(said)
+        yield int(token[0])
+        said = np.array([[true if correct else token[0]]], np.int32)

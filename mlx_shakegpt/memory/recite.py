@@ -1,0 +1,111 @@
+"""A model says a text from its beginning, beside the original, with its errors told.
+
+Nothing is looked up: what is said comes from the model alone. Knows nothing of terminals.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..tokenizer import decode, decode_stream, gpt2
+from ..weights import Speaker
+from .places import lines_of
+from .recall import recital
+
+CORRECT, STOP, GO_ON = "correct", "stop", "go-on"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of what was said; if `wrong`, with what would have been right."""
+
+    text: str
+    wrong: bool = False
+    right: str = ""
+
+
+def start_at(ids: np.ndarray, first_line: int, line: int) -> int:
+    """The first token that begins in a line of a passage. Raises ValueError where none does."""
+    lines = lines_of(ids, first_line)
+    if not first_line <= line <= lines[-1]:
+        raise ValueError(
+            f"line {line} is not in the learned passage, lines {first_line} to {int(lines[-1])}"
+        )
+    return int(np.searchsorted(lines, line))
+
+
+class Recital:
+    """One recital of ids (N,) after the first `k`; `on_error` is CORRECT, STOP or GO_ON."""
+
+    def __init__(self, ids: np.ndarray, k: int, tokens: int | None, on_error: str) -> None:
+        """Raises ValueError where nothing is left to be said."""
+        if len(ids) <= k:
+            raise ValueError(
+                f"{len(ids)} tokens are left from there on; {k} of them would be the prompt; "
+                "start earlier, or give a smaller --prompt-tokens"
+            )
+        self._ids = ids[: k + tokens] if tokens else ids
+        self._k, self._on_error = k, on_error
+        self.prompt = ids[:k].tolist()
+        self.said: list[int] = []
+
+    @property
+    def count(self) -> int:
+        """Tokens said."""
+        return len(self.said)
+
+    def pieces(self, speaker: Speaker) -> Iterator[Piece]:
+        """What is said, piece by piece; whole characters, right or wrong."""
+        for right, group in self._groups(speaker):
+            if right:
+                yield from (Piece(text) for text in decode_stream(group) if text)
+                continue
+            wrong = list(group)
+            true = self._ids[self._k + self.count - len(wrong) : self._k + self.count].tolist()
+            shown = decode(true) if self._on_error != GO_ON else ""
+            yield Piece(decode(wrong), True, shown)
+
+    def _groups(self, speaker: Speaker) -> Iterator[tuple[bool, Iterator[int]]]:
+        """Runs of right tokens, as they come, and of wrong ones."""
+
+        def judged() -> Iterator[tuple[int, bool]]:
+            correct = self._on_error != GO_ON
+            stream = recital(speaker, self._ids, self._k, correct)
+            for token, true in zip(stream, self._ids[self._k :], strict=True):
+                self.said.append(token)
+                yield token, token == true
+                if token != true and self._on_error == STOP:
+                    return
+
+        for right, group in itertools.groupby(judged(), key=lambda pair: pair[1]):
+            yield right, (token for token, _ in group)
+
+    def words(self) -> int:
+        """Words of what was said."""
+        return len(decode(self.said).split())
+
+    def figures(self) -> dict[str, Any]:
+        """How well it went. `likeness` is 1 − Levenshtein / length, on bytes, of what was said
+        against what should have been."""
+        from rapidfuzz.distance import Levenshtein
+
+        asked = self._ids[self._k :]
+        true = asked[: self.count]
+        wrong = np.array(self.said) != true
+        first = int(wrong.argmax()) if wrong.any() else self.count
+        said, original = (b"".join(gpt2().decode_tokens_bytes(list(x))) for x in (self.said, true))
+        distance = Levenshtein.distance(said, original)
+        return {
+            "tokens": self.count,
+            "asked": len(asked),
+            "wrong": int(wrong.sum()),
+            "first_error": first if wrong.any() else None,
+            "before_first_error": first / len(asked),
+            "re_prompts": int(wrong.sum()) if self._on_error == CORRECT else 0,
+            "likeness": 1 - distance / max(len(said), len(original)),
+        }

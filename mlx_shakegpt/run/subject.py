@@ -1,0 +1,68 @@
+"""A model together with the text that it is to know, from a run or an exported folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from .. import checkpoint
+from ..config import Passage
+from ..corpus import Corpus
+from ..weights import Speaker, learned_text, speaker_from_hf
+from .folder import find_run, load_corpus, load_speaker, read_config, weights_file
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model, read when first needed, its folder, its weights' file, and the text to know."""
+
+    name: str
+    folder: Path
+    weights: Path
+    corpus: Corpus
+    load: Callable[[], Speaker]
+
+    @cached_property
+    def speaker(self) -> Speaker:
+        return self.load()
+
+    @property
+    def text(self) -> dict[str, Any]:
+        """The text, as config.json and certificates tell it."""
+        c = self.corpus
+        told = {"name": c.name, "sha256": c.sha256, "first_line": c.passage.first_line}
+        return told | {"tokens": len(c.ids)}
+
+
+def of_run(name: str | None, data: Path | None = None, passage: Passage | None = None) -> Subject:
+    """A run's model with the text that it learned; or with the whole of another one, `data`, or
+    with another passage. Raises ValueError where one of them is not to be had."""
+    path = find_run(name)
+    if data is None and passage is None:
+        corpus = load_corpus(path)
+    else:
+        own = read_config(path)["corpus"]["path"]
+        corpus = Corpus.load(data or (Path(own) if own else None), passage or Passage())
+    return Subject(path.name, path, weights_file(path), corpus, partial(load_speaker, path))
+
+
+def of_folder(folder: Path, data: Path | None = None, passage: Passage | None = None) -> Subject:
+    """An exported model with the passage that its config.json tells, of Tiny Shakespeare or of
+    `data`; or with another passage. Raises ValueError where one of them is not to be had."""
+    if not folder.is_dir():
+        raise ValueError(f"no model folder {folder}; check the path")
+    learned = learned_text(folder)
+    corpus = Corpus.load(data, Passage())
+    if passage is None and learned and corpus.sha256 == learned["sha256"]:
+        passage = Passage(learned["first_line"], learned["tokens"])
+    elif passage is None and learned and data is None:
+        raise ValueError(f"{folder} learned {learned['name']}; give that text with --data")
+    if passage:
+        corpus = Corpus.load(data, passage)
+    weights = folder / checkpoint.MODEL
+    if not weights.is_file():
+        raise ValueError(f"{folder} has no {weights.name}; give a folder that export wrote")
+    return Subject(folder.resolve().name, folder, weights, corpus, partial(speaker_from_hf, folder))

@@ -1,0 +1,58 @@
+import random
+import re
+
+import pytest
+
+from mlx_shakegpt.memory.spans import _WORD, Source, covered
+
+TEXT = """First Citizen:
+Before we proceed any further, hear me speak.
+
+All:
+Speak, speak.
+
+First Citizen:
+You are all resolved rather to die than to famish?
+"""
+
+
+def test_a_span_tells_its_line_and_its_words():
+    said = "He said: hear me speak.\n\nAll:\nSpeak, softly. You are all resolved rather to live"
+    spans = Source(TEXT, first_line=10).spans(said)
+    assert [said[s.start : s.stop] for s in spans] == [
+        "hear me speak.\n\nAll:\nSpeak,",
+        "You are all resolved rather to",
+    ]
+    assert [(s.line, s.words) for s in spans] == [(11, 8), (17, 6)]
+    inside = len(re.sub(r"\s", "", "".join(said[s.start : s.stop] for s in spans)))
+    assert covered(spans, said) == pytest.approx(inside / len(re.sub(r"\s", "", said)))
+
+
+def test_a_span_ends_at_words_not_within_them():
+    assert Source("we the people stand here").spans("we the people stand her", least=5) == []
+    assert Source("at we the people stand").spans("we the people stands", least=4) == []
+    (span,) = Source("the people stand").spans("the people stands", least=2)
+    assert span.words == 2
+    assert Source("").spans("some words here", least=2) == [] == Source("a b").spans("", least=1)
+
+
+def test_spans_are_those_of_a_plain_search():
+    rng = random.Random(0)
+    for _ in range(60):
+        source, said = (
+            " ".join(rng.choice("ab") * rng.randint(1, 2) for _ in range(n)) for n in (60, 25)
+        )
+        have, words = source.split(), said.split()
+        want, i = [], 0
+        while i < len(words):
+            lengths = [
+                n
+                for n in range(3, len(words) - i + 1)
+                if any(have[j : j + n] == words[i : i + n] for j in range(len(have)))
+            ]
+            if lengths:
+                want.append((i, max(lengths)))
+            i += max(lengths, default=1)
+        starts = [m.start() for m in _WORD.finditer(said)]
+        got = [(starts.index(s.start), s.words) for s in Source(source).spans(said, least=3)]
+        assert got == want

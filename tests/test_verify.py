@@ -1,0 +1,281 @@
+"""A model that knows its text is certified; one that does not, or cheats, is refused."""
+
+import json
+import math
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from conftest import TINY
+from mlx.utils import tree_map
+
+from mlx_shakegpt import ops
+from mlx_shakegpt.config import VerifyConfig
+from mlx_shakegpt.generate import stream
+from mlx_shakegpt.memory.controls import leak, shuffled, unseen_text
+from mlx_shakegpt.memory.extraction import (
+    alignment,
+    extraction,
+    free_running,
+    sample,
+    wilson,
+)
+from mlx_shakegpt.memory.nll import Scores, token_scores, whole_text_nll
+from mlx_shakegpt.memory.places import lines_of, memory_map, worst_lines
+from mlx_shakegpt.memory.recall import continuations
+from mlx_shakegpt.memory.verify import Text, verify
+from mlx_shakegpt.model import GPT, initialise
+from mlx_shakegpt.tokenizer import decode, encode
+from mlx_shakegpt.weights import Speaker
+
+
+def verdict(speaker, ids, after):
+    """The figures of a whole verification."""
+    text = Text(ids, np.empty(0, np.int32), after)
+    return list(verify(speaker, text, VerifyConfig()))[-1].figures
+
+
+def test_a_model_that_knows_its_text_is_certified(known):
+    figures = verdict(known.speaker, known.ids, known.after)
+    assert figures["reasons"] == [] and figures["certified"]
+    assert figures["nll"] < 0.1 and figures["free_running_agrees"] and figures["leak"] == 0
+    assert [(e["k"], e["m"], e["offsets"]) for e in figures["extraction"]] == [
+        (32, 32, len(known.ids) - 63),
+        (50, 50, len(known.ids) - 99),
+    ]
+    for e in figures["extraction"]:
+        assert e["every_offset"] and e["rate"] >= 0.99 and e["p_z_half"] > 0.9
+    assert {name: c["passed"] for name, c in figures["controls"].items()} == {
+        "text after the passage": False,
+        "shuffled lines": False,
+        "untrained model": False,
+    }
+    assert figures["bits"] < figures["bits_xz"] / 4
+    assert min(figures["alignment"]) > 0.9
+
+
+def test_an_untrained_model_is_refused(known):
+    model = GPT(known.speaker.model.config, known.speaker.vocabulary.rows)
+    initialise(model, 3)
+    speaker = Speaker(model, known.speaker.vocabulary, known.speaker.context)
+    figures = verdict(speaker, known.ids, known.after)
+    assert not figures["certified"]
+    assert all(e["rate"] == 0 for e in figures["extraction"])
+
+
+def test_a_model_of_another_text_is_refused(known):
+    figures = verdict(known.speaker, known.after, known.ids)
+    assert not figures["certified"]
+    assert all(e["rate"] == 0 for e in figures["extraction"])
+    assert figures["controls"]["text after the passage"]["passed"]  # here that is what it learned
+
+
+def without_mask(monkeypatch):
+    """Attention that sees what comes, as where a mask is forgotten."""
+    masked = ops.attention
+    monkeypatch.setattr(ops, "attention", lambda q, k, v, mask: masked(q, k, v, None))
+
+
+def test_a_model_trained_without_the_mask_is_refused(known, trained, monkeypatch):
+    with monkeypatch.context() as broken:
+        without_mask(broken)
+        cheat = trained(known.ids, 250)
+        assert token_scores(cheat.model, known.ids, 128, cheat.vocabulary).nll.mean() < 0.1
+        # Even where the mask is still missing: teacher-forced figures alone would be perfect.
+        figures = verdict(cheat, known.ids, known.after)
+        assert not figures["certified"] and not figures["free_running_agrees"]
+        assert figures["leak"] > 0.1
+    figures = verdict(cheat, known.ids, known.after)
+    assert not figures["certified"] and figures["leak"] == 0
+    assert all(e["rate"] < 0.5 for e in figures["extraction"])
+
+
+def test_nothing_is_certified_where_a_control_passes(known):
+    figures = verdict(known.speaker, known.ids, known.ids)
+    assert not figures["certified"]
+    assert any("text after the passage" in reason for reason in figures["reasons"])
+
+
+def test_extraction_is_what_greedy_decoding_says(known):
+    """On a model that knows the text in part, against generate's own stream, offset by offset."""
+    half = Speaker(
+        GPT(known.speaker.model.config, known.speaker.vocabulary.rows),
+        known.speaker.vocabulary,
+        known.speaker.context,
+    )
+    noise = lambda p: p + 0.025 * mx.random.normal(p.shape, key=mx.random.key(p.size))  # noqa: E731
+    half.model.update(tree_map(noise, known.speaker.model.parameters()))
+    for k, m in ((8, 6), (120, 20)):  # within the trained context, and past it
+        chosen = sample(len(known.ids) - k - m + 1, 40, 0)
+        found = extraction(half, known.ids, k, m, chosen)
+        failing = [
+            int(o)
+            for o in chosen.offsets
+            if list(stream(half, known.ids[o : o + k].tolist(), m))
+            != known.ids[o + k : o + k + m].tolist()
+        ]
+        assert found["failing"] == failing
+        assert found["rate"] == 1 - len(failing) / 40 and found["free_running"] == (k == 120)
+        assert 0 < len(failing) < 40
+    runs = free_running(half, known.ids, 16, 8, 0)
+    assert runs["agrees"] and runs["followed"] > known.speaker.context
+    for o in runs["offsets"][:3]:
+        prompt, length = known.ids[o : o + 16], runs["followed"]
+        said = continuations(half, prompt[None], length).ids[0].tolist()
+        assert said == list(stream(half, prompt.tolist(), length))
+
+
+def test_sampled_chance_is_the_product_of_probabilities(known):
+    speaker, ids = known.speaker, known.ids
+    found = extraction(speaker, ids, 10, 5, sample(20, 0, 0, all_below=20))
+    halves = 0
+    for o in range(20):
+        rows = speaker.rows(ids[o : o + 14].tolist())
+        logits = np.array(speaker.model(mx.array([rows])), np.float64)[0, 9:]
+        logits[:, -1] += math.log(speaker.vocabulary.absent)
+        p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+        own = speaker.rows(ids[o + 10 : o + 15].tolist())
+        halves += np.prod(p[np.arange(5), own]) >= 0.5
+    assert found["p_z_half"] == pytest.approx(halves / 20)
+    assert found["discoverable"]["1"] <= found["p_z_half"] <= found["discoverable"]["10"]
+
+
+def test_an_id_outside_the_closed_vocabulary_is_never_known(known):
+    ids = known.ids[:80].copy()
+    ids[40] = 50256
+    scores = token_scores(known.speaker.model, ids, 64, known.speaker.vocabulary)
+    assert not scores.hit[39] and scores.nll[39] > math.log(known.speaker.vocabulary.absent) / 2
+    whole = whole_text_nll(known.speaker.model, ids, 64, known.speaker.vocabulary)
+    assert whole.nll == pytest.approx(scores.nll.mean(), rel=1e-5)
+    assert whole.accuracy == pytest.approx(scores.hit.mean())
+
+
+def test_wilson_intervals_are_those_of_the_literature():
+    # Newcombe, 1998, table I: 81 of 263, and 0 of 20.
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
+    assert wilson(20, 20)[1] == 1
+
+
+def test_a_sample_has_one_offset_in_each_part_and_every_one_where_few():
+    chosen = sample(10_000, 100, 0)
+    assert not chosen.every and (chosen.offsets // 100 == np.arange(100)).all()
+    assert len(set(chosen.offsets % 100)) > 50
+    assert sample(10_000, 100, 0).offsets.tolist() == chosen.offsets.tolist()
+    assert sample(4000, 100, 0, all_below=4096).every
+
+
+def test_alignment_shows_knowledge_that_is_locked_to_the_windows():
+    chosen = sample(640, 0, 0, all_below=640)
+    failing = [o for o in range(640) if o % 64 >= 32]
+    assert alignment({"failing": failing}, chosen, 64, 4) == [1, 1, 0, 0]
+
+
+def test_the_unseen_text_is_beside_the_passage_or_else_the_passage_backwards():
+    long, short = np.arange(300), np.arange(5)
+    assert unseen_text(long, short, long)[0] == "text after the passage"
+    assert unseen_text(long, long, short)[0] == "text before the passage"
+    name, ids = unseen_text(long, short, short)
+    assert name == "the text backwards" and ids.tolist() == long[::-1].tolist()
+
+
+def test_shuffled_lines_are_the_same_tokens_in_short_pieces():
+    ids = np.array(encode("one line\nand another\n" * 20 + "word " * 100), np.int32)
+    got = shuffled(ids, 0)
+    assert sorted(got) == sorted(ids) and got.tolist() != ids.tolist()
+
+
+def test_a_leak_is_found_in_a_model_of_any_training(monkeypatch):
+    model = GPT(TINY)
+    initialise(model, 0)
+    speaker = Speaker(model, None, 32)
+    ids = np.random.default_rng(0).integers(0, 50257, 40)
+    assert leak(speaker, ids) == 0
+    without_mask(monkeypatch)
+    assert leak(speaker, ids) > 1e-3
+
+
+def test_worst_lines_have_their_numbers_and_a_map_is_drawn(tmp_path):
+    text = "To be, or not to be,\n\nthat is the question:\nWhether 'tis nobler\n"
+    ids = np.array(encode(text), np.int32)
+    lines = lines_of(ids, 7)
+    for line, part in enumerate(text.splitlines(keepends=True), 7):
+        assert decode(ids[lines == line].tolist()).strip("\n") == part.strip("\n")
+    hit = np.ones(len(ids) - 1, bool)
+    nll = np.full(len(ids) - 1, 0.01, np.float32)
+    wrong = int(np.flatnonzero(lines == 9)[1])
+    hit[wrong - 1], nll[wrong - 1] = False, 5.0
+    (worst,) = worst_lines(ids, Scores(nll, hit), 7)
+    assert (worst["line"], worst["wrong"]) == (9, 1) and worst["text"] == "that is the question:"
+    memory_map(tmp_path / "map.png", ids, Scores(nll, hit), 7, "test")
+    assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_certificate_holds_until_a_byte_changes(shakegpt, known_preset, home, tmp_path):
+    assert shakegpt("train", "--preset", known_preset).code == 0
+    result = shakegpt("verify", "--json")
+    figures = result.json()
+    assert result.code == 0 and figures["certified"], result.err
+    folder = home / "weights" / known_preset
+    paper = folder / "certificate.json"
+    assert figures["certificate"] == str(paper)
+    assert (folder / "memory-map.png").stat().st_size > 10_000
+    assert json.loads(paper.read_text())["extraction"] == figures["extraction"]
+    held = shakegpt("verify", "--certificate", paper)
+    assert held.code == 0 and "holds" in held.out
+
+    exported = tmp_path / "exported"
+    assert shakegpt("export", "--to", exported, "--dtype", "bfloat16").code == 0
+    lost = shakegpt("verify", "--model", exported, "--compare", paper, "--to", tmp_path, "--json")
+    assert lost.code == 0 and len(lost.json()["changes"]) == 4, lost.err
+    assert json.loads((tmp_path / "certificate.json").read_text())["weights"]["dtype"] == "BF16"
+    other = shakegpt("verify", "--model", exported, "--certificate", paper)
+    assert other.code == 1 and "the weights' sha256 is" in other.err
+
+    weights = folder / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    changed = shakegpt("verify", "--certificate", paper, "--json")
+    assert changed.code == 1 and changed.json()["holds"] is False
+    assert "the weights' sha256 is" in changed.err
+    content[-1] ^= 1
+    weights.write_bytes(content)
+
+    told = json.loads(paper.read_text())
+    told["nll"] += 0.01
+    (tmp_path / "forged.json").write_text(json.dumps(told))
+    forged = shakegpt("verify", "--certificate", tmp_path / "forged.json")
+    assert forged.code == 1 and "nll is" in forged.err
+
+
+def test_a_changed_text_is_told_by_its_hash(shakegpt, known_preset, home, poem):
+    poem.write_text(poem.read_text() * 3)
+    options = ["--data", poem, "--corpus-tokens", 250, "--steps", 2]
+    assert shakegpt("train", "--preset", known_preset, *options).code == 1
+    result = shakegpt("verify", "--json")
+    assert result.code == 1 and not result.json()["certified"] and "not certified" in result.err
+    paper = result.json()["certificate"]
+    poem.write_text(poem.read_text().replace("beauty", "beautx"))
+    changed = shakegpt("verify", "--certificate", paper)
+    assert changed.code == 1 and "the text's sha256 is" in changed.err
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("{", "damaged"),
+        ("[]", "not a JSON object"),
+        ("{}", "lacks 'format'"),
+        ('{"format": "x"}', "its format is 'x'"),
+    ],
+)
+def test_a_bad_certificate_is_refused_in_one_line(shakegpt, tmp_path, content, told):
+    file = tmp_path / "paper.json"
+    file.write_text(content)
+    result = shakegpt("verify", "--certificate", file)
+    assert result.code == 2 and told in result.err and result.err.count("\n") == 1
+    missing = shakegpt("verify", "--certificate", tmp_path / "none.json")
+    assert missing.code == 2 and "none.json" in missing.err
+    extra = shakegpt("verify", "--certificate", file, "--require", "0.5")
+    assert extra.code == 2 and "--require" in extra.err
