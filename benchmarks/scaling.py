@@ -1,6 +1,6 @@
 """How a step's time grows with tokens a step, context, layers and text: one table, one plot.
 
-    python benchmarks/scaling.py [--repeats 2] [--plot benchmarks/scaling.png]
+    python benchmarks/scaling.py [--repeats 3] [--plot benchmarks/scaling.png]
 
 Width 768, 12 heads; unless varied, 4 layers, 8 × 64 tokens and the whole of Tiny Shakespeare.
 """
@@ -28,6 +28,7 @@ SERIES = {
         {"corpus": n} for n in (2_000, 8_000, 32_000, 128_000, 338_025)
     ],
 }
+SECONDS = (0.25, 0.5, 1, 2, 4, 8)
 VARIED = ("tokens", "context", "layers", "corpus")
 
 
@@ -60,7 +61,7 @@ def slope(x: list[float], y: list[float]) -> float:
 
 
 @click.command()
-@click.option("--repeats", default=2, show_default=True)
+@click.option("--repeats", default=3, show_default=True)
 @click.option("--plot", type=click.Path(), default="benchmarks/scaling.png", show_default=True)
 def main(repeats: int, plot: str) -> None:
     from mlx_shakegpt import runtime
@@ -71,7 +72,9 @@ def main(repeats: int, plot: str) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(SERIES), figsize=(14, 3.6), layout="constrained")
+    figure, axes = pyplot.subplots(
+        1, len(SERIES), figsize=(14, 3.6), sharey=True, layout="constrained"
+    )
     rows = []
     for axis, varied, (name, points) in zip(axes, VARIED, SERIES.items(), strict=True):
         x, y = [], []
@@ -86,7 +89,9 @@ def main(repeats: int, plot: str) -> None:
         rows.append([name, cells, f"{first:.2f}", f"{last:.2f}"])
         axis.loglog(x, y, "o-", color="#1f77b4")
         axis.set_xticks(x, [f"{a:,}" for a in x], rotation=45)
+        axis.set_yticks(SECONDS, [f"{a:g}" for a in SECONDS])
         axis.minorticks_off()
+        axis.set_ylim(0.2, 8)
         axis.set_xlabel(name)
         axis.grid(True, alpha=0.3)
     axes[0].set_ylabel("seconds a step")

@@ -90,6 +90,7 @@ class TrainConfig(Checked):
         0, "seed of initial weights and data order", (lambda s: 0 <= s < 2**32, "0 … 2^32 − 1")
     )
     target_loss: float = option(0.1, "whole-text loss to reach, nats a token", POSITIVE)
+    zero_residual: bool = option(False, "residual projections start at zero")
     closed_vocab: bool = option(True, "train only the ids that the text has, plus one shared row")
 
     def __post_init__(self) -> None:

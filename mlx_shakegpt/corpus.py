@@ -160,11 +160,11 @@ class Windows:
             return np.stack([starts, np.zeros_like(starts), np.full_like(starts, T)], 1)
         rng = np.random.default_rng([self.seed, self.stream, epoch])
         cut = int(rng.integers(1, T + 1))
-        starts = np.arange(cut, last - T + 1, T)
-        windows = [(0, 0, cut)] + [(int(s), 0, T) for s in starts]
-        covered = cut + len(starts) * T
-        if covered < last:
-            windows.append((last - T, T - (last - covered), T))
+        # The last one runs over the end, so that windows begin at every place of the text alike.
+        windows = [(s, 0, min(T, last - s)) for s in range(cut, last, T)]
+        # The text's first tokens would mostly be seen from its start, and be known from there only.
+        edge = int(rng.integers(1, cut + 1))
+        windows += [(0, 0, edge)] + ([(edge, 0, cut - edge)] if edge < cut else [])
         return rng.permutation(np.array(windows))
 
     def batch(self, step: int) -> Batch:
@@ -177,9 +177,10 @@ class Windows:
         start, low, high = np.array(rows).T[:, :, None]
         positions = np.arange(self.context)[None]
         inside = (positions >= low) & (positions < high)
+        last = len(self.ids) - 1
         return Batch(
-            self.ids[start + positions],
-            self.ids[start + positions + 1],
+            self.ids[np.minimum(start + positions, last)],
+            self.ids[np.minimum(start + positions + 1, last)],
             inside.astype(np.float32),
             self.epoch(step),
         )

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 LONGEST_MATCH = 32  # tokens; what agrees so far back hardly differs further back
-LEAST_MATCH = 2
-FIRST_GUESS, LONGEST_GUESS = 8, 48
+LEAST_MATCH, SURE_MATCH = 2, 8
+FIRST_GUESS, LONGEST_GUESS = 16, 64
 TRIALS = 2
 
 
@@ -25,7 +25,7 @@ class Lookup:
 
     def __init__(self, ids: Sequence[int] | np.ndarray, trials: int = TRIALS) -> None:
         """`trials` is the number of guesses in a row that must have been right before any is
-        checked."""
+        checked, where the match is not a long one."""
         self.ids = np.asarray(ids, np.int64)
         self._order = np.argsort(self.ids, kind="stable")
         self._sorted = self.ids[self._order]
@@ -80,4 +80,5 @@ class Lookup:
         self.passes += 1
         place, length = self.match(history)
         hit = length >= LEAST_MATCH and self.ids[place : place + 1].tolist() == [token]
-        self._right = self._right + 1 if hit else 0
+        right = self._trials if length >= SURE_MATCH else self._right + 1
+        self._right = right if hit else 0

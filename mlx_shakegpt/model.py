@@ -5,6 +5,7 @@ Knows nothing of tokens' meaning, of training or of files.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -16,53 +17,32 @@ from .config import ModelConfig
 from .trees import flat
 
 INIT_STD = 0.02
+Weights = Mapping[str, Any]  # a module is one
 
 
 class LayerNorm(nn.LayerNorm):
     def __call__(self, x: mx.array) -> mx.array:
         return ops.layer_norm(x, self.weight, self.bias, self.eps)
 
-    def into(self, linear: nn.Linear, x: mx.array) -> mx.array:
-        """linear(self(x)), keeping less for the gradient."""
-        return ops.norm_linear(x, self.weight, self.bias, self.eps, linear.weight, linear.bias)
-
-
-class Linear(nn.Linear):
-    def __call__(self, x: mx.array) -> mx.array:
-        return ops.linear(x, self.weight, self.bias)
-
 
 class Attention(nn.Module):
-    """Causal multi-head self-attention."""
+    """The projections of causal multi-head self-attention."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         C = config.n_embd
-        self.n_head = config.n_head
-        self.c_attn = Linear(C, 3 * C)
-        self.c_proj = Linear(C, C)
-
-    def __call__(
-        self, x: mx.array, norm: LayerNorm, mask: Any, cache: Any, last: int | None
-    ) -> mx.array:
-        q, k, v = ops.split_heads(norm.into(self.c_attn, x), self.n_head)  # each (B, H, T, D)
-        if cache is not None:
-            k, v = cache.update_and_fetch(k, v)
-        if last:
-            q = q[:, :, -last:]
-        return self.c_proj(ops.attention(q, k, v, mask))
+        self.c_attn = nn.Linear(C, 3 * C)
+        self.c_proj = nn.Linear(C, C)
 
 
 class MLP(nn.Module):
+    """The projections of the feed-forward part."""
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         C = config.n_embd
-        self.c_fc = Linear(C, 4 * C)
-        self.c_proj = Linear(4 * C, C)
-
-    def __call__(self, x: mx.array, norm: LayerNorm) -> mx.array:
-        x = norm.into(self.c_fc, x)
-        return ops.gelu_linear(x, self.c_proj.weight, self.c_proj.bias)
+        self.c_fc = nn.Linear(C, 4 * C)
+        self.c_proj = nn.Linear(4 * C, C)
 
 
 class Block(nn.Module):
@@ -70,6 +50,7 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.n_head = config.n_head
         self.ln_1 = LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.attn = Attention(config)
         self.ln_2 = LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
@@ -77,9 +58,36 @@ class Block(nn.Module):
 
     def __call__(self, x: mx.array, mask: Any, cache: Any, last: int | None = None) -> mx.array:
         """States (B, T, C), or with `last` only those of that many last positions."""
-        y = self.attn(x, self.ln_1, mask, cache, last)
-        x = (x[:, -last:] if last else x) + y
-        return x + self.mlp(x, self.ln_2)
+        # Compiled, as there is hardly time to dispatch operations one by one for a single token.
+        before, after = (_before, _after) if cache is None else (_before_compiled, _after_compiled)
+        q, k, v = before(x, self.n_head, self.ln_1.eps, self.ln_1, self.attn.c_attn)
+        if cache is not None:
+            k, v = cache.update_and_fetch(k, v)
+        if last:
+            q, x = q[:, :, -last:], x[:, -last:]
+        y = ops.attention(q, k, v, mask)
+        return after(x, y, self.ln_2.eps, self.attn.c_proj, self.ln_2, self.mlp)
+
+
+def _before(
+    x: mx.array, n_head: int, eps: float, norm: Weights, c_attn: Weights
+) -> Sequence[mx.array]:
+    """q, k and v, (B, H, T, D) each, of states (B, T, C)."""
+    qkv = ops.norm_linear(x, norm["weight"], norm["bias"], eps, c_attn["weight"], c_attn["bias"])
+    return ops.split_heads(qkv, n_head)
+
+
+def _after(
+    x: mx.array, y: mx.array, eps: float, c_proj: Weights, norm: Weights, mlp: Weights
+) -> mx.array:
+    """The block's states (B, T, C) of those before it and of attention's output."""
+    x = x + ops.linear(y, c_proj["weight"], c_proj["bias"])
+    fc, out = mlp["c_fc"], mlp["c_proj"]
+    h = ops.norm_linear(x, norm["weight"], norm["bias"], eps, fc["weight"], fc["bias"])
+    return x + ops.gelu_linear(h, out["weight"], out["bias"])
+
+
+_before_compiled, _after_compiled = mx.compile(_before), mx.compile(_after)
 
 
 class GPT(nn.Module):
@@ -137,9 +145,13 @@ class GPT(nn.Module):
         return self.head(self.hidden(ids, cache))
 
 
-def initialise(model: GPT, seed: int) -> None:
-    """GPT-2's initialisation: N(0, 0.02), residual projections 0.02/√(2L), zero biases."""
-    residual_std = INIT_STD / (2 * model.config.n_layer) ** 0.5
+def initialise(model: GPT, seed: int, zero_residual: bool = False) -> None:
+    """GPT-2's initialisation: N(0, 0.02), residual projections 0.02/√(2L), zero biases.
+
+    With `zero_residual` those projections are zero, so that blocks start as the identity
+    (Goyal et al., 2017; Zhang et al., 2019).
+    """
+    residual_std = 0.0 if zero_residual else INIT_STD / (2 * model.config.n_layer) ** 0.5
     parameters = sorted(flat(model.parameters()).items())
     keys = mx.random.split(mx.random.key(seed), len(parameters))
     values = []

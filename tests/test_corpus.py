@@ -11,7 +11,7 @@ def test_each_target_is_trained_exactly_once_an_epoch(n, epoch):
     windows = Windows(np.arange(n), batch_size=3, context=16, seed=5, jitter=True)
     seen = np.zeros(n, int)
     for start, low, high in windows.epoch_windows(epoch):
-        assert start >= 0 and start + 16 <= n - 1
+        assert start >= 0 and start + high <= n - 1
         seen[start + 1 + low : start + 1 + high] += 1
     assert seen[0] == 0 and (seen[1:] == 1).all()
 
@@ -34,7 +34,15 @@ def test_batches_are_full_and_targets_follow_inputs():
     for step in range(40):
         batch = windows.batch(step)
         assert batch.inputs.shape == batch.targets.shape == batch.weights.shape == (4, 16)
-        assert (batch.targets == batch.inputs + 1).all()
+        inside = batch.weights > 0
+        assert (batch.targets[inside] == batch.inputs[inside] + 1).all()
+        assert batch.inputs.max() <= 999 and batch.targets.max() <= 999
+
+
+def test_windows_begin_at_every_place_of_the_text():
+    windows = Windows(np.arange(40), 3, 16, seed=0, jitter=True)
+    starts = np.concatenate([windows.epoch_windows(epoch)[:, 0] for epoch in range(200)])
+    assert set(starts) == set(range(39))
 
 
 def test_fixed_windows_lie_end_to_end_in_text_order():

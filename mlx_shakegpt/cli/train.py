@@ -45,6 +45,10 @@ LINES_EVERY = 10  # steps between log lines where there is no terminal
 @click.option(
     "--closed-vocab/--full-vocab", default=None, help="Train only the ids of the text, or all."
 )
+@click.option(
+    "--zero-residual/--scaled-residual", default=None,
+    help="Initial residual projections: zero, or as in GPT-2.",
+)  # fmt: skip
 @json_option
 def command(as_json: bool, resume: bool, checkpoint_every: int | None, **given: Any) -> int:
     """Trains until the whole text's loss is below the target; exits 1 if it ends before."""

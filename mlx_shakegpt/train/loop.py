@@ -58,7 +58,7 @@ class Trainer:
         closed = config.closed_vocab
         self.model = GPT(model_config, self.vocabulary.rows if closed else None)
         self.model.set_dtype(getattr(mx, config.dtype))
-        initialise(self.model, config.seed)
+        initialise(self.model, config.seed, config.zero_residual)
         self.optimizer = adamw(config)
         self.optimizer.init(self.model.trainable_parameters())
         mx.eval(self.optimizer.state)
