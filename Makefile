@@ -28,8 +28,8 @@ check: .venv/installed-test
 
 bench: .venv/installed-test
 	$(BIN)/python benchmarks/training.py
-	$(BIN)/python benchmarks/generation.py
-	$(BIN)/python benchmarks/evaluation.py
+	$(BIN)/python benchmarks/generation.py --rounds 1
+	$(BIN)/python benchmarks/evaluation.py --rounds 1
 	$(BIN)/python benchmarks/scaling.py
 
 clean:

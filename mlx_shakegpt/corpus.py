@@ -161,10 +161,7 @@ class Windows:
         rng = np.random.default_rng([self.seed, self.stream, epoch])
         cut = int(rng.integers(1, T + 1))
         # The last one runs over the end, so that windows begin at every place of the text alike.
-        windows = [(s, 0, min(T, last - s)) for s in range(cut, last, T)]
-        # The text's first tokens would mostly be seen from its start, and be known from there only.
-        edge = int(rng.integers(1, cut + 1))
-        windows += [(0, 0, edge)] + ([(edge, 0, cut - edge)] if edge < cut else [])
+        windows = [(0, 0, cut)] + [(s, 0, min(T, last - s)) for s in range(cut, last, T)]
         return rng.permutation(np.array(windows))
 
     def batch(self, step: int) -> Batch:

@@ -79,7 +79,7 @@ def without_mask(monkeypatch):
 def test_a_model_trained_without_the_mask_is_refused(known, trained, monkeypatch):
     with monkeypatch.context() as broken:
         without_mask(broken)
-        cheat = trained(known.ids, 150)
+        cheat = trained(known.ids, 250)
         assert token_scores(cheat.model, known.ids, 128, cheat.vocabulary).nll.mean() < 0.1
         # Even where the mask is still missing: teacher-forced figures alone would be perfect.
         figures = verdict(cheat, known.ids, known.after)
@@ -115,7 +115,9 @@ def test_extraction_is_what_greedy_decoding_says(known):
             != known.ids[o + k : o + k + m].tolist()
         ]
         assert found["failing"] == failing
-        assert found["rate"] == 1 - len(failing) / 40 and found["free_running"] == (k == 120)
+        assert found["rate"] == pytest.approx(1 - len(failing) / 40) and found["free_running"] == (
+            k == 120
+        )
         assert 0 < len(failing) < 40
     runs = free_running(half, known.ids, 16, 8, 0)
     assert runs["agrees"] and runs["followed"] > known.speaker.context
@@ -229,7 +231,7 @@ def test_a_certificate_holds_until_a_byte_changes(shakegpt, known_run, tmp_path)
     assert lost.code == 0 and len(lost.json()["changes"]) == 4, lost.err
     assert json.loads((tmp_path / "certificate.json").read_text())["weights"]["dtype"] == "BF16"
     other = shakegpt("verify", "--model", exported, "--certificate", paper)
-    assert other.code == 1 and "the weights' sha256 is" in other.err
+    assert other.code == 1 and "sha256 of the weights is" in other.err
 
     weights = known_run / "model.safetensors"
     content = bytearray(weights.read_bytes())
@@ -237,7 +239,7 @@ def test_a_certificate_holds_until_a_byte_changes(shakegpt, known_run, tmp_path)
     weights.write_bytes(content)
     changed = shakegpt("verify", "--certificate", paper, "--json")
     assert changed.code == 1 and changed.json()["holds"] is False
-    assert "the weights' sha256 is" in changed.err
+    assert "sha256 of the weights is" in changed.err
     content[-1] ^= 1
     weights.write_bytes(content)
 
@@ -257,7 +259,7 @@ def test_a_changed_text_is_told_by_its_hash(shakegpt, tiny_preset, poem):
     paper = result.json()["certificate"]
     poem.write_text(poem.read_text().replace("beauty", "beautx"))
     changed = shakegpt("verify", "--certificate", paper)
-    assert changed.code == 1 and "the text's sha256 is" in changed.err
+    assert changed.code == 1 and "sha256 of the text is" in changed.err
 
 
 @pytest.mark.parametrize(

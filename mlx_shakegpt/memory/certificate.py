@@ -97,7 +97,7 @@ def other_hashes(content: dict[str, Any], found: dict[str, str]) -> list[str]:
     """What is not what a certificate speaks of; `found` has the hashes of text and weights."""
     found = found | {"tokenizer": assets.GPT2_MERGES.sha256}
     return [
-        f"the {name}'s sha256 is {mine}, not {content[name]['sha256']}"
+        f"the sha256 of the {name} is {mine}, not {content[name]['sha256']}"
         for name, mine in found.items()
         if content[name]["sha256"] != mine
     ]

@@ -44,7 +44,7 @@ def controls(
 def unseen_text(ids: np.ndarray, before: np.ndarray, after: np.ndarray) -> tuple[str, np.ndarray]:
     """A text that was not trained: what follows the passage, else what precedes it, else the
     passage from its last token to its first."""
-    least = 4 * (K + M)
+    least = 3 * (K + M)
     if len(after) >= least:
         return "text after the passage", after
     if len(before) >= least:

@@ -61,29 +61,23 @@ class Recital:
 
     def pieces(self, speaker: Speaker) -> Iterator[Piece]:
         """What is said, piece by piece; whole characters, right or wrong."""
-        for right, group in self._groups(speaker):
+        for right, group in itertools.groupby(self._judged(speaker), key=lambda said: said[2]):
             if right:
-                yield from (Piece(text) for text in decode_stream(group) if text)
+                yield from (Piece(text) for text in decode_stream(t for _, t, _ in group) if text)
                 continue
-            wrong = list(group)
-            true = self._ids[self._k + self.count - len(wrong) : self._k + self.count].tolist()
-            shown = decode(true) if self._on_error != GO_ON else ""
+            places, wrong, _ = zip(*group, strict=True)
+            shown = decode(self._ids[list(places)].tolist()) if self._on_error != GO_ON else ""
             yield Piece(decode(wrong), True, shown)
 
-    def _groups(self, speaker: Speaker) -> Iterator[tuple[bool, Iterator[int]]]:
-        """Runs of right tokens, as they come, and of wrong ones."""
-
-        def judged() -> Iterator[tuple[int, bool]]:
-            correct = self._on_error != GO_ON
-            stream = recital(speaker, self._ids, self._k, correct)
-            for token, true in zip(stream, self._ids[self._k :], strict=True):
-                self.said.append(token)
-                yield token, token == true
-                if token != true and self._on_error == STOP:
-                    return
-
-        for right, group in itertools.groupby(judged(), key=lambda pair: pair[1]):
-            yield right, (token for token, _ in group)
+    def _judged(self, speaker: Speaker) -> Iterator[tuple[int, int, bool]]:
+        """Place, token said there, and whether it is right."""
+        stream = recital(speaker, self._ids, self._k, self._on_error != GO_ON)
+        for place, token in enumerate(stream, self._k):
+            self.said.append(token)
+            right = token == self._ids[place]
+            yield place, token, bool(right)
+            if not right and self._on_error == STOP:
+                return
 
     def words(self) -> int:
         """Words of what was said."""
