@@ -30,7 +30,7 @@ bench: .venv/installed-test
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/generation.py --rounds 1
 	$(BIN)/python benchmarks/evaluation.py --rounds 1
-	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/scaling.py --repeats 2
 
 clean:
 	rm -rf .venv build *.egg-info
