@@ -26,8 +26,8 @@ def _loss(f: dict[str, Any]) -> str:
     return (
         f"loss       {f['nll']:.6f} nats a token; floor {f['floor']:.6f}, "
         f"excess {f['excess']:.6f}\n"
-        f"           {f['bits_per_byte']:.5f} bits a byte; {f['bits'] / 8:,.0f} bytes in all "
-        f"(bz2 {f['bits_bz2'] / 8:,.0f}, xz {f['bits_xz'] / 8:,.0f})\n"
+        f"           {f['bits_per_byte']:.5f} bits a byte; {f['bits']:,.0f} bits in all "
+        f"(bz2 {f['bits_bz2']:,}, xz {f['bits_xz']:,})\n"
         f"accuracy   {f['accuracy']:.4f} teacher-forced, over {f['tokens']:,} tokens"
     )
 
