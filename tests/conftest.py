@@ -14,6 +14,7 @@ os.environ.setdefault("MLX_ENABLE_TF32", "0")  # before MLX is imported: parity 
 
 from mlx_shakegpt import assets, files, runtime
 from mlx_shakegpt.config import ModelConfig, TrainConfig
+from mlx_shakegpt.model import GPT, initialise
 from mlx_shakegpt.tokenizer import encode
 from mlx_shakegpt.train import Evaluation, Trainer
 from mlx_shakegpt.weights import Speaker
@@ -29,6 +30,14 @@ Thy self thy foe, to thy sweet self too cruel.
 """
 
 TINY = ModelConfig(n_layer=2, n_head=2, n_embd=32, n_positions=64)
+
+
+def opinionated(context):
+    """A model with strong opinions, trained on nothing."""
+    model = GPT(TINY)
+    initialise(model, 0)
+    model.update({"wpe": {"weight": model.wpe.weight * 20}})
+    return Speaker(model, None, context)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -4,7 +4,7 @@ import sys
 import mlx.core as mx
 import numpy as np
 import pytest
-from conftest import TINY
+from conftest import TINY, opinionated
 
 from mlx_shakegpt.corpus import Vocabulary
 from mlx_shakegpt.generate import stream
@@ -16,11 +16,7 @@ from mlx_shakegpt.weights import Speaker
 
 @pytest.fixture(scope="module")
 def speaker():
-    """A model with strong opinions, trained on nothing; its context is 16."""
-    model = GPT(TINY)
-    initialise(model, 0)
-    model.update({"wpe": {"weight": model.wpe.weight * 20}})
-    return Speaker(model, None, 16)
+    return opinionated(16)
 
 
 def plain(speaker, prompt, count):

@@ -4,7 +4,7 @@ from itertools import pairwise
 import mlx.core as mx
 import numpy as np
 import pytest
-from conftest import TINY
+from conftest import TINY, opinionated
 
 from mlx_shakegpt.generate import stream
 from mlx_shakegpt.lookup import LONGEST_MATCH, Lookup
@@ -15,11 +15,7 @@ from mlx_shakegpt.weights import Speaker
 
 @pytest.fixture(scope="module")
 def speaker():
-    """A model with strong opinions, trained on nothing; its context is 32."""
-    model = GPT(TINY)
-    initialise(model, 0)
-    model.update({"wpe": {"weight": model.wpe.weight * 20}})
-    return Speaker(model, None, 32)
+    return opinionated(32)
 
 
 def test_the_longest_match_is_found():

@@ -103,8 +103,11 @@ def test_extraction_is_what_greedy_decoding_says(known):
         known.speaker.vocabulary,
         known.speaker.context,
     )
-    noise = lambda p: p + 0.025 * mx.random.normal(p.shape, key=mx.random.key(p.size))  # noqa: E731
-    half.model.update(tree_map(noise, known.speaker.model.parameters()))
+
+    def noisy(p):
+        return p + 0.025 * mx.random.normal(p.shape, key=mx.random.key(p.size))
+
+    half.model.update(tree_map(noisy, known.speaker.model.parameters()))
     for k, m in ((8, 6), (120, 20)):  # within the trained context, and past it
         chosen = sample(len(known.ids) - k - m + 1, 40, 0)
         found = extraction(half, known.ids, k, m, chosen)
@@ -257,6 +260,8 @@ def test_a_changed_text_is_told_by_its_hash(shakegpt, tiny_preset, poem):
     result = shakegpt("verify", "--json")
     assert result.code == 1 and not result.json()["certified"] and "not certified" in result.err
     paper = result.json()["certificate"]
+    same = shakegpt("verify", "--certificate", paper)
+    assert same.code == 1 and "certifies nothing" in same.err
     poem.write_text(poem.read_text().replace("beauty", "beautx"))
     changed = shakegpt("verify", "--certificate", paper)
     assert changed.code == 1 and "sha256 of the text is" in changed.err

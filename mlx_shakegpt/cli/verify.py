@@ -84,10 +84,15 @@ def _rerun(file: Path, run: str | None, model: str | None, data: str | None, as_
     if not (found := papers.other_hashes(told, hashes)):
         figures, _ = _measured(subject, VerifyConfig(**told["settings"]))
         found = papers.differences(told, figures)
-    holds = f"{file} holds: {subject.name} was measured again, with the same result."
-    emit(as_json, {"holds": not found, "differences": found}, "" if found else holds)
+    emit(
+        as_json,
+        {"holds": not found, "certified": told["certified"], "differences": found},
+        "" if found else f"{file} holds: {subject.name} was measured again, with the same result.",
+    )
     if found:
         raise NotReached(f"{file} does not hold: {'; '.join(found)}")
+    if not told["certified"]:
+        raise NotReached(f"{file} holds, but it certifies nothing")
 
 
 def _measured(subject: Any, config: VerifyConfig) -> tuple[dict[str, Any], Any]:
@@ -102,8 +107,7 @@ def _measured(subject: Any, config: VerifyConfig) -> tuple[dict[str, Any], Any]:
     for part in verify(subject.speaker, text, config):
         figures = part.figures
         scores = part.scores or scores
-        if part.name:
-            note(f"  {part.name}")
+        note(f"  {part.name}")
     return figures, scores
 
 
