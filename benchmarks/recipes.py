@@ -63,7 +63,7 @@ def run(text: str, preset_name: str, passage: Passage, epochs: float, most: floa
     seconds, step, found = 0.0, None, [0.0, 0.0]
     for step in trainer.run():
         seconds += step.dt
-        over = step.step == trainer.state.total
+        over = step.step == trainer.state.total or (name != "recite" and step.epoch >= most)
         if not step.evaluation:
             continue
         nll = step.evaluation.nll
@@ -72,7 +72,7 @@ def run(text: str, preset_name: str, passage: Passage, epochs: float, most: floa
             found = rates()
             note += f" em@32,32 {found[0]:.3f} em@50,50 {found[1]:.3f}"
         click.echo(f"{note} {seconds:.0f} s", err=True)
-        if over or (found[1] >= RATE and nll < NLL) or step.epoch >= most:
+        if over or (found[1] >= RATE and nll < NLL):
             break
     there = "yes" if nll < NLL and found[1] >= RATE else "no"
     cells = [text, f"{step.tokens:,}", f"{step.epoch:.1f}", f"{step.step:,}", f"{seconds:.0f}"]
