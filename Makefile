@@ -27,7 +27,7 @@ check: .venv/installed-test
 	$(BIN)/python -m pytest
 
 bench: .venv/installed-test
-	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/training.py --rounds 1
 	$(BIN)/python benchmarks/generation.py --rounds 1
 	$(BIN)/python benchmarks/evaluation.py --rounds 1
 	$(BIN)/python benchmarks/scaling.py --repeats 2
