@@ -8,19 +8,17 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from .. import assets
 from ..config import Passage, VerifyConfig
 from ..files import sha256, write_atomically
-from ..runtime import Runtime
+from ..runtime import Runtime, versions
 from ..tensors import stored_dtype
 from ..weights import Speaker, read_json
 
 FORMAT = "mlx-shakegpt certificate 1"
-PACKAGES = ("mlx-shakegpt", "mlx", "mlx-lm", "numpy", "tiktoken")
 LARGEST = 50_000_000  # bytes
 # Other devices and libraries round otherwise: how far a figure may lie from the certificate's.
 RATE_TOLERANCE, NLL_SHARE, NLL_TOLERANCE = 0.005, 0.02, 1e-4
@@ -50,7 +48,7 @@ def certificate(
         },
         "model": config.to_json() | {"trained_context": speaker.context},
         "settings": asdict(settings),
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": versions(),
         "device": runtime.device,
         "device_name": runtime.name,
         "dtype": str(speaker.model.wte.weight.dtype).removeprefix("mlx.core."),

@@ -11,7 +11,6 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from importlib.metadata import version
 from pathlib import Path
 
 from .. import assets, checkpoint, report
@@ -19,13 +18,12 @@ from ..config import ModelConfig, TrainConfig
 from ..corpus import Corpus, Vocabulary
 from ..files import sync, write_atomically
 from ..memory.nll import whole_text_nll
-from ..runtime import Runtime
+from ..runtime import Runtime, versions
 from ..tensors import save_tensors
 from ..train import StepReport, Trainer
 from .folder import CONFIG, CURVE, LOG, METRICS, read_config
 
 SECONDS_BETWEEN_CHECKPOINTS = 120
-PACKAGES = ("mlx-shakegpt", "mlx", "mlx-lm", "numpy", "tiktoken")
 
 
 class Run:
@@ -73,7 +71,7 @@ class Run:
                 "tokens": len(self.corpus.ids),
             },
             "tokenizer": {"name": "gpt2", "sha256": assets.GPT2_MERGES.sha256},
-            "versions": {name: version(name) for name in PACKAGES},
+            "versions": versions(),
             "device": runtime.device,
             "dtype": self._config.dtype,
             "seed": self._config.seed,

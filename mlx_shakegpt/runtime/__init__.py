@@ -13,12 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 
 import mlx.core as mx
 
 from .blas import Blas, use_fast_blas
 from .kernels import compiled, use_native_kernels
 
+_PACKAGES = ("mlx-shakegpt", "mlx", "mlx-lm", "numpy", "tiktoken")
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 
 
@@ -125,6 +127,11 @@ def matmul_gflops(repeats: int = 5, dtype: mx.Dtype = mx.float32) -> float:
         mx.eval(a @ a)
         best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best / 1e9
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide what is computed, by name."""
+    return {name: version(name) for name in _PACKAGES}
 
 
 def memory_bytes() -> int:
