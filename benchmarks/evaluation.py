@@ -23,9 +23,10 @@ def measure(batch_size: int, context: int, tokens: int, rounds: int) -> list[str
     import mlx.core as mx
 
     from mlx_shakegpt.config import Passage, preset, recipe
-    from mlx_shakegpt.corpus import Corpus, Windows
+    from mlx_shakegpt.corpus import Corpus
     from mlx_shakegpt.memory.nll import whole_text_nll
     from mlx_shakegpt.train import Step, Trainer
+    from mlx_shakegpt.windows import Windows
 
     text = Corpus.load(None, Passage()).ids
     shape = {"batch_size": batch_size, "context": context, "short_context": 0}

@@ -102,10 +102,11 @@ def learn(folder: Path, steps: int) -> dict[str, list[int]]:
 
     from mlx_shakegpt import export
     from mlx_shakegpt.config import Passage, preset, recipe
-    from mlx_shakegpt.corpus import Batch, Corpus
+    from mlx_shakegpt.corpus import Corpus
     from mlx_shakegpt.tensors import save_tensors
     from mlx_shakegpt.train import Step, Trainer
     from mlx_shakegpt.weights import Speaker, run_tensors
+    from mlx_shakegpt.windows import Batch
 
     text = Corpus.load(None, Passage()).ids
     config = recipe(
@@ -114,7 +115,8 @@ def learn(folder: Path, steps: int) -> dict[str, list[int]]:
     trainer = Trainer(preset("gpt2-124m").model, config, text, lambda *_: None)
     step = Step(trainer.model, trainer.optimizer, config.clip, trainer.absent)
     rows = trainer.vocabulary.close(text[: LEARNED + 1])
-    batch = Batch(rows[None, :-1], rows[None, 1:], np.ones((1, LEARNED), np.float32), 0.0)
+    weights = np.ones((1, LEARNED), np.float32)
+    batch = Batch(rows[None, :-1], rows[None, 1:], weights, np.zeros(1, int), 0.0)
     loss = 9.0
     for number in range(steps):
         rate = config.lr * min(1.0, (number + 1) / 10, (steps - number) / (steps / 3))

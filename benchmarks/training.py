@@ -33,10 +33,11 @@ def work(case: str, contender: str, weights: str) -> None:
     """Answers each line on stdin with one step's time, loss and this process's memory so far."""
     name, B, T = parse(case)
     config = recipe("recite", name, batch_size=B, context=T, short_context=0, dtype="float32")
-    from mlx_shakegpt.corpus import Corpus, Windows
+    from mlx_shakegpt.corpus import Corpus
+    from mlx_shakegpt.windows import Windows
 
     ids = Corpus.load(None, preset(name).passage).ids
-    windows = Windows(ids, B, T, config.seed, config.jitter, 1)
+    windows = Windows(ids, B, T, config.seed, config.jitter)
     step = (
         ours(name, config, ids, weights)
         if contender == "ours"

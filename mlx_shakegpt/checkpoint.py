@@ -23,7 +23,9 @@ from .train import RunState, Trainer
 from .trees import flat
 from .weights import CLOSED_IDS, TRAINED_CONTEXT, fill, read_json, run_tensors
 
-MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
+ORDER, STATE = "order.safetensors", "state.json"
+TENSORS = (MODEL, OPTIMIZER, ORDER)
 KEEP = 2
 
 
@@ -44,12 +46,13 @@ def save(folder: Path, trainer: Trainer, extra: Mapping[str, Any]) -> Path:
     try:
         save_tensors(writing / MODEL, weights_of(trainer))
         save_tensors(writing / OPTIMIZER, flat(trainer.optimizer.state))
+        save_tensors(writing / ORDER, trainer.order.saved())
         state = {
             "state": asdict(trainer.state),
             "model": trainer.model.config.to_json(),
             "train": trainer.config.to_json(),
             "extra": dict(extra),
-            "sha256": {name: sha256(writing / name) for name in (MODEL, OPTIMIZER)},
+            "sha256": {name: sha256(writing / name) for name in TENSORS},
         }
         write_atomically(writing / STATE, json.dumps(state, indent=1))
         sync(writing)
@@ -97,7 +100,7 @@ def check(path: Path) -> dict[str, Any]:
     """
     try:
         state = read_json(path / STATE)
-        for name in (MODEL, OPTIMIZER):
+        for name in TENSORS:
             check_tensors(path / name)
             if sha256(path / name) != state["sha256"][name]:
                 raise ValueError(f"{path / name} has other bytes than were saved")
@@ -128,6 +131,7 @@ def restore(path: Path, trainer: Trainer) -> dict[str, Any]:
     trainer.optimizer.state = tree_unflatten(list(load_tensors(path / OPTIMIZER).items()))
     # MLX drops empty dicts when it flattens a state; init puts them back and keeps the rest.
     trainer.optimizer.init(trainer.model.trainable_parameters())
+    trainer.order.restore(load_tensors(path / ORDER))
     trainer.state = RunState(**saved["state"])
     return saved["extra"]
 

@@ -85,6 +85,9 @@ class TrainConfig(Checked):
     jitter: bool = option(
         True, "windows at a fresh random offset each epoch, shuffled; else fixed, in text order"
     )
+    hard: float = option(
+        0.0, "with jitter: share of the windows put around badly known tokens", SHARE
+    )
     dtype: str = option("float32", "parameters and activations", one_of("float32", "bfloat16"))
     seed: int = option(
         0, "seed of initial weights and data order", (lambda s: 0 <= s < 2**32, "0 … 2^32 − 1")
@@ -95,6 +98,8 @@ class TrainConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.hard and not self.jitter:
+            raise ValueError(f"hard is {self.hard}; windows can only be moved with jitter")
         tokens = self.batch_size * self.context
         if self.short_context and (
             self.short_context > self.context or tokens % self.short_context
@@ -159,7 +164,7 @@ PRESETS: dict[str, Preset] = {
 
 RECIPES: dict[str, TrainConfig] = {
     # Short windows learn fastest; whole ones teach the later positions; the fall makes it stick.
-    "recite": TrainConfig(batch_size=4, context=256, short_context=64, lr=6e-4),
+    "recite": TrainConfig(batch_size=4, context=256, short_context=64, lr=6e-4, hard=0.65),
     # github.com/jha-vikas/GPT-2-Shakespeare-Generator: every number of its training script;
     # its weight decay is PyTorch's default.
     "cosine-128": TrainConfig(

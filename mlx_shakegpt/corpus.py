@@ -1,11 +1,10 @@
-"""A text as token ids: the passage to learn, the ids it uses, and its windows in training order.
+"""A text as token ids: the passage to learn, and the ids it uses.
 
-The order is a pure function of (seed, epoch). Knows nothing of models or MLX.
+Knows nothing of models or MLX.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -112,103 +111,3 @@ class Vocabulary:
     def close(self, ids: np.ndarray) -> np.ndarray:
         """Row of each id."""
         return self.table[ids]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Windows of one step; `weights` is 0 where a target is trained by another window."""
-
-    inputs: np.ndarray  # (B, T) int32
-    targets: np.ndarray  # (B, T) int32
-    weights: np.ndarray  # (B, T) float32
-    epoch: float  # passes over the text when this batch is done
-
-
-class Windows:
-    """The windows of a text as an endless stream, in which every target comes once an epoch.
-
-    With `jitter`, each epoch cuts the text at a fresh offset and shuffles: the text is learned,
-    not its alignment. Else windows lie end to end from the first token, in text order, and what
-    remains behind the last whole one is left out.
-    """
-
-    def __init__(
-        self,
-        ids: np.ndarray,
-        batch_size: int,
-        context: int,
-        seed: int,
-        jitter: bool,
-        stream: int = 0,
-    ) -> None:
-        """`stream` tells apart the orders of several streams of one run."""
-        if len(ids) < context + 1:
-            raise ValueError(
-                f"the text has {len(ids)} tokens, fewer than one window of {context} and its next "
-                f"token; use --context {max(len(ids) - 1, 2)} or less, or a longer text"
-            )
-        self.ids, self.batch_size, self.context = ids, batch_size, context
-        self.seed, self.jitter, self.stream = seed, jitter, stream
-        self._starts = [0]  # number of windows before each epoch
-        self._epochs: dict[int, np.ndarray] = {}
-
-    def epoch_windows(self, epoch: int) -> np.ndarray:
-        """(n, 3): start of each window, and the span of its positions that are trained."""
-        T, last = self.context, len(self.ids) - 1
-        if not self.jitter:
-            starts = np.arange(last // T) * T
-            return np.stack([starts, np.zeros_like(starts), np.full_like(starts, T)], 1)
-        rng = np.random.default_rng([self.seed, self.stream, epoch])
-        cut = int(rng.integers(1, T + 1))
-        # The last one runs over the end, so that windows begin at every place of the text alike.
-        windows = [(0, 0, cut)] + [(s, 0, min(T, last - s)) for s in range(cut, last, T)]
-        return rng.permutation(np.array(windows))
-
-    def batch(self, step: int) -> Batch:
-        """The batch of a step, counted from 0."""
-        first = step * self.batch_size
-        rows = []
-        for index in range(first, first + self.batch_size):
-            epoch = self._epoch_of(index)
-            rows.append(self._cached(epoch)[index - self._starts[epoch]])
-        start, low, high = np.array(rows).T[:, :, None]
-        positions = np.arange(self.context)[None]
-        inside = (positions >= low) & (positions < high)
-        last = len(self.ids) - 1
-        return Batch(
-            self.ids[np.minimum(start + positions, last)],
-            self.ids[np.minimum(start + positions + 1, last)],
-            inside.astype(np.float32),
-            self.epoch(step),
-        )
-
-    def epoch(self, step: int) -> float:
-        """Passes over the text when a step, counted from 0, is done."""
-        index = (step + 1) * self.batch_size - 1
-        epoch = self._epoch_of(index)
-        before, after = self._starts[epoch : epoch + 2]
-        return epoch + (index + 1 - before) / (after - before)
-
-    def steps(self, epochs: float) -> int:
-        """Steps that `epochs` passes over the text take, at least one."""
-        whole = int(epochs)
-        self._epoch_of_start(whole + 1)
-        windows = self._starts[whole]
-        windows += round((epochs - whole) * (self._starts[whole + 1] - windows))
-        return max(1, -(-windows // self.batch_size))
-
-    def _epoch_of(self, index: int) -> int:
-        while self._starts[-1] <= index:
-            self._epoch_of_start(len(self._starts))
-        return bisect_right(self._starts, index) - 1
-
-    def _epoch_of_start(self, epoch: int) -> None:
-        while len(self._starts) <= epoch:
-            self._starts.append(self._starts[-1] + len(self._cached(len(self._starts) - 1)))
-
-    def _cached(self, epoch: int) -> np.ndarray:
-        if epoch not in self._epochs:
-            while len(self._epochs) > 1:
-                self._epochs.pop(next(iter(self._epochs)))
-            self._epochs[epoch] = self.epoch_windows(epoch)
-        return self._epochs[epoch]

@@ -8,7 +8,7 @@ import pytest
 from conftest import TINY, tiny_training
 
 from mlx_shakegpt import checkpoint
-from mlx_shakegpt.checkpoint import MODEL, OPTIMIZER, STATE, DamagedCheckpoint
+from mlx_shakegpt.checkpoint import MODEL, OPTIMIZER, ORDER, STATE, DamagedCheckpoint
 from mlx_shakegpt.tensors import check_tensors, load_tensors, save_tensors
 from mlx_shakegpt.train import Evaluation, Trainer
 
@@ -78,7 +78,7 @@ def flip(path):
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("name", [MODEL, OPTIMIZER, STATE])
+@pytest.mark.parametrize("name", [MODEL, OPTIMIZER, ORDER, STATE])
 @pytest.mark.parametrize("damage", [os.unlink, cut, flip], ids=["missing", "cut", "flipped"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(saved, name, damage):
     shutil.copytree(saved / "00000005", saved / "00000007")

@@ -99,7 +99,7 @@ def test_the_head_and_its_loss_in_parts_are_those_of_torch():
     got, gradients = mx.vjp(
         lambda s, w: ops.head_loss(s, w, mx.array(targets), mx.array(shares, mx.float32), absent),
         [mx.array(a, mx.float32) for a in (states, weight)],
-        [mx.array(2.0)],
+        [mx.array(2.0), mx.zeros(700)],
     )
     ts, tw = (torch.tensor(a, requires_grad=True) for a in (states, weight))
     more = torch.zeros(40, dtype=torch.float64)
@@ -110,6 +110,7 @@ def test_the_head_and_its_loss_in_parts_are_those_of_torch():
     want = (nll * torch.tensor(shares)).sum()
     (2 * want).backward()
     assert abs(float(got[0]) / want.item() - 1) < 2e-6
+    assert np.abs(np.array(got[1]) - nll.detach().numpy()).max() < 1e-5
     for ours, theirs in zip(gradients, (ts, tw), strict=True):
         assert np.abs(np.array(ours) - theirs.grad.numpy()).max() < 1e-4
 

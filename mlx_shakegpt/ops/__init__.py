@@ -96,11 +96,16 @@ def norm_linear(
 
 def head_loss(
     states: mx.array, weight: mx.array, targets: mx.array, shares: mx.array, absent: int = 1
-) -> mx.array:
-    """The sum over rows of shares (N,) times cross_entropy(linear(states, weight), targets)."""
+) -> tuple[mx.array, mx.array]:
+    """The sum over rows of shares (N,) times cross_entropy(linear(states, weight), targets).
+
+    Also the losses (N,) themselves, which have no gradient.
+    """
     if _on_cpu(states):
-        return cpu.head_loss(states, weight, targets, shares, mx.array(float(absent)))[0]
-    return (cross_entropy(linear(states, weight), targets, absent) * shares).sum()
+        loss, _, _, nll = cpu.head_loss(states, weight, targets, shares, mx.array(float(absent)))
+        return loss, nll
+    nll = cross_entropy(linear(states, weight), targets, absent)
+    return (nll * shares).sum(), mx.stop_gradient(nll)
 
 
 def _on_cpu(x: mx.array) -> bool:

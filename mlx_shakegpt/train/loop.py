@@ -15,10 +15,12 @@ import mlx.core as mx
 import numpy as np
 
 from ..config import ModelConfig, NotReached, TrainConfig
-from ..corpus import Batch, Vocabulary, Windows
+from ..corpus import Vocabulary
 from ..model import GPT, initialise
 from ..optim import adamw, learning_rate
 from ..runtime import on_gpu
+from ..windows import Batch
+from .order import Order
 from .reports import Evaluation, RunState, StepReport
 from .step import Step
 
@@ -40,6 +42,7 @@ class _Running:
     lr: float
     loss: mx.array
     norm: mx.array
+    nll: mx.array  # (B, T)
 
 
 class Trainer:
@@ -63,23 +66,15 @@ class Trainer:
         self.optimizer.init(self.model.trainable_parameters())
         mx.eval(self.optimizer.state)
         rows = self.vocabulary.close(ids) if closed else ids
-        tokens = config.tokens_per_step
-        short = config.short_context or config.context
-
-        def windows(context: int, stream: int) -> Windows:
-            return Windows(rows, tokens // context, context, config.seed, config.jitter, stream)
-
-        full = windows(config.context, 1)
-        self._windows = (windows(short, 0) if short < config.context else full, full)
-        self._short = short
+        self.order = Order(rows, config)
         self.absent = self.vocabulary.absent if closed else 1
-        total = config.steps or self._windows[0].steps(config.epochs)
+        total = config.steps or self.order.steps(config.epochs)
         self.state = RunState(
-            full_at=round(config.grow * total) if short < config.context else 0,
+            full_at=round(config.grow * total) if 0 < config.short_context < config.context else 0,
             decay_at=max(min(config.warmup_steps, total - 1), round(config.hold * total)),
             total=total,
         )
-        self._eval_every = max(self._windows[0].steps(1), EVALUATIONS_AT_LEAST_APART)
+        self._eval_every = max(self.order.steps(1), EVALUATIONS_AT_LEAST_APART)
         self.gpu = on_gpu()
         self._stopping = False
 
@@ -89,16 +84,11 @@ class Trainer:
 
     def batch(self, step: int) -> Batch:
         """The batch of a step, counted from 0: short windows at first, whole ones later."""
-        short, full = self._windows
-        grown = self.state.full_at
-        if step < grown:
-            return short.batch(step)
-        batch = full.batch(step - grown)
-        return replace(batch, epoch=batch.epoch + (short.epoch(grown - 1) if grown else 0))
+        return self.order.batch(step, self.state.full_at)
 
     def context(self, step: int) -> int:
         """Window length of a step, counted from 0."""
-        return self._short if step < self.state.full_at else self.config.context
+        return self.order.context(step, self.state.full_at)
 
     def run(
         self, settle: Callable[[int], bool] = lambda step: False, ahead: bool | None = None
@@ -125,8 +115,8 @@ class Trainer:
                 report, clock = self._report(before, clock)
                 yield report
             state.step += 1
-            # An evaluation may change what comes next.
-            if prepared := state.step < state.total and not self._evaluates():
+            # An evaluation may change what comes next, and so do the losses seen.
+            if prepared := state.step < state.total and not self._waits():
                 batch = self.batch(state.step)
             if not ahead or self._settles(settle):
                 report, clock = self._report(running, clock)
@@ -146,7 +136,7 @@ class Trainer:
         In the second half of a window a position says little but that there is context: copies
         work at once, where fresh rows would have to be learned.
         """
-        short, full = self._short, self.config.context
+        short, full = self.context(0), self.config.context
         half = short // 2
         rows = mx.arange(full)
         source = mx.where(rows < short, rows, short - half + (rows - short) % half)
@@ -159,7 +149,11 @@ class Trainer:
 
     def _settles(self, settle: Callable[[int], bool]) -> bool:
         step = self.state.step
-        return self._stopping or step == self.state.total or self._evaluates() or settle(step)
+        return self._stopping or step == self.state.total or self._waits() or settle(step)
+
+    def _waits(self) -> bool:
+        """Whether the next batch is decided by what the last step gave."""
+        return self._evaluates() or self.order.draws(self.state.step, self.state.full_at)
 
     def _evaluates(self) -> bool:
         step = self.state.step
@@ -201,6 +195,7 @@ class Trainer:
                 f"loss {loss} and gradient norm {norm} at step {step} are not finite; "
                 "start another --run with a lower --lr"
             )
+        self.order.seen.note(running.batch, np.array(running.nll))
         now = time.perf_counter()
         dt, tokens = now - clock, self.config.tokens_per_step
         report = StepReport(

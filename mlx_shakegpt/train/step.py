@@ -9,9 +9,11 @@ import mlx.optimizers as optim
 from mlx import nn
 
 from .. import ops
-from ..corpus import Batch
 from ..model import GPT
 from ..optim import clip, global_norm
+from ..windows import Batch
+
+Losses = tuple[mx.array, mx.array]  # the batch's, and its targets'
 
 
 class Step:
@@ -25,7 +27,7 @@ class Step:
         count = mx.where(mx.arange(rows) == rows - 1, float(max(absent, 1)), 1.0)
         mx.eval(count)
 
-        def loss_fn(inputs: mx.array, targets: mx.array, weights: mx.array) -> mx.array:
+        def loss_fn(inputs: mx.array, targets: mx.array, weights: mx.array) -> Losses:
             states = model.hidden(inputs)
             return ops.head_loss(
                 states.reshape(-1, states.shape[-1]),
@@ -38,8 +40,8 @@ class Step:
         loss_and_gradients = nn.value_and_grad(model, loss_fn)
 
         @partial(mx.compile, inputs=self.state, outputs=self.state)
-        def step(*batch: mx.array) -> tuple[mx.array, mx.array]:
-            loss, gradients = loss_and_gradients(*batch)
+        def step(*batch: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+            (loss, nll), gradients = loss_and_gradients(*batch)
             counts = {}
             if absent > 1:
                 table = gradients["wte"]
@@ -50,14 +52,14 @@ class Step:
                 counts["wte.weight"] = count
             norm = global_norm(gradients, counts)
             optimizer.update(model, clip(gradients, norm, limit))
-            return loss, norm
+            return loss, norm, nll.reshape(batch[0].shape)
 
         self._step = step
 
-    def __call__(self, batch: Batch, lr: float) -> tuple[mx.array, mx.array]:
-        """Starts one step and returns its loss and norm, not waiting for either."""
+    def __call__(self, batch: Batch, lr: float) -> tuple[mx.array, mx.array, mx.array]:
+        """Starts one step; its loss, norm and the losses (B, T) of its targets, not waited for."""
         self.optimizer.learning_rate = lr
         arrays = map(mx.array, (batch.inputs, batch.targets, batch.weights))
-        loss, norm = self._step(*arrays)
-        mx.async_eval(loss, norm, self.state)
-        return loss, norm
+        results = self._step(*arrays)
+        mx.async_eval(results, self.state)
+        return results

@@ -24,23 +24,25 @@ def _cross_entropy_vjp(primals, cotangents, outputs):
 
 @custom
 def head_loss(states, weight, targets, shares, absent):
-    """The sum of shares * cross_entropy(states @ weight.T, targets, absent), with its gradients.
+    """The sum of shares * cross_entropy(states @ weight.T, targets, absent), with its gradients
+    and the losses (N,).
 
     `shares` are known beforehand, so the gradients need not wait for the backward pass: of a few
     rows at a time, logits are made, used and dropped (as in Liger's fused loss, Hsu et al., 2024).
     """
-    loss, dstates, dweight = mx.array(0.0), [], None
+    loss, nlls, dstates, dweight = mx.array(0.0), [], [], None
     for start in range(0, len(states), ROWS):
         part = slice(start, start + ROWS)
         x = states[part]
         if dweight is not None:
             (x,) = mx.depends([x], [dweight])  # not before the last logits are dropped
         nll, e, total = _scores(x @ weight.T, targets[part], absent)
+        nlls.append(nll)
         loss = loss + (nll * shares[part]).sum()
         d = _logits_gradient(targets[part], shares[part], e, total)
         dstates.append(d @ weight)
         dweight = d.T @ x if dweight is None else mx.addmm(dweight, d.T, x)
-    return loss, mx.concatenate(dstates), dweight
+    return loss, mx.concatenate(dstates), dweight, mx.concatenate(nlls)
 
 
 @head_loss.vjp

@@ -1,0 +1,72 @@
+"""A run's batches: short windows at first, whole ones later, and what was seen of the text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import mlx.core as mx
+import numpy as np
+
+from ..config import TrainConfig
+from ..windows import Batch, Seen, Windows
+
+
+class Order:
+    """The batches of a run by step; `full_at` is the first step with whole windows."""
+
+    def __init__(self, ids: np.ndarray, config: TrainConfig) -> None:
+        """`ids` are rows of `wte`. Raises ValueError for a text shorter than a window."""
+        self.seen = Seen(len(ids))
+        self._full = self._stream(ids, config, config.context, 1)
+        short = config.short_context or config.context
+        self._short = self._full
+        if short < config.context:
+            self._short = self._stream(ids, config, short, 0)
+
+    def batch(self, step: int, full_at: int) -> Batch:
+        """The batch of a step, counted from 0."""
+        if step < full_at:
+            return self._short.batch(step)
+        batch = self._full.batch(step - full_at)
+        return replace(
+            batch, epoch=batch.epoch + (self._short.epoch(full_at - 1) if full_at else 0)
+        )
+
+    def context(self, step: int, full_at: int) -> int:
+        """Window length of a step, counted from 0."""
+        return (self._short if step < full_at else self._full).context
+
+    def draws(self, step: int, full_at: int) -> bool:
+        """Whether the losses of all steps before it decide a step's batch."""
+        short = step < full_at
+        return self._short.draws(step) if short else self._full.draws(step - full_at)
+
+    def steps(self, epochs: float) -> int:
+        """Steps that `epochs` passes over the text take with the windows of the start."""
+        return self._short.steps(epochs)
+
+    def saved(self) -> dict[str, mx.array]:
+        """What decides the batches to come, besides the configuration."""
+        arrays = {"seen": self.seen.nll}
+        for name, stream in self._streams.items():
+            arrays |= {f"{name}.{epoch}": windows for epoch, windows in stream.drawn().items()}
+        return {name: mx.array(values) for name, values in arrays.items()}
+
+    def restore(self, saved: Mapping[str, mx.array]) -> None:
+        """Goes on from what `saved` gave."""
+        arrays = {name: np.array(values) for name, values in saved.items()}
+        self.seen.nll[:] = arrays.pop("seen")
+        for name, stream in self._streams.items():
+            own = {k: v for k, v in arrays.items() if k.startswith(f"{name}.")}
+            stream.restore({k.partition(".")[2]: v for k, v in own.items()})
+
+    @property
+    def _streams(self) -> dict[str, Windows]:
+        return {"short": self._short, "full": self._full}
+
+    def _stream(self, ids: np.ndarray, config: TrainConfig, context: int, stream: int) -> Windows:
+        size = config.tokens_per_step // context
+        return Windows(
+            ids, size, context, config.seed, config.jitter, config.hard, self.seen, stream
+        )

@@ -1,0 +1,118 @@
+import numpy as np
+import pytest
+
+from mlx_shakegpt.windows import CAP, ENOUGH, Seen, Windows
+
+
+@pytest.mark.parametrize("n", [17, 33, 400, 401, 415])
+@pytest.mark.parametrize("epoch", [0, 1, 7])
+def test_each_target_is_trained_exactly_once_an_epoch(n, epoch):
+    windows = Windows(np.arange(n), batch_size=3, context=16, seed=5, jitter=True)
+    seen = np.zeros(n, int)
+    for start, trained in windows.epoch_windows(epoch):
+        assert start >= 0 and start + trained <= n - 1
+        seen[start + 1 : start + 1 + trained] += 1
+    assert seen[0] == 0 and (seen[1:] == 1).all()
+
+
+def test_order_is_a_function_of_seed_and_epoch_alone():
+    ids = np.arange(300)
+    one, two = (Windows(ids, 4, 16, seed=3, jitter=True) for _ in range(2))
+    for step in (0, 5, 17):
+        one.batch(step)
+    late = two.batch(40)
+    assert (one.batch(40).inputs == late.inputs).all()
+    assert one.batch(40).epoch == late.epoch
+    other = Windows(ids, 4, 16, seed=4, jitter=True)
+    assert (other.batch(40).inputs != late.inputs).any()
+    assert (one.epoch_windows(0)[0] != one.epoch_windows(1)[0]).any()
+
+
+def test_batches_are_full_and_targets_follow_inputs():
+    windows = Windows(np.arange(1000), 4, 16, seed=0, jitter=True)
+    for step in range(40):
+        batch = windows.batch(step)
+        assert batch.inputs.shape == batch.targets.shape == batch.weights.shape == (4, 16)
+        inside = batch.weights > 0
+        assert (batch.targets[inside] == batch.inputs[inside] + 1).all()
+        assert batch.inputs.max() <= 999 and batch.targets.max() <= 999
+
+
+def test_windows_begin_at_every_place_of_the_text():
+    windows = Windows(np.arange(40), 3, 16, seed=0, jitter=True)
+    starts = np.concatenate([windows.epoch_windows(epoch)[:, 0] for epoch in range(200)])
+    assert set(starts) == set(range(39))
+
+
+def test_fixed_windows_lie_end_to_end_in_text_order():
+    windows = Windows(np.arange(100), 3, 16, seed=0, jitter=False)
+    assert windows.batch(0).inputs[:, 0].tolist() == [0, 16, 32]
+    assert windows.batch(2).inputs[:, 0].tolist() == [0, 16, 32]  # 6 whole windows an epoch
+    assert windows.batch(1).epoch == 1.0
+    assert windows.steps(2) == 4
+
+
+def test_a_text_shorter_than_a_window_is_refused_with_a_way_out():
+    with pytest.raises(ValueError, match="use --context 15 or less"):
+        Windows(np.arange(16), 1, 16, seed=0, jitter=True)
+
+
+def test_hard_windows_are_put_around_tokens_by_their_loss():
+    n, T = 4000, 32
+    seen = Seen(n)
+    seen.nll[:] = 0.001
+    seen.nll[[1, 700, 3999]] = (2.0, 6.0, 4.0)
+    windows = Windows(np.arange(n), 4, T, seed=0, jitter=True, hard=0.6, seen=seen)
+    plain = Windows(np.arange(n), 4, T, seed=0, jitter=True)
+    for epoch in range(4):
+        found = windows.epoch_windows(epoch)
+        assert len(found) == len(plain.epoch_windows(epoch))
+        start, trained = found.T
+        assert (start >= 0).all() and (start + trained <= n - 1).all() and (trained >= 1).all()
+        hits = {t: int(((start + ENOUGH < t) & (t <= start + trained)).sum()) for t in (700, 3999)}
+        drawn = 0.6 * len(found)
+        # 16 nats in all, the four that are spread evenly included.
+        assert drawn * 5.5 / 16 < hits[700] < drawn * 6.5 / 16 + 3
+        assert drawn * 3.5 / 16 < hits[3999] < drawn * 4.5 / 16 + 3
+        assert (start == 0).sum() >= drawn * 1.5 / 16
+
+
+def test_every_place_is_still_visited_where_hard_ones_draw_windows():
+    seen = Seen(400)
+    seen.nll[:] = 0.0
+    seen.nll[200] = CAP
+    windows = Windows(np.arange(400), 4, 16, seed=0, jitter=True, hard=0.65, seen=seen)
+    visits = np.zeros(400, int)
+    for epoch in range(30):
+        for start, trained in windows.epoch_windows(epoch):
+            visits[start + 1 : start + 1 + trained] += 1
+    assert visits[1:].min() >= 3 and visits[200] > 5 * np.median(visits)
+
+
+def test_losses_are_noted_where_there_was_context():
+    seen = Seen(200)
+    windows = Windows(np.arange(200), 3, 16, seed=0, jitter=True, seen=seen)
+    batch = windows.batch(2)
+    seen.note(batch, np.arange(48.0).reshape(3, 16))
+    for row, start in enumerate(batch.starts):
+        for position in range(16):
+            if batch.weights[row, position] and (position >= ENOUGH or start == 0):
+                assert seen.nll[start + position + 1] == 16 * row + position
+    assert (seen.nll == CAP).sum() >= 200 - 48
+
+
+def test_windows_drawn_by_loss_go_on_as_they_were_after_a_restart():
+    def make():
+        return Windows(np.arange(400), 4, 16, seed=0, jitter=True, hard=0.5, seen=Seen(400))
+
+    one = make()
+    assert one.draws(0)
+    first = [one.batch(step).starts for step in range(3)]
+    assert not one.draws(3)
+    two = make()
+    two.seen.nll[:] = 0.5  # what is seen later does not touch an epoch in progress
+    two.restore(one.drawn())
+    for step in range(3, 6):
+        assert (two.batch(step).starts == one.batch(step).starts).all()
+    assert first[0].shape == (4,)
+    assert any(one.draws(step) for step in range(6, 9))
