@@ -69,8 +69,7 @@ def save(folder: Path, trainer: Trainer, extra: Mapping[str, Any]) -> Path:
 
 def weights_of(trainer: Trainer) -> dict[str, mx.array]:
     """The tensors of a trainer's weights file."""
-    vocabulary = trainer.vocabulary if trainer.config.closed_vocab else None
-    return run_tensors(trainer.model, vocabulary, trainer.context(trainer.state.step - 1))
+    return run_tensors(trainer.model, trainer.vocabulary, trainer.context(trainer.state.step - 1))
 
 
 def newest(folder: Path) -> tuple[Path | None, list[str]]:

@@ -77,6 +77,9 @@ class TrainConfig(Checked):
     finish: bool = option(
         True, "on target, start the decay at once and stop at its end; else stop on target"
     )
+    optimizer: str = option(
+        "adamw", "muon: Muon for the blocks' matrices, AdamW for the rest", one_of("adamw", "muon")
+    )
     beta1: float = option(0.9, "AdamW's decay of the first moment", BETA)
     beta2: float = option(0.95, "AdamW's decay of the second moment", BETA)
     eps: float = option(1e-8, "AdamW's epsilon", POSITIVE)
@@ -100,6 +103,8 @@ class TrainConfig(Checked):
         super().__post_init__()
         if self.hard and not self.jitter:
             raise ValueError(f"hard is {self.hard}; windows can only be moved with jitter")
+        if self.weight_decay and self.optimizer == "muon":
+            raise ValueError(f"weight_decay is {self.weight_decay}; with muon it must be 0")
         tokens = self.batch_size * self.context
         if self.short_context and (
             self.short_context > self.context or tokens % self.short_context

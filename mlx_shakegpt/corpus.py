@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,6 +51,12 @@ class Corpus:
         ids = ids[: passage.tokens or None]
         own_path = str(path.resolve()) if path else None
         return cls(np.array(ids, np.int32), file.name, own_path, sha256(content), passage)
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What files say of the passage: name, sha256, first_line and tokens."""
+        told = {"name": self.name, "sha256": self.sha256}
+        return told | {"first_line": self.passage.first_line, "tokens": len(self.ids)}
 
     def around(self) -> tuple[np.ndarray, np.ndarray]:
         """The ids before and after the passage in the same file, which it does not teach."""

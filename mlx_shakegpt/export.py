@@ -6,6 +6,8 @@ Knows nothing of runs or terminals.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -22,10 +24,12 @@ from .config import ModelConfig, NotReached
 from .files import sync
 from .tensors import save_tensors
 from .tokenizer import END_OF_TEXT
-from .weights import Speaker, full_tensors
+from .trees import flat
+from .weights import Speaker, full_tensors, speaker_from_hf
 
 # Largest difference of reloaded logits, as a share of the largest, or of 1 if that is less.
 TOLERANCE = {mx.float32: 1e-4, mx.bfloat16: 0.05}
+GROUPS = (64, 32)  # weights that share a scale, the first that divides the width
 PROBE_TEXT = "ROMEO:\nBut, soft! what light through yonder window breaks?"
 
 
@@ -34,13 +38,19 @@ class ExportError(NotReached):
 
 
 def export(
-    speaker: Speaker, folder: Path, dtype: str = "float32", text: Mapping[str, Any] | None = None
+    speaker: Speaker,
+    folder: Path,
+    dtype: str = "float32",
+    text: Mapping[str, Any] | None = None,
+    bits: int | None = None,
 ) -> float:
     """Writes `folder`, reloads it with mlx-lm, and returns the largest difference of its logits.
 
-    `text` has name, sha256, first_line and tokens of what the model learned, for the record. The
-    folder appears only when it has proved good. Raises ValueError where it exists and is not empty,
-    ExportError where the comparison fails.
+    `text` has name, sha256, first_line and tokens of what the model learned, for the record. With
+    `bits`, 4 or 8, weights are quantised in mlx-lm's way, which transformers does not read; their
+    logits are compared with those of the same weights dequantised. The folder appears only when
+    it has proved good. Raises ValueError where it exists and is not empty, or the model's width
+    does not allow quantisation; ExportError where the comparison fails.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists and is not an empty folder; choose another with --to")
@@ -58,7 +68,9 @@ def export(
             (writing / name).write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n")
         shutil.copyfile(assets.ensure(assets.GPT2_VOCABULARY), writing / "vocab.json")
         shutil.copyfile(assets.ensure(assets.GPT2_MERGES), writing / "merges.txt")
-        difference = _compare(speaker, writing, kind)
+        if bits:
+            _quantize(writing, bits, speaker.model.config.n_embd)
+        difference = _compare(speaker_from_hf(writing) if bits else speaker, writing, kind)
         for file in writing.iterdir():
             sync(file)
         writing.chmod(0o755)
@@ -138,6 +150,20 @@ def _fast_tokenizer() -> dict[str, Any]:
             "merges": [merge for merge in merges if merge],
         },
     }
+
+
+def _quantize(folder: Path, bits: int, n_embd: int) -> None:
+    """Quantises the model in `folder`, as mlx_lm.convert does."""
+    from mlx_lm.utils import load_model, quantize_model
+
+    sizes = [size for size in GROUPS if n_embd % size == 0]
+    if not sizes:
+        raise ValueError(f"n_embd is {n_embd}; to quantise it must be a multiple of {GROUPS[-1]}")
+    model, config = load_model(folder)
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what is on record in the config
+        model, config = quantize_model(model, config, sizes[0], bits)
+    save_tensors(folder / "model.safetensors", flat(model.parameters()))
+    (folder / "config.json").write_text(json.dumps(config, ensure_ascii=False, indent=1) + "\n")
 
 
 def _compare(speaker: Speaker, folder: Path, dtype: mx.Dtype) -> float:

@@ -52,8 +52,7 @@ def bench(preset: Preset, config: TrainConfig, repeats: int) -> Bench:
     B, T = batches[0].inputs.shape
     rows = trainer.model.wte.weight.shape[0]
     flops = estimate.product_flops(preset.model, B * T, T, rows)
-    vocabulary = trainer.vocabulary if config.closed_vocab else None
-    speaker = Speaker(trainer.model, vocabulary, preset.model.n_positions)
+    speaker = Speaker(trainer.model, trainer.vocabulary, preset.model.n_positions)
     prompt = corpus.ids[:16].tolist()
     list(generate.stream(speaker, prompt, 4))
     start = time.perf_counter()

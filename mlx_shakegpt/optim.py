@@ -38,8 +38,24 @@ class InPlaceAdamW(optim.AdamW):
         return decayed - step_size * m / (mx.sqrt(v) * correction + self.eps)
 
 
-class MasterAdamW(optim.AdamW):
-    """AdamW whose state holds fp32 masters (Micikevicius et al., 2018, section 3.1).
+class SplitMuon(optim.Muon):
+    """MLX's Muon (Jordan et al., 2024), which orthogonalises q's, k's and v's part of their joint
+    projection one by one."""
+
+    def apply_single(
+        self, gradient: mx.array, parameter: mx.array, state: dict[str, Any]
+    ) -> mx.array:
+        rows, columns = parameter.shape
+        count = 3 if rows == 3 * columns else 1
+        momenta = [{"v": part} for part in state["v"].split(count)]
+        parts = zip(gradient.split(count), parameter.split(count), momenta, strict=True)
+        updated = [super(SplitMuon, self).apply_single(*part) for part in parts]
+        state["v"] = mx.concatenate([momentum["v"] for momentum in momenta])
+        return mx.concatenate(updated)
+
+
+class _Masters(optim.Optimizer):
+    """An optimiser whose state holds fp32 masters (Micikevicius et al., 2018, section 3.1).
 
     A bf16 weight near 0.02 moves in steps of 6e-5 to 1.2e-4, so at the end of a decayed schedule
     a plain bf16 update rounds to nothing. The master does not. `init` must have been called with
@@ -48,8 +64,7 @@ class MasterAdamW(optim.AdamW):
 
     def init_single(self, parameter: mx.array, state: dict[str, Any]) -> None:
         state["w"] = parameter.astype(mx.float32)
-        state["m"] = mx.zeros(parameter.shape)
-        state["v"] = mx.zeros(parameter.shape)
+        super().init_single(state["w"], state)
 
     def apply_single(
         self, gradient: mx.array, parameter: mx.array, state: dict[str, Any]
@@ -58,16 +73,58 @@ class MasterAdamW(optim.AdamW):
         return state["w"].astype(parameter.dtype)
 
 
-def adamw(config: TrainConfig) -> optim.AdamW:
-    """The optimiser of a run: AdamW (Loshchilov and Hutter, 2019) with bias correction."""
-    kind = MasterAdamW if config.dtype == "bfloat16" else InPlaceAdamW
-    return kind(
+class MasterAdamW(_Masters, optim.AdamW):
+    """AdamW for bf16 weights."""
+
+
+class MasterMuon(_Masters, SplitMuon):
+    """Muon for bf16 weights, which would give NaN in bf16's range of norms."""
+
+
+class MuonAndAdamW(optim.MultiOptimizer):
+    """Muon for the blocks' matrices, AdamW for embeddings, biases and LayerNorms.
+
+    Muon's rate is 0.2 √C times AdamW's: an orthogonal C × C matrix has entries of 1/√C, and 0.2 is
+    about what AdamW's steps measure in units of its rate (Liu et al., 2025, arXiv:2502.16982).
+    """
+
+    def __init__(self, muon: optim.Muon, adamw: optim.AdamW, n_embd: int) -> None:
+        super().__init__(
+            [muon, adamw], [lambda name, array: name.startswith("h.") and array.ndim == 2]
+        )
+        self.ratio = 0.2 * n_embd**0.5
+
+    @property
+    def learning_rate(self) -> mx.array:
+        """AdamW's."""
+        return self.optimizers[-1].learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, rate: float | mx.array) -> None:
+        muon, adamw = self.optimizers
+        muon.learning_rate, adamw.learning_rate = self.ratio * rate, rate
+
+
+def optimizer_of(config: TrainConfig, n_embd: int) -> optim.Optimizer:
+    """The optimiser of a run: AdamW (Loshchilov and Hutter, 2019) with bias correction, alone or
+    with Muon for the blocks' matrices."""
+    masters = config.dtype == "bfloat16"
+    adamw = (MasterAdamW if masters else InPlaceAdamW)(
         learning_rate=config.lr,
         betas=[config.beta1, config.beta2],
         eps=config.eps,
         weight_decay=config.weight_decay,
         bias_correction=True,
     )
+    if config.optimizer == "adamw":
+        return adamw
+    muon = (MasterMuon if masters else SplitMuon)(config.lr, weight_decay=0.0)
+    return MuonAndAdamW(muon, adamw, n_embd)
+
+
+def adamw_state(optimizer: optim.Optimizer) -> Any:
+    """What AdamW keeps, by parameter, whether it is alone or not."""
+    return optimizer.optimizers[-1].state if hasattr(optimizer, "optimizers") else optimizer.state
 
 
 def learning_rate(step: int, config: TrainConfig, decay_start: int, total: int) -> float:

@@ -39,11 +39,6 @@ def load_tensors(path: Path) -> dict[str, mx.array]:
         raise ValueError(f"{path} cannot be read as safetensors: {error}") from None
 
 
-def stored_dtype(path: Path) -> str:
-    """The type of a file's embedding, such as F32. Raises as check_tensors."""
-    return str(check_tensors(path).get("wte.weight", {}).get("dtype", "unknown"))
-
-
 def check_tensors(path: Path) -> dict[str, Any]:
     """Checks a safetensors file's header against its size, as MLX itself trusts it; returns it.
 

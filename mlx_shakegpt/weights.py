@@ -22,11 +22,12 @@ from .config import ModelConfig
 from .corpus import Vocabulary
 from .model import GPT
 from .runtime import on_gpu
-from .tensors import load_tensors
+from .tensors import check_tensors, load_tensors
 from .trees import flat
 
 # Tensors of a run's weights beside the parameters: Vocabulary.own, and the longest trained window.
 CLOSED_IDS, TRAINED_CONTEXT = "closed_ids", "trained_context"
+MLX_PREFIX = "model."  # of mlx-lm's own files, whose matrices are (out, in)
 CONV1D = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 
 
@@ -144,13 +145,59 @@ def model_config_from_hf(folder: Path) -> tuple[ModelConfig, int]:
 
 
 def speaker_from_hf(folder: Path) -> Speaker:
-    """Reads a folder that `export` wrote, or one of the same layout."""
+    """Reads a folder that `export` wrote, or one of the same layout.
+
+    Quantised weights are computed with as the numbers that they stand for.
+    """
     config, context = model_config_from_hf(folder)
     path = folder / "model.safetensors"
     tensors = load_tensors(path)
+    if all(name.startswith(MLX_PREFIX) for name in tensors):
+        tensors = {name.removeprefix(MLX_PREFIX): value for name, value in tensors.items()}
+        tensors = dequantized(tensors, read_json(folder / "config.json").get("quantization"), path)
+    else:
+        tensors = {k: v.T if k.endswith(CONV1D) else v for k, v in tensors.items()}
     model = GPT(config)
-    fill(model, {k: v.T if k.endswith(CONV1D) else v for k, v in tensors.items()}, path)
+    fill(model, tensors, path)
     return Speaker(_computable(model), None, context)
+
+
+def dequantized(
+    tensors: Mapping[str, mx.array], quantization: object, path: Path
+) -> dict[str, mx.array]:
+    """Tensors with those that mlx-lm quantised (affine, in groups) as floating-point numbers.
+
+    Raises ValueError where the settings of config.json do not fit them.
+    """
+    plain = dict(tensors)
+    for name in [name for name in tensors if name.endswith(".scales")]:
+        layer = name.removesuffix(".scales")
+        told = quantization if isinstance(quantization, dict) else {}
+        settings = told.get(f"{MLX_PREFIX}{layer}", told)
+        try:
+            if settings.get("mode", "affine") != "affine":
+                raise ValueError(f"its mode is {settings['mode']!r}, not 'affine'")
+            weight, scales, biases = (
+                plain.pop(f"{layer}.{part}") for part in ("weight", "scales", "biases")
+            )
+            size, bits = settings["group_size"], settings["bits"]
+            plain[f"{layer}.weight"] = mx.dequantize(weight, scales, biases, size, bits)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} cannot be dequantised at {layer}: {error}") from None
+    return plain
+
+
+def stored_dtype(path: Path) -> str:
+    """How a weights file keeps the embedding: F32, BF16, or quantised, as its folder tells.
+
+    Raises as check_tensors.
+    """
+    tensors = check_tensors(path)
+    if f"{MLX_PREFIX}wte.scales" in tensors:
+        told = read_json(path.parent / "config.json")["quantization"]
+        return f"{told['bits']} bits in groups of {told['group_size']}"
+    entry = tensors.get("wte.weight") or tensors.get(f"{MLX_PREFIX}wte.weight") or {}
+    return str(entry.get("dtype", "unknown"))
 
 
 def learned_text(folder: Path) -> dict[str, Any] | None:

@@ -17,7 +17,8 @@ def fresh(ids, **changes):
     def evaluate(model, context):
         return Evaluation(9.0, 0.0, 0.0, 1, complete=True)
 
-    changes = {"batch_size": 2, "context": 32, "short_context": 16, "hold": 0.6} | changes
+    shape = {"batch_size": 2, "context": 32, "short_context": 16, "hold": 0.6, "hard": 0.6}
+    changes = shape | changes
     return Trainer(TINY, tiny_training(**changes), ids, evaluate)
 
 
@@ -36,18 +37,19 @@ def saved(ids, tmp_path):
     return tmp_path / "c"
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("stop_at", [1, 6, 11])
-def test_a_resumed_run_repeats_the_losses_exactly(ids, tmp_path, dtype, stop_at):
-    undisturbed = numbers(fresh(ids, dtype=dtype))
-    first = fresh(ids, dtype=dtype)
+def test_a_resumed_run_repeats_the_losses_exactly(ids, tmp_path, dtype, stop_at, optimizer):
+    undisturbed = numbers(fresh(ids, dtype=dtype, optimizer=optimizer))
+    first = fresh(ids, dtype=dtype, optimizer=optimizer)
     seen = []
     for r in first.run():
         seen.append((r.step, r.loss, r.norm, r.lr, r.epoch))
         if r.step == stop_at:
             first.stop()
     path = checkpoint.save(tmp_path, first, {})
-    second = fresh(ids, dtype=dtype)
+    second = fresh(ids, dtype=dtype, optimizer=optimizer)
     checkpoint.restore(path, second)
     assert seen + numbers(second) == undisturbed
 

@@ -14,10 +14,16 @@ from mlx_shakegpt.corpus import Vocabulary
 from mlx_shakegpt.export import ExportError, export
 from mlx_shakegpt.generate import stream
 from mlx_shakegpt.model import GPT, initialise
-from mlx_shakegpt.tensors import stored_dtype
-from mlx_shakegpt.weights import Speaker, speaker_from_hf
+from mlx_shakegpt.weights import (
+    Speaker,
+    full_tensors,
+    learned_text,
+    speaker_from_hf,
+    stored_dtype,
+)
 
 PROMPT = "ROMEO:"
+TEXT = {"name": "poem.txt", "sha256": "0" * 64, "first_line": 3, "tokens": 80}
 NASTY = "tabs\t\tNUL\0 emoji 👩‍👩‍👧 中文 <|x|>\r\n\n\n  it's 1234567 naïve ﬁ"
 
 
@@ -79,6 +85,50 @@ def test_bf16_export_holds_bf16(speaker, tmp_path):
     assert back.dtype == mx.float32  # what a CPU computes fast
     assert mx.array_equal(back, back.astype(mx.bfloat16).astype(mx.float32))
     assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize(("bits", "far"), [(4, 0.5), (8, 0.03)])
+def test_a_quantised_export_is_spoken_by_mlx_lm_as_by_us(speaker, tmp_path, bits, far):
+    folder = tmp_path / "small"
+    assert export(speaker, folder, text=TEXT, bits=bits) < 1e-3
+    assert stored_dtype(folder / "model.safetensors") == f"{bits} bits in groups of 32"
+    back = speaker_from_hf(folder)
+    assert learned_text(folder) == TEXT and back.context == 64
+    plain, small = full_tensors(speaker), full_tensors(back)
+    for name, value in plain.items():
+        # Half a step of 2^bits in the range of 32 normally distributed numbers, about.
+        assert float(mx.abs(value - small[name]).max()) <= far * float(mx.std(value)) + 1e-6, name
+    ids = tokenizer.encode(PROMPT)
+    command = [sys.executable, "-m", "mlx_lm", "generate", "--model", str(folder)]
+    command += ["--prompt", PROMPT, "--max-tokens", "20", "--verbose", "False"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == tokenizer.decode(list(stream(back, ids, 20))).strip()
+
+
+def test_what_mlx_lm_converts_comes_in(folder, tmp_path):
+    """Its files have a prefix, and matrices in MLX's layout."""
+    from mlx_lm import convert
+
+    convert(str(folder), str(tmp_path / "theirs"), quantize=True, q_bits=8, q_group_size=32)
+    convert(str(folder), str(tmp_path / "plain"))
+    ids = tokenizer.encode(PROMPT)
+    ours = list(stream(speaker_from_hf(folder), ids, 30))
+    assert list(stream(speaker_from_hf(tmp_path / "plain"), ids, 30)) == ours
+    logits = [
+        np.array(speaker_from_hf(path).model(mx.array([ids])))
+        for path in (folder, tmp_path / "theirs")
+    ]
+    assert 0 < np.abs(logits[0] - logits[1]).max() < 0.1 * np.abs(logits[0]).max()
+
+
+def test_quantised_weights_without_sound_settings_are_refused(speaker, tmp_path):
+    export(speaker, tmp_path / "small", bits=4)
+    path = tmp_path / "small" / "config.json"
+    sound = json.loads(path.read_text())
+    for wrong in (None, {}, {"group_size": 7, "bits": 4}, {"group_size": 32, "bits": "4"}, []):
+        path.write_text(json.dumps(sound | {"quantization": wrong}))
+        with pytest.raises(ValueError, match="cannot be dequantised"):
+            speaker_from_hf(tmp_path / "small")
 
 
 def test_an_existing_folder_is_not_touched(speaker, tmp_path):

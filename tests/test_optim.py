@@ -11,7 +11,14 @@ from mlx.utils import tree_map
 
 from mlx_shakegpt.config import recipe
 from mlx_shakegpt.model import GPT, initialise
-from mlx_shakegpt.optim import adamw, clip, global_norm, learning_rate
+from mlx_shakegpt.optim import (
+    SplitMuon,
+    adamw_state,
+    clip,
+    global_norm,
+    learning_rate,
+    optimizer_of,
+)
 from mlx_shakegpt.trees import flat
 
 
@@ -64,7 +71,7 @@ def test_updates_are_those_of_torch():
     start, gradients = rng.normal(0, 0.02, (7, 5)), rng.normal(size=(30, 7, 5))
     config = tiny_training(lr=3e-3, weight_decay=0.1)
     ours = {"w": mx.array(start, mx.float32)}
-    optimizer = adamw(config)
+    optimizer = optimizer_of(config, 32)
     optimizer.init(ours)
     theirs = torch.nn.Parameter(torch.tensor(start))
     reference = torch.optim.AdamW([theirs], lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1)
@@ -81,7 +88,7 @@ def test_bf16_weights_still_move_at_the_end_of_the_schedule():
     model.set_dtype(mx.bfloat16)
     initialise(model, 0)
     before = {k: np.array(v.astype(mx.float32)) for k, v in flat(model.parameters()).items()}
-    optimizer = adamw(config)
+    optimizer = optimizer_of(config, 32)
     optimizer.init(model.trainable_parameters())
     # Steady gradients: weights that do not move are those that the update rounds away.
     signs = tree_map(
@@ -109,7 +116,7 @@ def test_the_update_in_place_is_that_of_mlx_to_the_last_bit():
     rng = np.random.default_rng(0)
     start = {"a": mx.array(rng.normal(size=(7, 33)), mx.float32)}
     ours, theirs = (
-        adamw(config),
+        optimizer_of(config, 32),
         optim.AdamW(config.lr, [config.beta1, config.beta2], config.eps, config.weight_decay, True),
     )
     mine, other = dict(start), dict(start)
@@ -119,3 +126,43 @@ def test_the_update_in_place_is_that_of_mlx_to_the_last_bit():
         mine, other = ours.apply_gradients(gradient, mine), theirs.apply_gradients(gradient, other)
         assert mx.array_equal(mine["a"], other["a"])
     assert mx.array_equal(ours.state["a"]["v"], theirs.state["a"]["v"])
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (96, 32), (128, 32), (32, 128)])
+def test_muon_is_that_of_torch_with_q_k_and_v_apart(shape):
+    rng = np.random.default_rng(0)
+    parts = 3 if shape[0] == 3 * shape[1] else 1
+    start = rng.normal(0, 0.02, shape)
+    ours = {"w": mx.array(start, mx.float32)}
+    optimizer = SplitMuon(0.02, weight_decay=0.0)
+    optimizer.init(ours)
+    theirs = [torch.nn.Parameter(torch.tensor(p)) for p in np.split(start, parts)]
+    reference = torch.optim.Muon(theirs, lr=0.02, weight_decay=0.0, momentum=0.95)
+    for _ in range(5):
+        g = rng.normal(size=shape)
+        ours = optimizer.apply_gradients({"w": mx.array(g, mx.float32)}, ours)
+        for parameter, part in zip(theirs, np.split(g, parts), strict=True):
+            parameter.grad = torch.tensor(part)
+        reference.step()
+    moved = np.array(ours["w"]) - start
+    wanted = np.concatenate([p.detach().numpy() for p in theirs]) - start
+    # torch's Newton-Schulz steps are in bf16.
+    assert np.linalg.norm(moved - wanted) < 0.03 * np.linalg.norm(wanted)
+
+
+def test_muon_moves_matrices_of_blocks_and_adamw_the_rest():
+    config = tiny_training(dtype="float32", optimizer="muon")
+    model = GPT(TINY, rows=300)
+    initialise(model, 0)
+    optimizer = optimizer_of(config, TINY.n_embd)
+    optimizer.init(model.trainable_parameters())
+    muon, adamw = optimizer.optimizers
+    own = {name.rpartition(".")[0] for name in flat(muon.state) if name.endswith(".v")}
+    kinds = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+    assert own == {f"h.{i}.{kind}.weight" for i in range(TINY.n_layer) for kind in kinds}
+    rest = {name.rpartition(".")[0] for name in flat(adamw.state) if name.endswith(".m")}
+    assert rest == set(flat(model.parameters())) - own
+    assert adamw_state(optimizer) is adamw.state
+    optimizer.learning_rate = 1e-3
+    assert float(adamw.learning_rate) == pytest.approx(1e-3)
+    assert float(muon.learning_rate) == pytest.approx(0.2e-3 * TINY.n_embd**0.5)

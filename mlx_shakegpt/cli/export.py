@@ -15,8 +15,9 @@ from .common import emit, json_option, prepare, speaker_from
 @click.option(
     "--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True
 )
+@click.option("--quantize", type=click.Choice(["4", "8"]), help="Bits a weight, for mlx-lm alone.")
 @json_option
-def command(run: str | None, target: str, dtype: str, as_json: bool) -> None:
+def command(run: str | None, target: str, dtype: str, quantize: str | None, as_json: bool) -> None:
     """Writes safetensors, config and tokenizer; reloads them and compares before it says done."""
     prepare()
     from ..export import export
@@ -24,10 +25,12 @@ def command(run: str | None, target: str, dtype: str, as_json: bool) -> None:
 
     speaker, name = speaker_from(run, None)
     text = read_config(find_run(run))["corpus"]
-    difference = export(speaker, Path(target), dtype, text)
+    difference = export(speaker, Path(target), dtype, text, int(quantize) if quantize else None)
     result = {"run": name, "folder": target, "dtype": dtype, "difference": difference}
+    result["bits"] = int(quantize) if quantize else None
+    kind = f"{quantize} bits" if quantize else dtype
     text = (
-        f"Exported {name} to {target} in {dtype}; mlx-lm loads it, "
+        f"Exported {name} to {target} in {kind}; mlx-lm loads it, "
         f"logits within {difference:.2g}.\n"
         f"The trained context is {speaker.context} tokens: keep prompt and continuation within it."
     )

@@ -55,7 +55,13 @@ def command(
     ids, line = subject.corpus.ids, subject.corpus.passage.first_line
     figures["worst_lines"] = worst_lines(ids, scores, line)
     paper = papers.certificate(
-        subject.speaker, subject.name, subject.weights, subject.text, config, runtime, figures
+        subject.speaker,
+        subject.name,
+        subject.weights,
+        subject.corpus.told,
+        config,
+        runtime,
+        figures,
     )
     papers.write(folder / CERTIFICATE, paper)
     memory_map(folder / MAP, ids, scores, line, f"{subject.name}, {subject.corpus.name}")
@@ -102,13 +108,7 @@ def _measured(subject: Any, config: VerifyConfig) -> tuple[dict[str, Any], Any]:
     corpus = subject.corpus
     text = Text(corpus.ids, *corpus.around())
     note(f"Verifying {subject.name} on {len(corpus.ids):,} tokens of {corpus.name} …")
-    figures: dict[str, Any] = {}
-    scores = None
-    for part in verify(subject.speaker, text, config):
-        figures = part.figures
-        scores = part.scores or scores
-        note(f"  {part.name}")
-    return figures, scores
+    return verify(subject.speaker, text, config, lambda part: note(f"  {part}"))
 
 
 def _only(*names: str) -> None:

@@ -15,8 +15,7 @@ from .. import assets
 from ..config import Passage, VerifyConfig
 from ..files import sha256, write_atomically
 from ..runtime import Runtime, versions
-from ..tensors import stored_dtype
-from ..weights import Speaker, read_json
+from ..weights import Speaker, read_json, stored_dtype
 
 FORMAT = "mlx-shakegpt certificate 1"
 LARGEST = 50_000_000  # bytes

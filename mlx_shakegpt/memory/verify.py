@@ -8,7 +8,7 @@ from __future__ import annotations
 import bz2
 import lzma
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,19 +33,16 @@ class Text:
     after: np.ndarray
 
 
-@dataclass(frozen=True)
-class Part:
-    """A finished part of a verification: its name, and figures by their JSON names."""
+def verify(
+    speaker: Speaker,
+    text: Text,
+    settings: VerifyConfig,
+    done: Callable[[str], None] = lambda part: None,
+) -> tuple[dict[str, Any], Scores]:
+    """All figures by their JSON names, `certified` and `reasons` among them, and the text's scores.
 
-    name: str
-    figures: dict[str, Any]
-    scores: Scores | None = None
-
-
-def verify(speaker: Speaker, text: Text, settings: VerifyConfig) -> Iterator[Part]:
-    """Yields the parts of a verification as they are done; the last has `certified` and `reasons`.
-
-    Raises ValueError for a text that is too short to tell anything.
+    Calls `done` with the name of each part that is finished. Raises ValueError for a text that is
+    too short to tell anything.
     """
     ids = text.ids
     if len(ids) < LEAST_TOKENS:
@@ -55,25 +52,25 @@ def verify(speaker: Speaker, text: Text, settings: VerifyConfig) -> Iterator[Par
     context = min(speaker.context, len(ids) - 1)
     scores = token_scores(speaker.model, ids, context, speaker.vocabulary)
     figures = loss_figures(ids, scores, context)
-    yield Part("loss", dict(figures), scores)
+    done("loss")
     rates = []
     for k, m in LENGTHS:
         offsets = len(ids) - k - m + 1
         chosen = sample(offsets, settings.samples or offsets, settings.seed, EVERY_OFFSET)
         rates.append(extraction(speaker, ids, k, m, chosen))
-        yield Part(f"em@{k},{m}", {"extraction": list(rates)})
+        done(f"em@{k},{m}")
         if k == LENGTHS[0][0]:
             figures["alignment"] = alignment(rates[0], chosen, context)
     figures |= {"extraction": rates}
     runs = free_running(speaker, ids, *LENGTHS[0], settings.seed)
     figures |= {"free_running": runs, "free_running_agrees": runs["agrees"]}
-    yield Part("free running", {"free_running": runs})
+    done("free running")
     unseen = unseen_text(ids, text.before, text.after)
     figures["controls"] = controls(speaker, ids, unseen, settings.seed)
     figures["leak"] = leak(speaker, ids)
-    yield Part("controls", {"controls": figures["controls"], "leak": figures["leak"]})
+    done("controls")
     reasons = objections(figures, settings.require)
-    yield Part("all", figures | {"certified": not reasons, "reasons": reasons})
+    return figures | {"certified": not reasons, "reasons": reasons}, scores
 
 
 def objections(figures: dict[str, Any], require: float) -> list[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from .. import assets, checkpoint, report
 from ..config import ModelConfig, TrainConfig
-from ..corpus import Corpus, Vocabulary
+from ..corpus import Corpus
 from ..files import sync, write_atomically
 from ..memory.nll import whole_text_nll
 from ..runtime import Runtime, versions
@@ -41,13 +41,12 @@ class Run:
         self.path, self.corpus = path, corpus
         self._stack = ExitStack()
         self._model, self._config, self._names = model, config, names
-        vocabulary = Vocabulary.of(corpus.ids, model.vocab_size) if config.closed_vocab else None
         self.trainer = Trainer(
             model,
             config,
             corpus.ids,
             lambda gpt, context: whole_text_nll(
-                gpt, corpus.ids, context, vocabulary, config.target_loss
+                gpt, corpus.ids, context, self.trainer.vocabulary, config.target_loss
             ),
         )
 
@@ -63,13 +62,7 @@ class Run:
             **self._names,
             "model": self._model.to_json(),
             "train": self._config.to_json(),
-            "corpus": {
-                "name": self.corpus.name,
-                "path": self.corpus.path,
-                "sha256": self.corpus.sha256,
-                "first_line": self.corpus.passage.first_line,
-                "tokens": len(self.corpus.ids),
-            },
+            "corpus": self.corpus.told | {"path": self.corpus.path},
             "tokenizer": {"name": "gpt2", "sha256": assets.GPT2_MERGES.sha256},
             "versions": versions(),
             "device": runtime.device,

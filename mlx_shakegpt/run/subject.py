@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
-from .. import checkpoint
+from .. import assets, checkpoint
 from ..config import Passage
 from ..corpus import Corpus
+from ..files import sha256
 from ..weights import Speaker, learned_text, speaker_from_hf
 from .folder import find_run, load_corpus, load_speaker, read_config, weights_file
 
@@ -28,13 +28,6 @@ class Subject:
     @cached_property
     def speaker(self) -> Speaker:
         return self.load()
-
-    @property
-    def text(self) -> dict[str, Any]:
-        """The text, as config.json and certificates tell it."""
-        c = self.corpus
-        told = {"name": c.name, "sha256": c.sha256, "first_line": c.passage.first_line}
-        return told | {"tokens": len(c.ids)}
 
 
 def of_run(name: str | None, data: Path | None = None, passage: Passage | None = None) -> Subject:
@@ -55,13 +48,13 @@ def of_folder(folder: Path, data: Path | None = None, passage: Passage | None = 
     if not folder.is_dir():
         raise ValueError(f"no model folder {folder}; check the path")
     learned = learned_text(folder)
-    corpus = Corpus.load(data, Passage())
-    if passage is None and learned and corpus.sha256 == learned["sha256"]:
-        passage = Passage(learned["first_line"], learned["tokens"])
-    elif passage is None and learned and data is None:
-        raise ValueError(f"{folder} learned {learned['name']}; give that text with --data")
-    if passage:
-        corpus = Corpus.load(data, passage)
+    if passage is None and learned:
+        own = data or assets.ensure(assets.TINY_SHAKESPEARE)
+        if own.is_file() and sha256(own) == learned["sha256"]:
+            passage = Passage(learned["first_line"], learned["tokens"])
+        elif data is None:
+            raise ValueError(f"{folder} learned {learned['name']}; give that text with --data")
+    corpus = Corpus.load(data, passage or Passage())
     weights = folder / checkpoint.MODEL
     if not weights.is_file():
         raise ValueError(f"{folder} has no {weights.name}; give a folder that export wrote")

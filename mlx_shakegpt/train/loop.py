@@ -17,7 +17,7 @@ import numpy as np
 from ..config import ModelConfig, NotReached, TrainConfig
 from ..corpus import Vocabulary
 from ..model import GPT, initialise
-from ..optim import adamw, learning_rate
+from ..optim import adamw_state, learning_rate, optimizer_of
 from ..runtime import on_gpu
 from ..windows import Batch
 from .order import Order
@@ -57,17 +57,17 @@ class Trainer:
                 f"{model_config.n_positions} positions; use --context {model_config.n_positions}"
             )
         self.config, self.evaluate = config, evaluate
-        self.vocabulary = Vocabulary.of(ids, model_config.vocab_size)
-        closed = config.closed_vocab
-        self.model = GPT(model_config, self.vocabulary.rows if closed else None)
+        closed = Vocabulary.of(ids, model_config.vocab_size) if config.closed_vocab else None
+        self.vocabulary = closed
+        self.model = GPT(model_config, closed.rows if closed else None)
         self.model.set_dtype(getattr(mx, config.dtype))
         initialise(self.model, config.seed, config.zero_residual)
-        self.optimizer = adamw(config)
+        self.optimizer = optimizer_of(config, model_config.n_embd)
         self.optimizer.init(self.model.trainable_parameters())
         mx.eval(self.optimizer.state)
-        rows = self.vocabulary.close(ids) if closed else ids
+        rows = closed.close(ids) if closed else ids
         self.order = Order(rows, config)
-        self.absent = self.vocabulary.absent if closed else 1
+        self.absent = closed.absent if closed else 1
         total = config.steps or self.order.steps(config.epochs)
         self.state = RunState(
             full_at=round(config.grow * total) if 0 < config.short_context < config.context else 0,
@@ -141,7 +141,7 @@ class Trainer:
         rows = mx.arange(full)
         source = mx.where(rows < short, rows, short - half + (rows - short) % half)
         tables = [(self.model.wpe, "weight")]
-        masters = self.optimizer.state["wpe"]["weight"]
+        masters = adamw_state(self.optimizer)["wpe"]["weight"]
         tables += [(masters, "w")] if "w" in masters else []
         for holder, name in tables:
             table = holder[name]

@@ -19,7 +19,7 @@ Losses = tuple[mx.array, mx.array]  # the batch's, and its targets'
 class Step:
     """Forward, backward, clipping and update, compiled as one graph with all state captured."""
 
-    def __init__(self, model: GPT, optimizer: optim.AdamW, limit: float, absent: int) -> None:
+    def __init__(self, model: GPT, optimizer: optim.Optimizer, limit: float, absent: int) -> None:
         self.state = [model.state, optimizer.state]
         self.optimizer = optimizer
         rows = model.wte.weight.shape[0]
