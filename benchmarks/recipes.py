@@ -38,7 +38,7 @@ def changed(text: str, preset_name: str, epochs: float, most: float) -> tuple[st
 
 
 def run(text: str, preset_name: str, passage: Passage, epochs: float, most: float) -> list[str]:
-    from mlx_shakegpt.corpus import Corpus, Vocabulary
+    from mlx_shakegpt.corpus import Corpus
     from mlx_shakegpt.memory.extraction import LENGTHS, extraction, sample
     from mlx_shakegpt.memory.nll import whole_text_nll
     from mlx_shakegpt.train import Trainer
@@ -46,16 +46,17 @@ def run(text: str, preset_name: str, passage: Passage, epochs: float, most: floa
 
     name, config = changed(text, preset_name, epochs, most)
     ids = Corpus.load(None, passage).ids
-    vocabulary = Vocabulary.of(ids)
     trainer = Trainer(
         preset(preset_name).model,
         config,
         ids,
-        lambda model, context: whole_text_nll(model, ids, context, vocabulary, NLL),
+        lambda model, context: whole_text_nll(model, ids, context, trainer.vocabulary, NLL),
     )
 
     def rates() -> list[float]:
-        speaker = Speaker(trainer.model, vocabulary, trainer.context(trainer.state.step - 1))
+        speaker = Speaker(
+            trainer.model, trainer.vocabulary, trainer.context(trainer.state.step - 1)
+        )
         chosen = [sample(len(ids) - k - m + 1, OFFSETS, 1) for k, m in LENGTHS]
         pairs = zip(LENGTHS, chosen, strict=True)
         return [extraction(speaker, ids, k, m, c)["rate"] for (k, m), c in pairs]

@@ -32,7 +32,8 @@ CONTENDERS = ("ours", "PyTorch fp32", SLOWEST)
 def work(case: str, contender: str, weights: str) -> None:
     """Answers each line on stdin with one step's time, loss and this process's memory so far."""
     name, B, T = parse(case)
-    config = recipe("recite", name, batch_size=B, context=T, short_context=0, dtype="float32")
+    shape = {"batch_size": B, "context": T, "short_context": 0}
+    config = recipe("recite", name, dtype="float32", positions="learned", **shape)
     from mlx_shakegpt.corpus import Corpus
     from mlx_shakegpt.windows import Windows
 

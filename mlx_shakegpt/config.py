@@ -96,6 +96,7 @@ class TrainConfig(Checked):
         0, "seed of initial weights and data order", (lambda s: 0 <= s < 2**32, "0 … 2^32 − 1")
     )
     target_loss: float = option(0.1, "whole-text loss to reach, nats a token", POSITIVE)
+    positions: str = option("learned", "rows of the position table", one_of("learned", "sinusoid"))
     zero_residual: bool = option(False, "residual projections start at zero")
     closed_vocab: bool = option(True, "train only the ids that the text has, plus one shared row")
 
@@ -169,7 +170,9 @@ PRESETS: dict[str, Preset] = {
 
 RECIPES: dict[str, TrainConfig] = {
     # Short windows learn fastest; whole ones teach the later positions; the fall makes it stick.
-    "recite": TrainConfig(batch_size=4, context=256, short_context=64, lr=6e-4, hard=0.65),
+    "recite": TrainConfig(
+        batch_size=4, context=256, short_context=64, lr=6e-4, hard=0.65, positions="sinusoid"
+    ),
     # github.com/jha-vikas/GPT-2-Shakespeare-Generator: every number of its training script;
     # its weight decay is PyTorch's default.
     "cosine-128": TrainConfig(

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 from mlx import nn
 from mlx.utils import tree_unflatten
 
@@ -145,11 +146,21 @@ class GPT(nn.Module):
         return self.head(self.hidden(ids, cache))
 
 
-def initialise(model: GPT, seed: int, zero_residual: bool = False) -> None:
+def sinusoids(rows: int, columns: int) -> mx.array:
+    """A position table (rows, columns), float32, of Vaswani et al., 2017, section 3.5: sines in
+    the first half of the columns, cosines in the second, with GPT-2's standard deviation."""
+    frequencies = 10_000.0 ** (-2 / columns * np.arange((columns + 1) // 2))
+    angles = np.arange(rows)[:, None] * frequencies
+    waves = np.concatenate([np.sin(angles), np.cos(angles)], 1)[:, :columns]
+    return mx.array((INIT_STD * 2**0.5 * waves).astype(np.float32))
+
+
+def initialise(model: GPT, seed: int, zero_residual: bool = False, sinusoid: bool = False) -> None:
     """GPT-2's initialisation: N(0, 0.02), residual projections 0.02/√(2L), zero biases.
 
     With `zero_residual` those projections are zero, so that blocks start as the identity
-    (Goyal et al., 2017; Zhang et al., 2019).
+    (Goyal et al., 2017; Zhang et al., 2019). With `sinusoid` the positions are sinusoids, and no
+    trainable parameter any more.
     """
     residual_std = 0.0 if zero_residual else INIT_STD / (2 * model.config.n_layer) ** 0.5
     parameters = sorted(flat(model.parameters()).items())
@@ -163,6 +174,10 @@ def initialise(model: GPT, seed: int, zero_residual: bool = False) -> None:
         else:
             std = residual_std if name.endswith("c_proj.weight") else INIT_STD
             new = std * mx.random.normal(old.shape, key=key)
+        if sinusoid and name == "wpe.weight":
+            new = sinusoids(*old.shape)
         values.append((name, new.astype(old.dtype)))
     model.update(tree_unflatten(values))
+    if sinusoid:
+        model.wpe.freeze()
     mx.eval(model.parameters())

@@ -9,7 +9,7 @@ from mlx.utils import tree_unflatten
 from mlx_shakegpt import ops
 from mlx_shakegpt.config import ModelConfig
 from mlx_shakegpt.generate import prompt_cache
-from mlx_shakegpt.model import GPT, initialise
+from mlx_shakegpt.model import GPT, INIT_STD, initialise, sinusoids
 from mlx_shakegpt.trees import flat
 from mlx_shakegpt.weights import CONV1D, Speaker
 
@@ -141,3 +141,20 @@ def test_the_graph_of_a_bf16_model_has_no_float32_activation(monkeypatch):
     assert not float32_in_the_graph()
     model.h[0].mlp.c_fc.bias = model.h[0].mlp.c_fc.bias.astype(mx.float32)
     assert float32_in_the_graph()
+
+
+def test_sinusoids_are_those_of_the_paper():
+    got = np.array(sinusoids(64, 32)) / (INIT_STD * 2**0.5)
+    for column in range(16):
+        angle = np.arange(64) / 10_000 ** (2 * column / 32)
+        assert got[:, column] == pytest.approx(np.sin(angle), abs=1e-5)
+        assert got[:, 16 + column] == pytest.approx(np.cos(angle), abs=1e-5)
+    assert sinusoids(8, 5).shape == (8, 5)
+
+
+def test_sinusoidal_positions_are_no_trainable_parameter():
+    model = GPT(TINY, 50)
+    initialise(model, 0, sinusoid=True)
+    assert "wpe.weight" not in flat(model.trainable_parameters())
+    assert mx.array_equal(model.wpe.weight, sinusoids(TINY.n_positions, TINY.n_embd))
+    assert np.array(model.wpe.weight).std() == pytest.approx(INIT_STD, rel=0.3)

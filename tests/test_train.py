@@ -181,3 +181,13 @@ def test_a_text_of_all_ids_has_no_shared_row():
     assert t.absent == 0 and Vocabulary.of(ids, 60).rows == 60
     full = Trainer(config, tiny_training(steps=3, closed_vocab=False), ids, never)
     assert losses(t) == losses(full)
+
+
+def test_sinusoidal_positions_stay_what_they_are(ids):
+    t = trainer(ids, positions="sinusoid", context=32, short_context=16, batch_size=2)
+    before = np.array(t.model.wpe.weight)
+    losses(t)
+    assert t.state.step > t.state.full_at > 0
+    assert (np.array(t.model.wpe.weight) == before).all()
+    assert "wpe.weight.m" not in flat(t.optimizer.state)
+    assert "wpe.weight" in full_tensors(Speaker(t.model, t.vocabulary, 32))

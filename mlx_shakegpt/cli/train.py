@@ -18,8 +18,8 @@ from .common import downloads, emit, json_option, note, options, prepare
 
 TRAIN_OPTIONS = (
     "epochs", "steps", "batch_size", "context", "short_context", "grow", "lr", "end_lr",
-    "warmup_steps", "hold", "hard", "optimizer", "beta2", "weight_decay", "clip", "seed",
-    "target_loss", "dtype",
+    "warmup_steps", "hold", "hard", "positions", "optimizer", "beta2", "weight_decay", "clip",
+    "seed", "target_loss", "dtype",
 )  # fmt: skip
 LINES_EVERY = 10  # steps between log lines where there is no terminal
 

@@ -61,7 +61,8 @@ class Trainer:
         self.vocabulary = closed
         self.model = GPT(model_config, closed.rows if closed else None)
         self.model.set_dtype(getattr(mx, config.dtype))
-        initialise(self.model, config.seed, config.zero_residual)
+        fixed = config.positions == "sinusoid"
+        initialise(self.model, config.seed, config.zero_residual, fixed)
         self.optimizer = optimizer_of(config, model_config.n_embd)
         self.optimizer.init(self.model.trainable_parameters())
         mx.eval(self.optimizer.state)
@@ -107,7 +108,7 @@ class Trainer:
         batch = self.batch(state.step)
         clock = time.perf_counter()
         while state.step < state.total and not self._stopping:
-            if state.step == state.full_at > 0:
+            if state.step == state.full_at > 0 and self.config.positions == "learned":
                 self._grow()
             lr = learning_rate(state.step, self.config, state.decay_at, state.total)
             before, running = running, _Running(state.step + 1, batch, lr, *step_fn(batch, lr))
