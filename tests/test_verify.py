@@ -227,12 +227,17 @@ def test_a_certificate_holds_until_a_byte_changes(shakegpt, known_run, tmp_path)
     held = shakegpt("verify", "--certificate", paper)
     assert held.code == 0 and "holds" in held.out
 
-    exported = tmp_path / "exported"
-    assert shakegpt("export", "--to", exported, "--dtype", "bfloat16").code == 0
-    compared = ["--compare", paper, "--to", tmp_path, "--require", 0.5, "--json"]
-    lost = shakegpt("verify", "--model", exported, *compared)
-    assert lost.code == 0 and len(lost.json()["changes"]) == 4, lost.err
-    assert json.loads((tmp_path / "certificate.json").read_text())["weights"]["dtype"] == "BF16"
+    for how, kept in (
+        (("--dtype", "bfloat16"), "BF16"),
+        (("--quantize", "8"), "8 bits in groups of 64"),
+    ):
+        exported = tmp_path / kept
+        assert shakegpt("export", "--to", exported, *how).code == 0
+        compared = ["--compare", paper, "--to", tmp_path, "--require", 0.5, "--json"]
+        lost = shakegpt("verify", "--model", exported, *compared)
+        assert lost.code == 0 and len(lost.json()["changes"]) == 4, lost.err
+        told = json.loads((tmp_path / "certificate.json").read_text())
+        assert told["weights"]["dtype"] == kept
     other = shakegpt("verify", "--model", exported, "--certificate", paper)
     assert other.code == 1 and "sha256 of the weights is" in other.err
 
