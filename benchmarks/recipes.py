@@ -28,7 +28,7 @@ def changed(text: str, preset_name: str, epochs: float, most: float) -> tuple[st
     """A recipe's name and settings, from `name` or `name:field=value,…`."""
     name, _, rest = text.partition(":")
     changes = {"dtype": "float32"}
-    changes |= {"epochs": epochs} if name == "recite" else {"target_loss": 1e-9}
+    changes |= {"epochs": epochs} if name == "recite" else {"stop": "text", "target_loss": 1e-9}
     if name == "constant-64":
         changes["epochs"] = most
     kinds = {f: type(v) for f, v in recipe(name).to_json().items()}

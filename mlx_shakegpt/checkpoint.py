@@ -34,7 +34,8 @@ class DamagedCheckpoint(ValueError):
 
 
 def save(folder: Path, trainer: Trainer, extra: Mapping[str, Any]) -> Path:
-    """Saves the trainer, whose last report must be settled, below `folder`; prunes older ones.
+    """Saves the trainer, whose last report must be settled, below `folder`; keeps the last ones and
+    the one of the lowest evaluation, and prunes the rest.
 
     `extra` is JSON that `restore` gives back. Raises OSError, leaving earlier checkpoints alone.
     """
@@ -62,8 +63,10 @@ def save(folder: Path, trainer: Trainer, extra: Mapping[str, Any]) -> Path:
         sync(folder)
     finally:
         shutil.rmtree(writing, ignore_errors=True)
+    best = _best(folder, trainer.state)
     for old in _steps(folder)[:-KEEP]:
-        shutil.rmtree(old, ignore_errors=True)
+        if old != best:
+            shutil.rmtree(old, ignore_errors=True)
     return final
 
 
@@ -133,6 +136,13 @@ def restore(path: Path, trainer: Trainer) -> dict[str, Any]:
     trainer.order.restore(load_tensors(path / ORDER))
     trainer.state = RunState(**saved["state"])
     return saved["extra"]
+
+
+def _best(folder: Path, state: RunState) -> Path | None:
+    """The checkpoint of the evaluated step with the lowest loss."""
+    saved = {int(path.name): path for path in _steps(folder)}
+    scores = [(e["nll"], e["step"]) for e in state.evaluations if e["step"] in saved]
+    return saved[int(min(scores)[1])] if scores else None
 
 
 def _steps(folder: Path) -> list[Path]:

@@ -96,6 +96,11 @@ class TrainConfig(Checked):
         0, "seed of initial weights and data order", (lambda s: 0 <= s < 2**32, "0 … 2^32 − 1")
     )
     target_loss: float = option(0.1, "whole-text loss to reach, nats a token", POSITIVE)
+    stop: str = option(
+        "text",
+        "batch: end at the first batch below the target, proof or not",
+        one_of("text", "batch"),
+    )
     positions: str = option("learned", "rows of the position table", one_of("learned", "sinusoid"))
     zero_residual: bool = option(False, "residual projections start at zero")
     closed_vocab: bool = option(True, "train only the ids that the text has, plus one shared row")
@@ -189,6 +194,7 @@ RECIPES: dict[str, TrainConfig] = {
         dtype="bfloat16",
         seed=1337,
         target_loss=0.099999,
+        stop="batch",
     ),
     # A 152M model on a subset of the text, at a constant rate, without clipping.
     "constant-64": TrainConfig(
@@ -202,6 +208,7 @@ RECIPES: dict[str, TrainConfig] = {
         clip=0.0,
         jitter=False,
         target_loss=0.099,
+        stop="batch",
     ),
 }
 

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from .config import ModelConfig, TrainConfig
 
+HEAD_ROWS = 256  # whose logits exist at one time on a CPU
+PROGRAM_BYTES = 150_000_000  # Python, MLX and what else is loaded
+
 
 @dataclass(frozen=True)
 class StepCost:
@@ -29,24 +32,56 @@ def product_flops(model: ModelConfig, tokens: int, context: int, rows: int) -> f
     return 3.0 * forward
 
 
-def step(
-    model: ModelConfig, config: TrainConfig, gflops: float, rows: int | None = None
-) -> StepCost:
-    """The cost of one step; `rows` of the head are those of the whole vocabulary if not given."""
-    rows = rows or model.vocab_size
-    tokens, context = config.tokens_per_step, config.context
-    C = model.n_embd
+def memory_bytes(
+    model: ModelConfig, config: TrainConfig, rows: int, on_cpu: bool, batch_size: int | None = None
+) -> int:
+    """Bytes that training takes at its peak, with `rows` rows of the head.
+
+    On a CPU within a tenth of what benchmarks/memory.py measures; on a GPU a guess from the shapes.
+    """
+    C, L, T = model.n_embd, model.n_layer, config.context
+    tokens = (batch_size or config.batch_size) * T
     trained = model.n_parameters - (model.vocab_size - rows) * C
+    if on_cpu:
+        # Weights, gradients and two moments; of each block some 13 C values, and half its scores;
+        # the program and its libraries.
+        kept = tokens * L * (13 * C + model.n_head * T // 2) + 2 * HEAD_ROWS * rows
+        return 16 * trained + 4 * kept + PROGRAM_BYTES
     low = config.dtype == "bfloat16"
-    # Weights, gradients, two moments in fp32; with bf16 weights the fp32 master beside them.
-    per_parameter = 2 + 2 + 12 if low else 16
-    # Kept for the backward pass in each block: about 34 C values and 2 score matrices a head.
-    kept = tokens * (model.n_layer * (34 * C + 2 * model.n_head * context) + 3 * rows)
-    flops = product_flops(model, tokens, context, rows)
+    # With bf16 weights an fp32 master beside the moments. About 34 C values a block, as MLX's own
+    # operations keep their inputs; its attention keeps no scores.
+    kept = tokens * (34 * L * C + 3 * rows)
+    return trained * (16 if not low else 2 + 2 + 12) + kept * (2 if low else 4) + PROGRAM_BYTES
+
+
+def must_fit(model: ModelConfig, config: TrainConfig, rows: int, on_cpu: bool, free: int) -> None:
+    """Raises ValueError where training takes more than `free` bytes, with what would fit."""
+    need = memory_bytes(model, config, rows, on_cpu)
+    if need <= free:
+        return
+    size = config.batch_size
+    while size > 1 and memory_bytes(model, config, rows, on_cpu, size) > free:
+        size //= 2
+    least = memory_bytes(model, config, rows, on_cpu, size)
+    way = f"use --batch-size {size} ({least / 1e9:.1f} GB)"
+    if least > free:
+        way = "close other programs, or train a smaller --preset"
+    raise ValueError(
+        f"training takes about {need / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free; "
+        + way
+    )
+
+
+def step(
+    model: ModelConfig, config: TrainConfig, gflops: float, rows: int, on_cpu: bool
+) -> StepCost:
+    """The cost of one step, with `rows` rows of the head."""
+    tokens = config.tokens_per_step
+    flops = product_flops(model, tokens, config.context, rows)
     return StepCost(
         parameters=model.n_parameters,
         tokens=tokens,
         flops=flops,
-        memory_bytes=trained * per_parameter + kept * (2 if low else 4),
+        memory_bytes=memory_bytes(model, config, rows, on_cpu),
         seconds=flops / gflops / 1e9,
     )

@@ -21,6 +21,7 @@ def log_line(report: StepReport) -> str:
         f"step {report.step:5d} | loss: {report.loss:.6f} | lr: {report.lr:.2e} | "
         f"norm: {report.norm:.4f} | dt: {report.dt * 1000:.2f}ms | "
         f"tok/s: {report.tokens_per_second:.0f}"
+        + (f" | spike: {report.spike:.1f} times the usual loss" if report.spike else "")
     )
 
 
@@ -31,7 +32,7 @@ def eval_line(report: StepReport) -> str:
     scope = "whole text" if result.complete else f"estimated on {result.tokens} tokens"
     return (
         f"eval {report.step:5d} | nll: {result.nll:.6f} | floor: {result.floor:.6f} | "
-        f"accuracy: {result.accuracy:.4f} | {scope}"
+        f"accuracy: {result.accuracy:.4f} | peak: {report.peak_bytes / 1e9:.2f}GB | {scope}"
     )
 
 
@@ -83,6 +84,7 @@ def metrics(report: StepReport) -> list[str]:
             "eval_accuracy": result.accuracy,
             "eval_tokens": result.tokens,
             "eval_complete": result.complete,
+            "peak_bytes": report.peak_bytes,
         }
         lines.append(json.dumps(values))
     return lines

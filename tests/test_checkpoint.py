@@ -140,3 +140,17 @@ def test_state_is_plain_json(saved):
     state = json.loads((saved / "00000005" / STATE).read_text())
     assert state["state"]["step"] == 5
     assert np.isclose(state["train"]["lr"], 3e-3)
+
+
+def test_the_best_checkpoint_is_kept_beside_the_last_ones(ids, tmp_path):
+    t = fresh(ids)
+    for step, nll in ((1, 3.0), (2, 1.0), (3, 2.0), (4, None), (5, None), (6, 1.5)):
+        t.state.step = step
+        if nll:
+            t.state.evaluations.append({"step": step, "nll": nll, "complete": True})
+        checkpoint.save(tmp_path / "kept", t, {})
+    assert sorted(p.name for p in (tmp_path / "kept").iterdir()) == [
+        "00000002",
+        "00000005",
+        "00000006",
+    ]

@@ -6,7 +6,7 @@ from conftest import TINY, tiny_training
 from mlx.utils import tree_unflatten
 
 from mlx_shakegpt.corpus import Vocabulary
-from mlx_shakegpt.train import Evaluation, Step, Trainer, TrainingError
+from mlx_shakegpt.train import Evaluation, RunState, Step, Trainer, TrainingError
 from mlx_shakegpt.trees import flat
 from mlx_shakegpt.weights import CONV1D, Speaker, full_tensors
 
@@ -156,7 +156,9 @@ def test_an_estimate_on_part_of_the_text_is_not_success(ids):
 
 def test_numbers_that_are_not_finite_end_the_run_at_their_step(ids):
     t = trainer(ids, lr=1e30, warmup_steps=0, clip=0.0, steps=50)
-    with pytest.raises(TrainingError, match=r"at step \d+ are not finite"):
+    with pytest.raises(
+        TrainingError, match=r"at step \d+ are not finite, with windows from tokens \d+"
+    ):
         list(t.run())
 
 
@@ -191,3 +193,28 @@ def test_sinusoidal_positions_stay_what_they_are(ids):
     assert (np.array(t.model.wpe.weight) == before).all()
     assert "wpe.weight.m" not in flat(t.optimizer.state)
     assert "wpe.weight" in full_tensors(Speaker(t.model, t.vocabulary, 32))
+
+
+def test_losses_that_stand_out_are_spikes():
+    state = RunState()
+    usual = [1.0 + 0.01 * (i % 5) for i in range(40)]
+    assert [state.note(loss) for loss in usual] == [0.0] * 40
+    assert state.note(2.9) == 0.0
+    assert state.note(5.1) == pytest.approx(5.1 / 1.02)
+    assert len(state.recent) == 25 and state.recent[-1] == 5.1
+    calm = RunState(recent=[0.01] * 25)
+    assert calm.note(0.9) == 0.0  # far above the median, yet nothing that harms
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_a_run_may_end_at_its_first_batch_below_the_target(ids, ahead):
+    plain = [loss for _, loss, *_ in losses(trainer(ids))]
+    at = next(i for i, loss in enumerate(plain) if i > 2 and loss < min(plain[:i]))
+    target = (plain[at] + min(plain[:at])) / 2
+    worse = Evaluation(nll=99.0, floor=0.0, accuracy=0.0, tokens=1, complete=True)
+    t = trainer(ids, lambda *_: worse, stop="batch", target_loss=target)
+    reports = list(t.run(ahead=ahead))
+    first = next(i for i, loss in enumerate(plain) if loss < target)
+    assert t.state.total == first + 1 + ahead == reports[-1].step
+    assert [r.loss for r in reports] == plain[: first + 1 + ahead]
+    assert reports[-1].evaluation and not t.state.reached  # the whole text is not that good

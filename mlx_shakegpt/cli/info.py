@@ -25,7 +25,8 @@ def command(as_json: bool) -> None:
     for name, chosen in PRESETS.items():
         config = recipe("recite", name, dtype=found.dtype)
         own = Vocabulary.of(Corpus.load(None, chosen.passage).ids)
-        presets[name] = asdict(estimate.step(chosen.model, config, gflops, own.rows))
+        cost = estimate.step(chosen.model, config, gflops, own.rows, found.device == "cpu")
+        presets[name] = asdict(cost)
     blas = {"name": "MLX's own", "path": ""}
     if found.blas:
         blas = {"name": found.blas.name, "path": found.blas.path}
@@ -35,6 +36,7 @@ def command(as_json: bool) -> None:
         "dtype": found.dtype,
         "blas": {**blas, "gflops": round(gflops, 1)},
         "memory_bytes": runtime.memory_bytes(),
+        "free_bytes": runtime.free_bytes(),
         "mlx": version("mlx"),
         "presets": presets,
     }
@@ -50,7 +52,7 @@ def command(as_json: bool) -> None:
     ]
     text = (
         f"device   {found.device}, {found.name}\n"
-        f"memory   {runtime.memory_bytes() / 1e9:.1f} GB\n"
+        f"memory   {runtime.memory_bytes() / 1e9:.1f} GB, {runtime.free_bytes() / 1e9:.1f} free\n"
         f"dtype    {found.dtype}\n"
         f"mlx      {version('mlx')}\n"
         f"products {blas['name']} {blas['path']}, {gflops:.0f} GFLOP/s in float32\n\n"

@@ -19,7 +19,7 @@ from .common import downloads, emit, json_option, note, options, prepare
 TRAIN_OPTIONS = (
     "epochs", "steps", "batch_size", "context", "short_context", "grow", "lr", "end_lr",
     "warmup_steps", "hold", "hard", "positions", "optimizer", "beta2", "weight_decay", "clip",
-    "seed", "target_loss", "dtype",
+    "seed", "target_loss", "stop", "dtype",
 )  # fmt: skip
 LINES_EVERY = 10  # steps between log lines where there is no terminal
 
@@ -68,9 +68,10 @@ def command(as_json: bool, resume: bool, checkpoint_every: int | None, **given: 
 
 def _open(runtime: Any, resume: bool, given: dict[str, Any]) -> Any:
     """The run to follow, new or resumed."""
-    from .. import assets
-    from ..corpus import Corpus
+    from .. import assets, estimate
+    from ..corpus import Corpus, Vocabulary
     from ..run import CONFIG, Run, read_config, run_path
+    from ..runtime import free_bytes
 
     asked = dict(given)
     name = given.pop("preset_name", "auto")
@@ -97,6 +98,8 @@ def _open(runtime: Any, resume: bool, given: dict[str, Any]) -> Any:
         if not data:
             assets.ensure(assets.TINY_SHAKESPEARE, progress)
         corpus = Corpus.load(Path(data) if data else None, passage)
+    rows = Vocabulary.of(corpus.ids).rows if config.closed_vocab else model.vocab_size
+    estimate.must_fit(model, config, rows, runtime.device == "cpu", free_bytes())
     names = {"preset": name, "recipe": recipe_name}
     run = Run(path, model, config, corpus, names)
     if not resuming:
@@ -164,7 +167,7 @@ def _display(run: Any) -> Iterator[Any]:
     if not console.is_terminal:
 
         def show(report: Any) -> None:
-            if report.step % LINES_EVERY == 0 or report.step == 1:
+            if report.step % LINES_EVERY == 0 or report.step == 1 or report.spike:
                 note(text.log_line(report))
             if report.evaluation:
                 note(text.eval_line(report))

@@ -23,7 +23,7 @@ from ..tensors import save_tensors
 from ..train import StepReport, Trainer
 from .folder import CONFIG, CURVE, LOG, METRICS, read_config
 
-SECONDS_BETWEEN_CHECKPOINTS = 120
+SECONDS_BETWEEN_CHECKPOINTS, SECONDS_BETWEEN_BEST = 120, 30
 
 
 class Run:
@@ -125,7 +125,7 @@ class Run:
                     log.write(report.eval_line(step) + "\n")
                 jsonl.flush()
                 log.flush()
-                if step.settled and due(step.step):
+                if step.settled and (due(step.step) or self._improved(step, saved_at)):
                     self._save()
                     saved_at, saved_step = time.monotonic(), step.step
                 yield step
@@ -134,6 +134,12 @@ class Run:
         if trainer.state.step == trainer.state.total:
             save_tensors(self.path / checkpoint.MODEL, checkpoint.weights_of(trainer))
         self.draw()
+
+    def _improved(self, step: StepReport, saved_at: float) -> bool:
+        """Whether the text was never known better, and the last checkpoint is not quite fresh."""
+        if not step.evaluation or time.monotonic() - saved_at < SECONDS_BETWEEN_BEST:
+            return False
+        return step.evaluation.nll <= min(e["nll"] for e in self.trainer.state.evaluations)
 
     def draw(self) -> None:
         """Draws loss.png, where there is something to draw."""

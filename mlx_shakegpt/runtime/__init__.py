@@ -19,6 +19,9 @@ import mlx.core as mx
 
 from .blas import Blas, use_fast_blas
 from .kernels import compiled, use_native_kernels
+from .memory import free_bytes as free_bytes
+from .memory import memory_bytes as memory_bytes
+from .memory import peak_bytes as peak_bytes
 
 _PACKAGES = ("mlx-shakegpt", "mlx", "mlx-lm", "numpy", "tiktoken")
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
@@ -132,8 +135,3 @@ def matmul_gflops(repeats: int = 5, dtype: mx.Dtype = mx.float32) -> float:
 def versions() -> dict[str, str]:
     """Versions of the packages that decide what is computed, by name."""
     return {name: version(name) for name in _PACKAGES}
-
-
-def memory_bytes() -> int:
-    """Bytes of physical memory, which a Mac's GPU shares."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

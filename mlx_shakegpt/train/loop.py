@@ -18,7 +18,7 @@ from ..config import ModelConfig, NotReached, TrainConfig
 from ..corpus import Vocabulary
 from ..model import GPT, initialise
 from ..optim import adamw_state, learning_rate, optimizer_of
-from ..runtime import on_gpu
+from ..runtime import on_gpu, peak_bytes
 from ..windows import Batch
 from .order import Order
 from .reports import Evaluation, RunState, StepReport
@@ -114,6 +114,8 @@ class Trainer:
             before, running = running, _Running(state.step + 1, batch, lr, *step_fn(batch, lr))
             if before:
                 report, clock = self._report(before, clock)
+                if self._lucky(report):
+                    state.total = running.step
                 yield report
             state.step += 1
             # An evaluation may change what comes next, and so do the losses seen.
@@ -122,6 +124,8 @@ class Trainer:
             if not ahead or self._settles(settle):
                 report, clock = self._report(running, clock)
                 running = None
+                if self._lucky(report):
+                    state.total = state.step
                 yield replace(report, settled=True, evaluation=self._evaluated())
                 clock = time.perf_counter()
             if not prepared and state.step < state.total:
@@ -147,6 +151,10 @@ class Trainer:
         for holder, name in tables:
             table = holder[name]
             holder[name] = mx.concatenate([table[source], table[full:]])
+
+    def _lucky(self, report: StepReport) -> bool:
+        """Whether the run is to end as its batch was below the target."""
+        return self.config.stop == "batch" and report.loss < self.config.target_loss
 
     def _settles(self, settle: Callable[[int], bool]) -> bool:
         step = self.state.step
@@ -193,13 +201,14 @@ class Trainer:
         step, loss, norm = running.step, float(running.loss), float(running.norm)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise TrainingError(
-                f"loss {loss} and gradient norm {norm} at step {step} are not finite; "
+                f"loss {loss} and gradient norm {norm} at step {step} are not finite, with windows "
+                f"from tokens {', '.join(map(str, running.batch.starts))}; "
                 "start another --run with a lower --lr"
             )
         self.order.seen.note(running.batch, np.array(running.nll))
         now = time.perf_counter()
         dt, tokens = now - clock, self.config.tokens_per_step
-        report = StepReport(
-            step, running.batch.epoch, step * tokens, loss, running.lr, norm, dt, tokens / dt
-        )
+        numbers = (running.batch.epoch, step * tokens, loss, running.lr, norm, dt, tokens / dt)
+        spike = self.state.note(loss)
+        report = StepReport(step, *numbers, peak_bytes=peak_bytes(), spike=spike)
         return report, now

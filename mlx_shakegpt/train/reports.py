@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from dataclasses import dataclass, field
+
+RECENT = 25  # steps whose losses tell what is usual
+SPIKE = 3.0  # times their median
 
 
 @dataclass(frozen=True)
@@ -18,7 +23,9 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class StepReport:
-    """One training step. `norm` is before clipping, `dt` in seconds, `tokens` counts from 0.
+    """One training step. `norm` is before clipping, `dt` in seconds, `tokens` counts from 0, and
+    `peak_bytes` is the most memory that the process has used. `spike` is how many times the median
+    of the losses before it a loss is that stands out, else 0.
 
     Where `settled`, the trainer's weights are those right after this step, and may be saved.
     """
@@ -31,6 +38,8 @@ class StepReport:
     norm: float
     dt: float
     tokens_per_second: float
+    peak_bytes: int = 0
+    spike: float = 0.0
     settled: bool = False
     evaluation: Evaluation | None = None
 
@@ -45,3 +54,10 @@ class RunState:
     total: int = 0  # steps in all
     reached: bool = False  # the last evaluation was below the target
     evaluations: list[dict[str, float]] = field(default_factory=list)
+    recent: list[float] = field(default_factory=list)  # losses of the last steps
+
+    def note(self, loss: float) -> float:
+        """Takes a step's loss; how many times the recent ones' median it is if it is a spike."""
+        median = statistics.median(self.recent) if len(self.recent) == RECENT else math.inf
+        self.recent = [*self.recent[1 - RECENT :], loss]
+        return loss / median if loss > max(SPIKE * median, median + 1) else 0.0

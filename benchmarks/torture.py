@@ -1,0 +1,219 @@
+"""Kills a training at random moments, damages its files, fills its disk, and compares the end.
+
+    python benchmarks/torture.py [--minutes 30]
+
+An undisturbed training comes first. Then the same training is started, killed with SIGKILL (also
+while it saves), has its newest checkpoint damaged now and then, meets a full disk now and then, and
+is resumed, until it is over; and again, until the time is up. Each ends with the losses, logs and
+weights of the undisturbed one, bit for bit, and its certificate holds, or the script fails.
+"""
+
+import json
+import os
+import random
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import click
+
+sys.path.insert(0, str(Path(__file__).parent))
+import common
+
+from mlx_shakegpt import report
+from mlx_shakegpt.files import sha256
+
+QUICK = ("--preset", "quick", "--checkpoint-every", "25")
+COMPARED = ("step", "epoch", "tokens", "loss", "lr", "norm")
+DAMAGE, FULL, WHILE_SAVING = 0.15, 0.1, 0.3  # chances in a round
+
+
+class Torture:
+    """Trainings in a home of their own; `counts` tells what was done to them."""
+
+    def __init__(self, home: Path, options: tuple[str, ...], seed: int, longest: float) -> None:
+        """A training is left alone for `longest` seconds at most."""
+        self.home, self.options, self.longest = home, options, longest
+        self.random, self.counts = random.Random(seed), Counter()
+        self.environment = common.environment() | {"SHAKEGPT_HOME": str(home)}
+        shutil.copytree(common.ROOT / "data", home / "data", dirs_exist_ok=True)
+
+    def start(self, run: str, blocks: int | None = None) -> subprocess.Popen:
+        """Starts or resumes a training; files may have so many blocks of 1,024 bytes at most."""
+        command = [sys.executable, "cli.py", "train", "--resume", "--run", run, *self.options]
+        if blocks:
+            command = ["bash", "-c", f"ulimit -f {blocks}; exec {shlex.join(command)}"]
+        return subprocess.Popen(
+            command, cwd=common.ROOT, env=self.environment,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def calm(self, run: str) -> None:
+        """The undisturbed training."""
+        process = self.start(run)
+        _, said = process.communicate()
+        if process.returncode not in (0, 1):
+            raise SystemExit(f"the undisturbed training failed: {said}")
+
+    def round(self, run: str) -> bool:
+        """One start, and what happens to it; whether the training came to its end."""
+        folder = self.home / "weights" / run
+        if self.random.random() < FULL and (folder / "metrics.jsonl").exists():
+            self._full_disk(run, folder)
+            return False
+        before = self._steps(folder)
+        process = self.start(run)
+        deadline = time.monotonic() + self.random.uniform(1, self.longest)
+        saving = self.random.random() < WHILE_SAVING
+        while process.poll() is None and time.monotonic() < deadline:
+            if saving and list((folder / "checkpoints").glob(".*")):
+                self.counts["killed while saving"] += 1
+                break
+            time.sleep(0.002)
+        process.kill()
+        _, said = process.communicate()
+        if process.returncode not in (0, 1, -signal.SIGKILL):
+            raise SystemExit(f"{run} ended with {process.returncode}: {said}")
+        if process.returncode in (0, 1):
+            if "not finite" in said or (folder / "model.safetensors").exists() is False:
+                raise SystemExit(f"{run} failed: {said}")
+            return True
+        self.counts["killed"] += 1
+        saved = self._newest(folder)
+        self.counts["steps lost"] += max(0, self._steps(folder) - saved)
+        self.counts["steps trained"] += max(0, self._steps(folder) - before)
+        if self.random.random() < DAMAGE:
+            self._damage(folder)
+        return False
+
+    def differences(self, run: str, calm: str) -> list[str]:
+        """What differs between two runs' metrics, logs and weights."""
+        one, two = (self.home / "weights" / name for name in (run, calm))
+        found = []
+        if self._metrics(one) != self._metrics(two):
+            found.append("losses")
+        if self._log(one) != self._log(two):
+            found.append("training_log.txt")
+        if sha256(one / "model.safetensors") != sha256(two / "model.safetensors"):
+            found.append("weights")
+        return found
+
+    def cli(self, *arguments: str) -> subprocess.CompletedProcess:
+        """A command of the program in this home."""
+        command = [sys.executable, "cli.py", *arguments]
+        return subprocess.run(
+            command, cwd=common.ROOT, env=self.environment, capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+
+    def _full_disk(self, run: str, folder: Path) -> None:
+        """Training on a disk without room for a checkpoint: one line, and nothing lost."""
+        sound = self._newest(folder)
+        logs = max((folder / name).stat().st_size for name in ("metrics.jsonl", "training_log.txt"))
+        process = self.start(run, blocks=logs // 1024 + 200)
+        _, said = process.communicate()
+        errors = [line for line in said.splitlines() if line.startswith("Error: ")]
+        if process.returncode != 2 or len(errors) != 1 or "Traceback" in said:
+            raise SystemExit(f"{run} on a full disk ended with {process.returncode}: {said}")
+        if self._newest(folder) != sound:
+            raise SystemExit(f"{run} lost a checkpoint on a full disk")
+        self.counts["full disks"] += 1
+
+    def _damage(self, folder: Path) -> None:
+        """Changes a byte of a file of the newest checkpoint, cuts it short, or takes it away."""
+        checkpoints = self._checkpoints(folder)
+        if len(checkpoints) < 2:
+            return
+        file = self.random.choice(sorted(checkpoints[-1].iterdir()))
+        kind = self.random.choice(("change", "cut", "remove"))
+        if kind == "remove":
+            file.unlink()
+        else:
+            size = file.stat().st_size
+            place = self.random.randrange(size)
+            with open(file, "r+b") as opened:
+                if kind == "cut":
+                    opened.truncate(place)
+                else:
+                    opened.seek(place)
+                    byte = opened.read(1)[0]
+                    opened.seek(place)
+                    opened.write(bytes([byte ^ (1 << self.random.randrange(8))]))
+        self.counts["checkpoints damaged"] += 1
+
+    def _checkpoints(self, folder: Path) -> list[Path]:
+        return sorted(p for p in (folder / "checkpoints").glob("[0-9]*") if p.name.isdigit())
+
+    def _newest(self, folder: Path) -> int:
+        found = self._checkpoints(folder)
+        return int(found[-1].name) if found else 0
+
+    def _steps(self, folder: Path) -> int:
+        """Steps that were logged, the last one perhaps in part."""
+        log = folder / "metrics.jsonl"
+        return sum(b'"loss"' in line for line in log.open("rb")) if log.exists() else 0
+
+    def _metrics(self, folder: Path) -> list[tuple]:
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+        return [tuple(line.get(name) for name in (*COMPARED, "eval_nll")) for line in lines]
+
+    def _log(self, folder: Path) -> list[str]:
+        """The log's lines without what the clock and the memory put there."""
+        lines = (folder / "training_log.txt").read_text().splitlines()
+        return [line.partition(" | dt:")[0].partition(" | peak:")[0] for line in lines]
+
+
+def torture(
+    home: Path, options: tuple[str, ...], seconds: float, seed: int, longest: float
+) -> Counter:
+    """Tortures trainings for some seconds, the last one to its end; what was done to them.
+
+    Raises SystemExit where one of them is not the undisturbed one in the end.
+    """
+    it = Torture(home, options, seed, longest)
+    it.calm("calm")
+    start, number = time.monotonic(), 0
+    while number == 0 or time.monotonic() - start < seconds:
+        number += 1
+        while not it.round(f"tortured-{number}"):
+            pass
+        if found := it.differences(f"tortured-{number}", "calm"):
+            raise SystemExit(f"training {number} ended with other {', '.join(found)}")
+        it.counts["trainings"] += 1
+        if number > 1:
+            shutil.rmtree(home / "weights" / f"tortured-{number}")
+    return it.counts
+
+
+@click.command()
+@click.option("--minutes", default=30.0, show_default=True)
+@click.option("--seed", default=0, show_default=True)
+def main(minutes: float, seed: int) -> None:
+    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as folder:
+        home = Path(folder)
+        counts = torture(home, QUICK, 60 * minutes, seed, 14.0)
+        it = Torture(home, QUICK, seed, 0.0)
+        paper = str(home / "weights" / "calm" / "certificate.json")
+        it.cli("verify", "--run", "calm")
+        held = it.cli("verify", "--certificate", paper, "--run", "tortured-1")
+    names = ("trainings", "killed", "killed while saving", "checkpoints damaged", "full disks")
+    rows = [[name, f"{counts[name]:,}"] for name in names]
+    rows += [["steps trained", f"{counts['steps trained']:,}"]]
+    rows += [["of them lost, all since the last checkpoint", f"{counts['steps lost']:,}"]]
+    rows += [
+        ["the undisturbed training's certificate holds", "yes" if not held.returncode else "no"]
+    ]
+    click.echo(report.table(["what", "how often"], rows))
+    click.echo(f"\n{common.machine()}")
+    if held.returncode:
+        raise SystemExit(held.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""How much memory there is, is free, and was used."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from pathlib import Path
+
+import mlx.core as mx
+
+_GROUP = Path("/sys/fs/cgroup")
+_UNITS = 1024  # of /proc/meminfo
+
+
+def memory_bytes() -> int:
+    """Bytes of physical memory, which a Mac's GPU shares."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def free_bytes() -> int:
+    """Bytes that this process may take.
+
+    On a GPU the working set that it recommends, less what is taken; on Linux what the system and
+    the process's control group have left; elsewhere all memory.
+    """
+    if mx.default_device().type == mx.DeviceType.gpu:
+        limit = mx.device_info().get("max_recommended_working_set_size", memory_bytes())
+        return int(limit) - mx.get_active_memory()
+    free = memory_bytes()
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        told = dict(line.split(":") for line in lines)
+        free = int(told["MemAvailable"].split()[0]) * _UNITS
+        limit = (_GROUP / "memory.max").read_text().strip()
+        if limit != "max":
+            free = min(free, int(limit) - int((_GROUP / "memory.current").read_text()))
+    except (OSError, KeyError, ValueError):
+        pass  # not Linux, or no control group of its own
+    return max(0, free)
+
+
+def peak_bytes() -> int:
+    """The most that this process has used: on a GPU of its memory, else resident."""
+    if mx.default_device().type == mx.DeviceType.gpu:
+        return int(mx.get_peak_memory())
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used if sys.platform == "darwin" else used * 1024
