@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import common
 
 from mlx_shakegpt import report
+from mlx_shakegpt.checkpoint import newest
 from mlx_shakegpt.files import sha256
 
 QUICK = ("--preset", "quick", "--checkpoint-every", "25")
@@ -114,14 +115,14 @@ class Torture:
 
     def _full_disk(self, run: str, folder: Path) -> None:
         """Training on a disk without room for a checkpoint: one line, and nothing lost."""
-        sound = self._newest(folder)
+        sound = newest(folder / "checkpoints")[0]
         logs = max((folder / name).stat().st_size for name in ("metrics.jsonl", "training_log.txt"))
         process = self.start(run, blocks=logs // 1024 + 200)
         _, said = process.communicate()
         errors = [line for line in said.splitlines() if line.startswith("Error: ")]
         if process.returncode != 2 or len(errors) != 1 or "Traceback" in said:
             raise SystemExit(f"{run} on a full disk ended with {process.returncode}: {said}")
-        if self._newest(folder) != sound:
+        if newest(folder / "checkpoints")[0] != sound:
             raise SystemExit(f"{run} lost a checkpoint on a full disk")
         self.counts["full disks"] += 1
 
@@ -157,10 +158,10 @@ class Torture:
     def _steps(self, folder: Path) -> int:
         """Steps that were logged, the last one perhaps in part."""
         log = folder / "metrics.jsonl"
-        return sum(b'"loss"' in line for line in log.open("rb")) if log.exists() else 0
+        return log.read_bytes().count(b'"loss"') if log.exists() else 0
 
     def _metrics(self, folder: Path) -> list[tuple]:
-        lines = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+        lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
         return [tuple(line.get(name) for name in (*COMPARED, "eval_nll")) for line in lines]
 
     def _log(self, folder: Path) -> list[str]:

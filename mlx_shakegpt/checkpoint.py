@@ -55,6 +55,7 @@ def save(folder: Path, trainer: Trainer, extra: Mapping[str, Any]) -> Path:
             "extra": dict(extra),
             "sha256": {name: sha256(writing / name) for name in TENSORS},
         }
+        state["sha256"][STATE] = _digest(state)
         write_atomically(writing / STATE, json.dumps(state, indent=1))
         sync(writing)
         if final.exists():
@@ -102,13 +103,15 @@ def check(path: Path) -> dict[str, Any]:
     """
     try:
         state = read_json(path / STATE)
+        if _digest(state) != state["sha256"][STATE]:
+            raise ValueError(f"{path / STATE} has other content than was saved")
         for name in TENSORS:
             check_tensors(path / name)
             if sha256(path / name) != state["sha256"][name]:
                 raise ValueError(f"{path / name} has other bytes than were saved")
     except FileNotFoundError as error:
         raise DamagedCheckpoint(f"checkpoint {path} lacks {Path(error.filename).name}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedCheckpoint(f"checkpoint {path} is damaged: {error}") from None
     return state
 
@@ -136,6 +139,13 @@ def restore(path: Path, trainer: Trainer) -> dict[str, Any]:
     trainer.order.restore(load_tensors(path / ORDER))
     trainer.state = RunState(**saved["state"])
     return saved["extra"]
+
+
+def _digest(state: Mapping[str, Any]) -> str:
+    """The hash of a state but for that hash itself."""
+    hashes = {name: value for name, value in state["sha256"].items() if name != STATE}
+    rest = {**state, "sha256": hashes}
+    return sha256(json.dumps(rest, sort_keys=True).encode())
 
 
 def _best(folder: Path, state: RunState) -> Path | None:

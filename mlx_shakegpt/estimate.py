@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from .config import ModelConfig, TrainConfig
 
 HEAD_ROWS = 256  # whose logits exist at one time on a CPU
-PROGRAM_BYTES = 150_000_000  # Python, MLX and what else is loaded
+PROGRAM_BYTES = 190_000_000  # Python, MLX and what else is loaded
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ def memory_bytes(
     tokens = (batch_size or config.batch_size) * T
     trained = model.n_parameters - (model.vocab_size - rows) * C
     if on_cpu:
-        # Weights, gradients and two moments; of each block some 13 C values, and half its scores;
+        # Weights, gradients and two moments; of each block some 12 C values, and half its scores;
         # the program and its libraries.
-        kept = tokens * L * (13 * C + model.n_head * T // 2) + 2 * HEAD_ROWS * rows
+        kept = tokens * L * (12 * C + model.n_head * T // 2) + 2 * HEAD_ROWS * rows
         return 16 * trained + 4 * kept + PROGRAM_BYTES
     low = config.dtype == "bfloat16"
     # With bf16 weights an fp32 master beside the moments. About 34 C values a block, as MLX's own

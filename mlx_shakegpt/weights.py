@@ -92,9 +92,19 @@ def speaker_from_run(path: Path, config: ModelConfig) -> Speaker:
                 f"{path} has damaged {CLOSED_IDS}; they must ascend within the vocabulary"
             )
         vocabulary = Vocabulary(ids.astype(np.int32), config.vocab_size)
-    model = GPT(config, vocabulary.rows if vocabulary else None)
+    rows = vocabulary.rows if vocabulary else config.vocab_size
+    _must_hold(tensors, config, rows, path)
+    model = GPT(config, rows)
     fill(model, tensors, path)
     return Speaker(_computable(model), vocabulary, context)
+
+
+def _must_hold(tensors: Mapping[str, mx.array], config: ModelConfig, rows: int, path: Path) -> None:
+    """Raises ValueError where a model is larger than its tensors, before it takes any memory."""
+    need = config.n_parameters - (config.vocab_size - rows) * config.n_embd
+    held = sum(value.size for value in tensors.values())
+    if need > held:
+        raise ValueError(f"{path} does not fit the model: it has {held:,} numbers, not {need:,}")
 
 
 def _computable(model: GPT) -> GPT:
@@ -157,6 +167,7 @@ def speaker_from_hf(folder: Path) -> Speaker:
         tensors = dequantized(tensors, read_json(folder / "config.json").get("quantization"), path)
     else:
         tensors = {k: v.T if k.endswith(CONV1D) else v for k, v in tensors.items()}
+    _must_hold(tensors, config, config.vocab_size, path)
     model = GPT(config)
     fill(model, tensors, path)
     return Speaker(_computable(model), None, context)

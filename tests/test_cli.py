@@ -290,6 +290,20 @@ def test_a_run_that_diverges_ends_with_one_line_and_exit_1(shakegpt, poem, tiny_
     assert len(errors) == 1 and "are not finite" in errors[0]
 
 
+@pytest.mark.parametrize(
+    ("free", "way"), [(1_900_000_000, "use --batch-size 8 ("), (1_000_000_000, "smaller --preset")]
+)
+def test_a_training_that_cannot_fit_is_refused_with_one_that_can(
+    shakegpt, poem, home, monkeypatch, free, way
+):
+    monkeypatch.setattr("mlx_shakegpt.runtime.free_bytes", lambda: free)
+    options = ["--preset", "gpt2-124m", "--data", poem, "--batch-size", 64, "--context", 64]
+    result = shakegpt("train", *options)
+    assert result.code == 2 and result.err.count("Error: ") == 1
+    assert "of memory and" in result.err and way in result.err
+    assert not (home / "weights").exists()
+
+
 def test_without_a_command_the_help_is_shown(shakegpt):
     result = shakegpt()
     assert result.code == 0 and "Commands:" in result.out

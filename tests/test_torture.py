@@ -7,7 +7,7 @@ from conftest import ROOT
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from torture import torture
 
-SECONDS = 90
+SECONDS = 60
 
 
 def test_a_tortured_training_ends_as_an_undisturbed_one(tmp_path, poem, pinned):

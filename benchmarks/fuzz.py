@@ -1,0 +1,227 @@
+"""Feeds damaged files to everything that reads one, and counts what happens.
+
+    python benchmarks/fuzz.py [--inputs 100000] [--seed 0]
+
+Sound files of each kind are damaged at random: bytes changed, cut, repeated or put in; numbers,
+names and types in their JSON replaced by absurd ones. A reader must take a file or refuse it with a
+ValueError or OSError of one line; it must not crash, hang, raise anything else, or take more memory
+than the file can hold.
+"""
+
+import json
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+sys.path.insert(0, str(Path(__file__).parent))
+import common
+
+from mlx_shakegpt import report
+
+SLOW = 5.0  # seconds for one file of some kilobytes
+MEMORY = 200_000_000  # bytes that reading thousands of them may add
+ABSURD = (
+    0, -1, 1, 2**31, 2**63, 2**64, 10**30, 1.5, 1e308, True, None, "", "0", "F32",
+    "../../etc/passwd", "/dev/zero", "\x00", [], [0], [-1], [2**62, 4], {}, {"": {}},
+    [[[[]]]], "🎭" * 50,
+)  # fmt: skip
+
+
+class Reader:
+    """A sound file, by its name in a folder, and what reads the folder."""
+
+    def __init__(self, name: str, folder: Path, file: str, read: Callable[[Path], object]) -> None:
+        self.name, self.folder, self.file, self.read = name, folder, folder / file, read
+        self.sound = self.file.read_bytes()
+        read(folder)
+
+
+def damaged(content: bytes, chance: random.Random) -> bytes:
+    """Some bytes changed in one to four places."""
+    made = bytearray(content)
+    for _ in range(chance.randint(1, 4)):
+        place = chance.randrange(len(made) + 1)
+        match chance.randrange(5):
+            case 0 if place < len(made):
+                made[place] = chance.randrange(256)
+            case 1:
+                del made[place:]
+            case 2:
+                made[place:place] = chance.randbytes(chance.randint(1, 16))
+            case 3:
+                del made[place : place + chance.randint(1, 64)]
+            case _:
+                made[place:place] = made[: chance.randint(0, 256)]
+    return bytes(made)
+
+
+def absurd(value: object, chance: random.Random) -> object:
+    """A JSON value with one of its parts, or itself, replaced, renamed or removed."""
+    if isinstance(value, dict) and value and chance.random() < 0.9:
+        key = chance.choice(list(value))
+        rest = {k: v for k, v in value.items() if k != key}
+        match chance.randrange(8):
+            case 0:
+                return rest
+            case 1:
+                return rest | {f"{key}x": value[key]}
+            case _:
+                return value | {key: absurd(value[key], chance)}
+    if isinstance(value, list) and value and chance.random() < 0.9:
+        index = chance.randrange(len(value))
+        return [absurd(v, chance) if i == index else v for i, v in enumerate(value)]
+    return chance.choice(ABSURD)
+
+
+def variant(content: bytes, file: Path, chance: random.Random) -> bytes:
+    """A damaged version of a file, in most cases still of its kind."""
+    if chance.random() < 0.3:
+        return damaged(content, chance)
+    if file.suffix == ".json":
+        return json.dumps(absurd(json.loads(content), chance)).encode()
+    length = int.from_bytes(content[:8], "little")
+    header = json.dumps(absurd(json.loads(content[8 : 8 + length]), chance)).encode()
+    told = chance.choice((len(header), len(header), len(header), length, 2**40, 2**63))
+    return told.to_bytes(8, "little") + header + content[8 + length :]
+
+
+def readers(folder: Path) -> list[Reader]:
+    """Everything in the program that reads a file which somebody else may have made."""
+    import numpy as np
+
+    from mlx_shakegpt import checkpoint
+    from mlx_shakegpt.config import ModelConfig, Passage, TrainConfig, VerifyConfig
+    from mlx_shakegpt.corpus import Corpus
+    from mlx_shakegpt.export import export
+    from mlx_shakegpt.files import home
+    from mlx_shakegpt.memory import certificate
+    from mlx_shakegpt.run import Run, read_config
+    from mlx_shakegpt.runtime import setup
+    from mlx_shakegpt.tensors import load_tensors
+    from mlx_shakegpt.weights import speaker_from_hf, speaker_from_run
+
+    text = folder / "text.txt"
+    text.write_text("To be, or not to be, that is the question:\n" * 20)
+    model = ModelConfig(n_layer=1, n_head=1, n_embd=32, n_positions=32)
+    config = TrainConfig(batch_size=1, context=16, steps=2, hard=0.5)
+    corpus = Corpus.load(text, Passage())
+    names = {"preset": "quick", "recipe": "recite"}
+    run = Run(home() / "weights" / "fuzzed", model, config, corpus, names)
+    run.create(setup())
+    for _ in run.follow(1):
+        pass
+    run.close()
+    own = run.path
+    speaker = speaker_from_run(own / checkpoint.MODEL, model)
+    export(speaker, folder / "plain", text=corpus.told)
+    export(speaker, folder / "small", bits=4)
+    figures = {
+        "nll": 0.1, "accuracy": 0.9, "certified": False,
+        "extraction": [{"k": 32, "m": 32, "rate": 0.5}, {"k": 50, "m": 50, "rate": 0.4}],
+    }  # fmt: skip
+    weights = own / checkpoint.MODEL
+    paper = certificate.certificate(
+        speaker, "fuzzed", weights, corpus.told, VerifyConfig(), setup(), figures
+    )
+    certificate.write(folder / "paper" / "certificate.json", paper)
+    saved = checkpoint.newest(own / "checkpoints")[0]
+    assert saved is not None
+
+    def tensors(path: Path) -> None:
+        held = sum(value.nbytes for value in load_tensors(path / checkpoint.MODEL).values())
+        assert held <= (path / checkpoint.MODEL).stat().st_size
+
+    def told(path: Path) -> None:
+        content = certificate.read(path / "certificate.json")
+        certificate.passage_of(content)
+        certificate.differences(content, figures)
+
+    def own_weights(path: Path) -> None:
+        speaker_from_run(path / checkpoint.MODEL, model)
+
+    def spoken(path: Path) -> None:
+        read = speaker_from_hf(path)
+        read.rows([0, 50256])
+        assert np.isfinite(np.array(read.model.wte.weight.shape)).all()
+
+    return [
+        Reader("safetensors", own, checkpoint.MODEL, tensors),
+        Reader("run's weights", own, checkpoint.MODEL, own_weights),
+        Reader("run's settings", own, "config.json", read_config),
+        Reader("checkpoint's state", saved, checkpoint.STATE, checkpoint.check),
+        Reader("checkpoint's tensors", saved, checkpoint.ORDER, checkpoint.check),
+        Reader("certificate", folder / "paper", "certificate.json", told),
+        Reader("folder's settings", folder / "plain", "config.json", spoken),
+        Reader("folder's weights", folder / "plain", "model.safetensors", spoken),
+        Reader("quantised settings", folder / "small", "config.json", spoken),
+        Reader("quantised weights", folder / "small", "model.safetensors", spoken),
+    ]  # fmt: skip
+
+
+def fuzz(folder: Path, inputs: int, seed: int) -> dict[str, Counter]:
+    """Reads `inputs` damaged files; by reader, how many were taken and refused.
+
+    Raises AssertionError with the file's place where a reader fails.
+    """
+    from mlx_shakegpt.runtime import peak_bytes
+
+    chance = random.Random(seed)
+    made = readers(folder)
+    counts: dict[str, Counter] = {reader.name: Counter() for reader in made}
+    before = peak_bytes()
+    for number in range(inputs):
+        reader = made[number % len(made)]
+        reader.file.write_bytes(variant(reader.sound, reader.file, chance))
+        start = time.monotonic()
+        try:
+            reader.read(reader.folder)
+            counts[reader.name]["taken"] += 1
+        except (ValueError, OSError) as error:
+            if isinstance(error, UnicodeError) or not str(error):
+                raise AssertionError(f"{reader.name}, input {number}: {error!r}") from error
+            counts[reader.name]["refused"] += 1
+        except BaseException as error:
+            kept = folder / f"found-{number}{reader.file.suffix}"
+            shutil.copyfile(reader.file, kept)
+            raise AssertionError(f"{reader.name}, input {number}: {error!r}") from error
+        took = time.monotonic() - start
+        assert took < SLOW, f"{reader.name}, input {number}: {took:.1f} s"
+        reader.file.write_bytes(reader.sound)
+    grown = peak_bytes() - before
+    assert grown < MEMORY, f"reading took {grown / 1e6:.0f} MB more"
+    return counts
+
+
+@click.command()
+@click.option("--inputs", default=100_000, show_default=True)
+@click.option("--seed", default=0, show_default=True)
+def main(inputs: int, seed: int) -> None:
+    import os
+
+    from mlx_shakegpt import runtime, tokenizer
+
+    tokenizer.gpt2()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shutil.copytree(common.ROOT / "data", folder / "data")
+        os.environ["SHAKEGPT_HOME"] = str(folder)
+        runtime.setup()
+        counts = fuzz(folder, inputs, seed)
+    rows = [
+        [name, f"{c.total():,}", f"{c['taken']:,}", f"{c['refused']:,}"]
+        for name, c in counts.items()
+    ]
+    total = sum(c.total() for c in counts.values())
+    click.echo(report.table(["reader", "inputs", "taken", "refused"], rows))
+    click.echo(f"\n{total:,} inputs, no crash and no other error. {common.machine()}")
+
+
+if __name__ == "__main__":
+    main()

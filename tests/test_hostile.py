@@ -1,0 +1,17 @@
+"""Damaged and forged files are refused, whatever is wrong with them."""
+
+import sys
+
+from conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+from fuzz import fuzz
+
+INPUTS = 3000
+
+
+def test_no_damaged_file_does_more_than_be_refused(tmp_path, home):
+    counts = fuzz(tmp_path, INPUTS, seed=2)
+    assert sum(c.total() for c in counts.values()) == INPUTS
+    for name, count in counts.items():
+        assert count["refused"] > 0.3 * count.total(), name
