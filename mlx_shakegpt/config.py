@@ -139,8 +139,9 @@ class VerifyConfig(Checked):
 
     require: float = option(0.99, "smallest extraction rate to certify", SHARE)
     samples: int = option(
-        1000, "offsets to measure where there are more than 4,096; 0: all", NOT_NEGATIVE
+        1000, "offsets to measure where there are more than `every`; 0: all", NOT_NEGATIVE
     )
+    every: int = option(4096, "offsets up to which each one is measured", NOT_NEGATIVE)
     seed: int = option(0, "seed of samples and controls", NOT_NEGATIVE)
 
 

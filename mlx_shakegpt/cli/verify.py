@@ -19,7 +19,7 @@ CERTIFICATE, MAP = "certificate.json", "memory-map.png"
 @click.option("--run", help="Run to verify; else the one trained last.")
 @click.option("--model", type=click.Path(), help="Exported folder to verify instead of a run.")
 @text_options
-@options(VerifyConfig, "require", "samples", "seed")
+@options(VerifyConfig, "require", "samples", "every", "seed")
 @click.option(
     "--to", "target", type=click.Path(), help="Folder for certificate and map; else the model's."
 )

@@ -20,7 +20,6 @@ from .recall import continuations
 
 LENGTHS = ((32, 32), (50, 50))  # k given and m said: Biderman's and Carlini's
 RUN = 256  # tokens that a free run is followed at most
-EVERY_OFFSET = 4096  # texts with as many offsets or fewer are measured at each
 FREE_RUNS = 64
 _DRAWS, _CHANCE = (1, 10, 100), 0.9  # of (n, p)-discoverable extraction
 

@@ -18,7 +18,7 @@ from ..config import VerifyConfig
 from ..tokenizer import gpt2
 from ..weights import Speaker
 from .controls import LEAKS, controls, leak, unseen_text
-from .extraction import EVERY_OFFSET, LENGTHS, alignment, extraction, free_running, sample
+from .extraction import LENGTHS, alignment, extraction, free_running, sample
 from .nll import Scores, token_scores, window_floor
 
 LEAST_TOKENS = 2 * sum(LENGTHS[-1])
@@ -56,7 +56,7 @@ def verify(
     rates = []
     for k, m in LENGTHS:
         offsets = len(ids) - k - m + 1
-        chosen = sample(offsets, settings.samples or offsets, settings.seed, EVERY_OFFSET)
+        chosen = sample(offsets, settings.samples or offsets, settings.seed, settings.every)
         rates.append(extraction(speaker, ids, k, m, chosen))
         done(f"em@{k},{m}")
         if k == LENGTHS[0][0]:
