@@ -9,7 +9,7 @@ commonly reported; bfloat16 products run at about that speed on these GPUs.
 import click
 
 from mlx_shakegpt import estimate, report
-from mlx_shakegpt.config import preset
+from mlx_shakegpt.presets import preset
 
 CHIPS = {  # GPU cores, TFLOP/s, GB/s
     "M1": (8, 2.6, 68),

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import common
 
 from mlx_shakegpt import report
-from mlx_shakegpt.config import preset, recipe
+from mlx_shakegpt.presets import preset, recipe
 
 SHAPES = (
     ("quick", 2, 128), ("quick", 32, 128), ("gpt2-124m", 4, 64), ("gpt2-124m", 16, 64),

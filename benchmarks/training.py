@@ -19,7 +19,7 @@ from pathlib import Path
 import click
 
 from mlx_shakegpt import report
-from mlx_shakegpt.config import preset, recipe
+from mlx_shakegpt.presets import preset, recipe
 
 sys.path.insert(0, str(Path(__file__).parent))
 import common

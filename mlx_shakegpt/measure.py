@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from . import estimate, generate, runtime
-from .config import Preset, TrainConfig
+from .config import TrainConfig
 from .corpus import Corpus
 from .lookup import Lookup
+from .presets import Preset
 from .train import Step, Trainer
 from .weights import Speaker
 

@@ -104,7 +104,8 @@ def known(pinned, trained):
 @pytest.fixture
 def known_run(monkeypatch, shakegpt, home, known):
     """The folder of a run whose weights are those of `known`."""
-    from mlx_shakegpt.config import PRESETS, Passage, Preset
+    from mlx_shakegpt.config import Passage
+    from mlx_shakegpt.presets import PRESETS, Preset
     from mlx_shakegpt.tensors import save_tensors
     from mlx_shakegpt.weights import run_tensors
 
@@ -164,7 +165,8 @@ def shakegpt(capfd, monkeypatch):
 @pytest.fixture
 def tiny_preset(monkeypatch):
     """A preset `tiny` beside the real ones, which learns the first lines of a text."""
-    from mlx_shakegpt.config import PRESETS, Passage, Preset
+    from mlx_shakegpt.config import Passage
+    from mlx_shakegpt.presets import PRESETS, Preset
 
     changes = {"batch_size": 4, "context": 32, "short_context": 16, "lr": 3e-3, "warmup_steps": 5}
     monkeypatch.setitem(PRESETS, "tiny", Preset(TINY, Passage(tokens=400), changes))

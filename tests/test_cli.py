@@ -11,7 +11,8 @@ import pytest
 from conftest import ROOT
 
 from mlx_shakegpt import tokenizer
-from mlx_shakegpt.config import ModelConfig, Passage, Preset, TrainConfig
+from mlx_shakegpt.config import ModelConfig, Passage, TrainConfig
+from mlx_shakegpt.presets import Preset
 
 SHORT = ("--context", "16", "--batch-size", "4", "--steps", "6")
 
@@ -44,7 +45,7 @@ def test_a_run_that_ends_above_its_target_says_so_and_exits_1(shakegpt, poem, ti
 
 
 def test_a_text_is_learned_and_spoken(shakegpt, poem, monkeypatch):
-    from mlx_shakegpt.config import PRESETS
+    from mlx_shakegpt.presets import PRESETS
 
     model = ModelConfig(n_layer=2, n_head=2, n_embd=64, n_positions=64)
     changes = {"batch_size": 1, "context": 64, "short_context": 16, "lr": 5e-3, "warmup_steps": 5}

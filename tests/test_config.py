@@ -2,7 +2,8 @@ import dataclasses
 
 import pytest
 
-from mlx_shakegpt.config import PRESETS, ModelConfig, TrainConfig, preset, recipe
+from mlx_shakegpt.config import ModelConfig, TrainConfig
+from mlx_shakegpt.presets import PRESETS, preset, recipe
 
 
 @pytest.mark.parametrize(

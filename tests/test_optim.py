@@ -9,7 +9,6 @@ import torch
 from conftest import TINY, tiny_training
 from mlx.utils import tree_map
 
-from mlx_shakegpt.config import recipe
 from mlx_shakegpt.model import GPT, initialise
 from mlx_shakegpt.optim import (
     SplitMuon,
@@ -19,6 +18,7 @@ from mlx_shakegpt.optim import (
     learning_rate,
     optimizer_of,
 )
+from mlx_shakegpt.presets import recipe
 from mlx_shakegpt.trees import flat
 
 

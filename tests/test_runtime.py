@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mlx_shakegpt import estimate, runtime
-from mlx_shakegpt.config import preset, recipe
+from mlx_shakegpt.presets import preset, recipe
 from mlx_shakegpt.runtime import blas
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="macOS has Accelerate")

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from ..config import TrainConfig, preset, recipe
+from ..config import TrainConfig
+from ..presets import preset, recipe
 from .common import emit, json_option, options, prepare
 
 

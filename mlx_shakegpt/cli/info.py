@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import click
 
-from ..config import PRESETS, recipe
+from ..presets import PRESETS, recipe
 from .common import emit, json_option, prepare
 
 

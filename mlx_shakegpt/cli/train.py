@@ -13,7 +13,8 @@ from typing import Any
 
 import click
 
-from ..config import PRESETS, RECIPES, Passage, TrainConfig, preset, recipe
+from ..config import Passage, TrainConfig
+from ..presets import PRESETS, RECIPES, preset, recipe
 from .common import downloads, emit, json_option, note, options, prepare
 
 TRAIN_OPTIONS = (

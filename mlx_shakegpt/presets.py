@@ -1,0 +1,107 @@
+"""Models and passages, and ways to train them, by name. Knows nothing of arrays or files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .config import ModelConfig, Passage, TrainConfig
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A model, the passage it learns by default, and what `recite` changes for its size."""
+
+    model: ModelConfig
+    passage: Passage
+    recite: Mapping[str, Any]
+
+
+# Line 15,877 of Tiny Shakespeare is where Romeo first speaks.
+PRESETS: dict[str, Preset] = {
+    "quick": Preset(
+        ModelConfig(n_layer=4, n_head=5, n_embd=320),
+        Passage(first_line=15877, tokens=2048),
+        # Few tokens a step want a slower second moment (Marek et al., 2025).
+        {
+            "batch_size": 2,
+            "context": 128,
+            "epochs": 92.0,
+            "grow": 0.42,
+            "hold": 0.65,
+            "lr": 8e-4,
+            "beta2": 0.99,
+        },
+    ),
+    "gpt2-124m": Preset(ModelConfig(n_layer=12, n_head=12, n_embd=768), Passage(), {}),
+    "gpt2-152m": Preset(ModelConfig(n_layer=16, n_head=12, n_embd=768), Passage(), {}),
+}
+
+RECIPES: dict[str, TrainConfig] = {
+    # Short windows learn fastest; whole ones teach the later positions; the fall makes it stick.
+    "recite": TrainConfig(
+        batch_size=4, context=256, short_context=64, lr=6e-4, hard=0.65, positions="sinusoid"
+    ),
+    # github.com/jha-vikas/GPT-2-Shakespeare-Generator: every number of its training script;
+    # its weight decay is PyTorch's default.
+    "cosine-128": TrainConfig(
+        batch_size=16,
+        context=128,
+        steps=15000,
+        lr=3e-4,
+        end_lr=3e-5,
+        warmup_steps=100,
+        hold=0.0,
+        finish=False,
+        weight_decay=0.01,
+        jitter=False,
+        dtype="bfloat16",
+        seed=1337,
+        target_loss=0.099999,
+        stop="batch",
+    ),
+    # A 152M model on a subset of the text, at a constant rate, without clipping.
+    "constant-64": TrainConfig(
+        batch_size=16,
+        context=64,
+        epochs=1000.0,
+        lr=6e-4,
+        warmup_steps=0,
+        hold=1.0,
+        finish=False,
+        clip=0.0,
+        jitter=False,
+        target_loss=0.099,
+        stop="batch",
+    ),
+}
+
+
+def preset(name: str) -> Preset:
+    """The preset called `name`. Raises ValueError for an unknown name."""
+    return _named(PRESETS, name, "preset")
+
+
+def recipe(name: str, preset_name: str | None = None, **changes: Any) -> TrainConfig:
+    """The recipe called `name`, fitted to a preset's size, with `changes` on top.
+
+    Raises ValueError for an unknown name or a value that fails its check.
+    """
+    config = _named(RECIPES, name, "recipe")
+    if name == "recite" and preset_name:
+        config = replace(config, **preset(preset_name).recite)
+    if "epochs" in changes:
+        changes.setdefault("steps", 0)
+    context = changes.get("context", config.context)
+    tokens = context * changes.get("batch_size", config.batch_size)
+    short = config.short_context
+    if short and (short > context or tokens % short):
+        changes.setdefault("short_context", 0)
+    return replace(config, **changes)
+
+
+def _named(table: dict[str, Any], name: str, kind: str) -> Any:
+    if name not in table:
+        raise ValueError(f"no {kind} {name!r}; there are {', '.join(sorted(table))}")
+    return table[name]
