@@ -1,8 +1,11 @@
+import subprocess
+import sys
+
 import mlx.core as mx
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, tiny_training
+from conftest import ROOT, TINY, tiny_training
 from mlx.utils import tree_unflatten
 
 from mlx_shakegpt.corpus import Vocabulary
@@ -218,3 +221,25 @@ def test_a_run_may_end_at_its_first_batch_below_the_target(ids, ahead):
     assert t.state.total == first + 1 + ahead == reports[-1].step
     assert [r.loss for r in reports] == plain[: first + 1 + ahead]
     assert reports[-1].evaluation and not t.state.reached  # the whole text is not that good
+
+
+def test_ten_thousand_steps_take_no_more_memory_than_a_thousand(ids):
+    """In a process of its own, whose peak is its own."""
+    code = (
+        "import sys; sys.path.insert(0, 'tests')\n"
+        "from conftest import TINY, tiny_training\n"
+        "import numpy as np\n"
+        "from mlx_shakegpt import runtime\n"
+        "from mlx_shakegpt.train import Evaluation, Trainer\n"
+        "runtime.setup()\n"
+        "ids = np.random.default_rng(1).integers(100, 150, 400).astype(np.int32)\n"
+        "config = tiny_training(steps=10_000, batch_size=1, hard=0.5)\n"
+        "t = Trainer(TINY, config, ids, lambda *_: Evaluation(9, 0, 0, 1, True))\n"
+        "peaks = [r.peak_bytes for r in t.run()]\n"
+        "print(len(peaks), peaks[-1] - peaks[999])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    steps, grown = map(int, done.stdout.split())
+    assert steps == 10_000 and grown < 8_000_000

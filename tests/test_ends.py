@@ -1,0 +1,76 @@
+"""How a training in its own process may end: by signals, and by what others do to its files."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import pytest
+from conftest import ROOT
+
+from mlx_shakegpt import checkpoint
+
+
+@contextmanager
+def training(home, poem, *options):
+    """A training that would take minutes, after its tenth step."""
+    command = [sys.executable, "cli.py", "train", "--preset", "quick", "--data", str(poem)]
+    command += ["--run", "q", "--context", "16", "--batch-size", "2", "--epochs", "500"]
+    command += ["--target-loss", "0.0001", *options]
+    environment = os.environ | {"SHAKEGPT_HOME": str(home)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as process:
+        for line in process.stderr:
+            if line.startswith("step") and int(line.split()[1]) >= 10:
+                break
+        yield process
+        process.kill()
+
+
+def newest(home):
+    path, damaged = checkpoint.newest(home / "weights" / "q" / "checkpoints")
+    assert not damaged
+    return path
+
+
+def test_a_closed_terminal_saves_first(home, poem):
+    with training(home, poem) as process:
+        process.send_signal(signal.SIGHUP)
+        process.communicate(timeout=60)
+    assert process.returncode == 130
+    logged = (home / "weights" / "q" / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in logged]
+    assert int(newest(home).name) == steps[-1] >= 10
+
+
+def test_a_second_signal_leaves_at_once_with_the_last_checkpoint_intact(home, poem):
+    with training(home, poem, "--checkpoint-every", "5") as process:
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert int(newest(home).name) % 5 == 0
+    # What the dead process held is free again.
+    with training(home, poem, "--resume") as process:
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and "another process" not in said
+
+
+@pytest.mark.parametrize("lost", ["metrics.jsonl", "."])
+def test_files_that_are_taken_away_end_the_run_with_one_line(home, poem, lost):
+    folder = home / "weights" / "q"
+    with training(home, poem, "--checkpoint-every", "5") as process:
+        if lost == ".":
+            shutil.rmtree(folder)
+        else:
+            (folder / lost).unlink()
+        _, said = process.communicate(timeout=60)
+    errors = [line for line in said.splitlines() if line.startswith("Error: ")]
+    assert process.returncode == 2 and len(errors) == 1 and "Traceback" not in said
+    assert "check the path" in errors[0]
+    if lost != ".":
+        assert newest(home) is not None
