@@ -77,7 +77,7 @@ class Known:
 KNOWER = ModelConfig(n_layer=2, n_head=4, n_embd=192, n_positions=128)
 KNOWING = {"batch_size": 4, "context": 128, "short_context": 32, "lr": 1e-3, "warmup_steps": 10}
 KNOWING |= {"beta2": 0.99, "grow": 0.3, "hold": 0.5, "hard": 0.65, "positions": "sinusoid"}
-KNOWN_TOKENS, KNOWN_RATE = 200, 0.9  # a few seconds' training does not make every offset exact
+KNOWN_TOKENS, KNOWN_RATE = 200, 0.99
 
 
 @pytest.fixture(scope="session")

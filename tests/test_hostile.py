@@ -7,7 +7,7 @@ from conftest import ROOT
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from fuzz import fuzz
 
-INPUTS = 3000
+INPUTS = 2000
 
 
 def test_no_damaged_file_does_more_than_be_refused(tmp_path, home):

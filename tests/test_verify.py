@@ -80,7 +80,8 @@ def test_a_model_trained_without_the_mask_is_refused(known, trained, monkeypatch
     with monkeypatch.context() as broken:
         without_mask(broken)
         cheat = trained(known.ids, 250)
-        assert token_scores(cheat.model, known.ids, 128, cheat.vocabulary).nll.mean() < 0.1
+        scores = token_scores(cheat.model, known.ids, 128, cheat.vocabulary)
+        assert scores.nll.mean() < 0.2 and scores.hit.mean() > 0.9
         # Even where the mask is still missing: teacher-forced figures alone would be perfect.
         figures = verdict(cheat, known.ids, known.after)
         assert not figures["certified"] and not figures["free_running_agrees"]
@@ -105,7 +106,7 @@ def test_extraction_is_what_greedy_decoding_says(known):
     )
 
     def noisy(p):
-        return p + 0.025 * mx.random.normal(p.shape, key=mx.random.key(p.size))
+        return p + 0.015 * mx.random.normal(p.shape, key=mx.random.key(p.size))
 
     half.model.update(tree_map(noisy, known.speaker.model.parameters()))
     for k, m in ((8, 6), (120, 20)):  # within the trained context, and past it
