@@ -44,6 +44,19 @@ def test_a_run_that_ends_above_its_target_says_so_and_exits_1(shakegpt, poem, ti
     assert (corpus["first_line"], corpus["name"]) == (1, "poem.txt")
 
 
+def test_a_run_that_stops_on_a_lucky_batch_says_what_the_text_is_worth(
+    shakegpt, poem, tiny_preset, monkeypatch
+):
+    from mlx_shakegpt.run import session
+    from mlx_shakegpt.train import Evaluation
+
+    whole = Evaluation(nll=10.7, floor=0.0, accuracy=0.0, tokens=100, complete=True)
+    monkeypatch.setattr(session, "whole_text_nll", lambda *_: whole)
+    result = train(shakegpt, poem, "--stop", "batch", "--target-loss", "10.5")
+    assert result.code == 1 and "Target not reached" in result.out
+    assert "whole-text loss 10.7" in result.out and "which proves nothing" in result.out
+
+
 def test_a_text_is_learned_and_spoken(shakegpt, poem, monkeypatch):
     from mlx_shakegpt.presets import PRESETS
 

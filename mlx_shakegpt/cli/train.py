@@ -225,9 +225,8 @@ def _outcome(run: Any, interrupted: bool, seconds: float, as_json: bool) -> int:
     if state.reached:
         emit(as_json, result, f"Target reached: {name}, {loss}.")
         return 0
-    emit(
-        as_json,
-        result,
-        f"Target not reached: {name}, {loss}; start another --run with more --epochs.",
-    )
+    way = "start another --run with more --epochs"
+    if config.stop == "batch" and state.recent[-1] < config.target_loss:
+        way = f"its last batch's was {state.recent[-1]:.4f}, which proves nothing"
+    emit(as_json, result, f"Target not reached: {name}, {loss}; {way}.")
     return 1
