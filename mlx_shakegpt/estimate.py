@@ -37,7 +37,8 @@ def memory_bytes(
 ) -> int:
     """Bytes that training takes at its peak, with `rows` rows of the head.
 
-    On a CPU within a tenth of what benchmarks/memory.py measures; on a GPU a guess from the shapes.
+    On a CPU within a tenth of what benchmarks/memory.py measures at the presets' sizes of step, and
+    too little for small models with large ones; on a GPU a guess from the shapes.
     """
     C, L, T = model.n_embd, model.n_layer, config.context
     tokens = (batch_size or config.batch_size) * T
