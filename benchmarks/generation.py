@@ -111,9 +111,9 @@ def learn(folder: Path, steps: int) -> dict[str, list[int]]:
     from mlx_shakegpt.windows import Batch
 
     text = Corpus.load(None, Passage()).ids
-    config = recipe(
-        "recite", "gpt2-124m", batch_size=1, context=LEARNED, short_context=0, dtype="float32"
-    )
+    # One window over and over: learned positions tell its places apart soonest.
+    shape = {"batch_size": 1, "context": LEARNED, "short_context": 0, "positions": "learned"}
+    config = recipe("recite", "gpt2-124m", dtype="float32", **shape)
     trainer = Trainer(preset("gpt2-124m").model, config, text, lambda *_: None)
     step = Step(trainer.model, trainer.optimizer, config.clip, trainer.absent)
     rows = trainer.vocabulary.close(text[: LEARNED + 1])
