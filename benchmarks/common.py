@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -62,12 +61,6 @@ def product_speed(seconds: float) -> float:
         mx.eval(a @ a)
         count += 1
     return 2 * size**3 * count / (time.perf_counter() - start) / 1e9
-
-
-def peak_memory() -> int:
-    """Most bytes of memory that this process has held."""
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most * (1024 if sys.platform == "linux" else 1)
 
 
 def machine() -> str:

@@ -9,7 +9,6 @@ weights of the undisturbed one, bit for bit, and its certificate holds, or the s
 """
 
 import json
-import os
 import random
 import shlex
 import shutil
@@ -82,7 +81,7 @@ class Torture:
         if process.returncode not in (0, 1, -signal.SIGKILL):
             raise SystemExit(f"{run} ended with {process.returncode}: {said}")
         if process.returncode in (0, 1):
-            if "not finite" in said or (folder / "model.safetensors").exists() is False:
+            if "not finite" in said or not (folder / "model.safetensors").exists():
                 raise SystemExit(f"{run} failed: {said}")
             return True
         self.counts["killed"] += 1
@@ -172,8 +171,8 @@ class Torture:
 
 def torture(
     home: Path, options: tuple[str, ...], seconds: float, seed: int, longest: float
-) -> Counter:
-    """Tortures trainings for some seconds, the last one to its end; what was done to them.
+) -> Torture:
+    """Tortures trainings for some seconds, the last one to its end; its counts tell what was done.
 
     Raises SystemExit where one of them is not the undisturbed one in the end.
     """
@@ -189,20 +188,20 @@ def torture(
         it.counts["trainings"] += 1
         if number > 1:
             shutil.rmtree(home / "weights" / f"tortured-{number}")
-    return it.counts
+    return it
 
 
 @click.command()
 @click.option("--minutes", default=30.0, show_default=True)
 @click.option("--seed", default=0, show_default=True)
 def main(minutes: float, seed: int) -> None:
-    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as folder:
+    with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        counts = torture(home, QUICK, 60 * minutes, seed, 14.0)
-        it = Torture(home, QUICK, seed, 0.0)
+        it = torture(home, QUICK, 60 * minutes, seed, 14.0)
         paper = str(home / "weights" / "calm" / "certificate.json")
         it.cli("verify", "--run", "calm")
         held = it.cli("verify", "--certificate", paper, "--run", "tortured-1")
+    counts = it.counts
     names = ("trainings", "killed", "killed while saving", "checkpoints damaged", "full disks")
     rows = [[name, f"{counts[name]:,}"] for name in names]
     rows += [["steps trained", f"{counts['steps trained']:,}"]]

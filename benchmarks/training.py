@@ -20,6 +20,7 @@ import click
 
 from mlx_shakegpt import report
 from mlx_shakegpt.presets import preset, recipe
+from mlx_shakegpt.runtime import peak_resident_bytes
 
 sys.path.insert(0, str(Path(__file__).parent))
 import common
@@ -45,7 +46,8 @@ def work(case: str, contender: str, weights: str) -> None:
         else theirs(name, config, weights, "bf16" in contender)
     )
     for index, _ in enumerate(sys.stdin):
-        print(json.dumps(step(windows.batch(index)) | {"bytes": common.peak_memory()}), flush=True)
+        told = step(windows.batch(index)) | {"bytes": peak_resident_bytes()}
+        print(json.dumps(told), flush=True)
 
 
 def ours(name, config, ids, weights):

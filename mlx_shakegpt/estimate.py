@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .config import ModelConfig, TrainConfig
+from .ops.cpu.loss import ROWS
 
-HEAD_ROWS = 256  # whose logits exist at one time on a CPU
 PROGRAM_BYTES = 190_000_000  # Python, MLX and what else is loaded
 
 
@@ -44,15 +44,14 @@ def memory_bytes(
     tokens = (batch_size or config.batch_size) * T
     trained = model.n_parameters - (model.vocab_size - rows) * C
     if on_cpu:
-        # Weights, gradients and two moments; of each block some 12 C values, and half its scores;
-        # the program and its libraries.
-        kept = tokens * L * (12 * C + model.n_head * T // 2) + 2 * HEAD_ROWS * rows
-        return 16 * trained + 4 * kept + PROGRAM_BYTES
-    low = config.dtype == "bfloat16"
-    # With bf16 weights an fp32 master beside the moments. About 34 C values a block, as MLX's own
-    # operations keep their inputs; its attention keeps no scores.
-    kept = tokens * (34 * L * C + 3 * rows)
-    return trained * (16 if not low else 2 + 2 + 12) + kept * (2 if low else 4) + PROGRAM_BYTES
+        # Of each block some 12 C values and half its scores; logits and exponentials of some rows.
+        kept = tokens * L * (12 * C + model.n_head * T // 2) + 2 * ROWS * rows
+    else:
+        # About 34 C values a block, as MLX's own operations keep their inputs, and no scores.
+        kept = tokens * (34 * L * C + 3 * rows)
+    # Weights, gradients and two moments; in bf16 the first two are half as large, beside masters.
+    low = config.dtype == "bfloat16" and not on_cpu
+    return 16 * trained + kept * (2 if low else 4) + PROGRAM_BYTES
 
 
 def must_fit(model: ModelConfig, config: TrainConfig, rows: int, on_cpu: bool, free: int) -> None:

@@ -13,7 +13,7 @@ SECONDS = 40
 def test_a_tortured_training_ends_as_an_undisturbed_one(tmp_path, poem, pinned):
     options = ("--preset", "quick", "--data", str(poem), "--context", "16", "--batch-size", "2")
     options += ("--steps", "120", "--checkpoint-every", "3", "--target-loss", "1e-9")
-    counts = torture(tmp_path / "tortured", options, SECONDS, seed=1, longest=6.0)
+    counts = torture(tmp_path / "tortured", options, SECONDS, seed=1, longest=6.0).counts
     assert counts["killed"] >= 5 and counts["trainings"] >= 1
     assert counts["killed while saving"] >= 1
     # Between two checkpoints are 3 steps; a damaged one costs 3 more.

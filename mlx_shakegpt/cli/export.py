@@ -25,10 +25,10 @@ def command(run: str | None, target: str, dtype: str, quantize: str | None, as_j
 
     speaker, name = speaker_from(run, None)
     text = read_config(find_run(run))["corpus"]
-    difference = export(speaker, Path(target), dtype, text, int(quantize) if quantize else None)
-    result = {"run": name, "folder": target, "dtype": dtype, "difference": difference}
-    result["bits"] = int(quantize) if quantize else None
-    kind = f"{quantize} bits" if quantize else dtype
+    bits = int(quantize) if quantize else None
+    difference = export(speaker, Path(target), dtype, text, bits)
+    result = {"run": name, "folder": target, "dtype": dtype, "bits": bits, "difference": difference}
+    kind = f"{bits} bits" if bits else dtype
     text = (
         f"Exported {name} to {target} in {kind}; mlx-lm loads it, "
         f"logits within {difference:.2g}.\n"

@@ -22,6 +22,7 @@ from .kernels import compiled, use_native_kernels
 from .memory import free_bytes as free_bytes
 from .memory import memory_bytes as memory_bytes
 from .memory import peak_bytes as peak_bytes
+from .memory import peak_resident_bytes as peak_resident_bytes
 
 _PACKAGES = ("mlx-shakegpt", "mlx", "mlx-lm", "numpy", "tiktoken")
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h

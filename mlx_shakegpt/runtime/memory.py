@@ -44,5 +44,10 @@ def peak_bytes() -> int:
     """The most that this process has used: on a GPU of its memory, else resident."""
     if mx.default_device().type == mx.DeviceType.gpu:
         return int(mx.get_peak_memory())
+    return peak_resident_bytes()
+
+
+def peak_resident_bytes() -> int:
+    """The most of the machine's own memory that this process has held."""
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return used if sys.platform == "darwin" else used * 1024
