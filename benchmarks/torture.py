@@ -186,6 +186,8 @@ def torture(
         if found := it.differences(f"tortured-{number}", "calm"):
             raise SystemExit(f"training {number} ended with other {', '.join(found)}")
         it.counts["trainings"] += 1
+        told = ", ".join(f"{name} {count:,}" for name, count in it.counts.items())
+        click.echo(f"{(time.monotonic() - start) / 60:.0f} min: {told}", err=True)
         if number > 1:
             shutil.rmtree(home / "weights" / f"tortured-{number}")
     return it

@@ -90,10 +90,13 @@ def newest(folder: Path) -> tuple[Path | None, list[str]]:
 
 
 def set_aside(folder: Path, newest: Path | None) -> None:
-    """Renames checkpoints newer than the `newest` sound one, so that they no longer count."""
+    """Renames checkpoints newer than the `newest` sound one, so that they no longer count; one of
+    the same step that was damaged before gives way."""
     for path in _steps(folder):
         if newest is None or path.name > newest.name:
-            path.rename(path.with_name(f"damaged-{path.name}"))
+            aside = path.with_name(f"damaged-{path.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
 
 
 def check(path: Path) -> dict[str, Any]:

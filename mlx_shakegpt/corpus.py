@@ -15,6 +15,7 @@ import numpy as np
 from . import assets, tokenizer
 from .config import GPT2_VOCABULARY, Passage
 from .files import sha256
+from .ids import within
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,8 @@ class Vocabulary:
 
     @classmethod
     def of(cls, ids: np.ndarray, total: int = GPT2_VOCABULARY) -> Vocabulary:
-        return cls(np.unique(ids).astype(np.int32), total)
+        """The vocabulary of a text. Raises ValueError for what is no id."""
+        return cls(np.unique(within(ids, total)).astype(np.int32), total)
 
     @property
     def rows(self) -> int:
@@ -116,5 +118,5 @@ class Vocabulary:
         return table
 
     def close(self, ids: np.ndarray) -> np.ndarray:
-        """Row of each id."""
-        return self.table[ids]
+        """Row of each id. Raises ValueError for one that is no id."""
+        return self.table[within(ids, self.total)]

@@ -167,7 +167,7 @@ def _logits(
     if isinstance(ids, mx.array):
         rows = speaker.table[ids] if speaker.vocabulary else ids
     else:
-        rows = mx.array(speaker.rows(list(ids)))
+        rows = speaker.model.admit(speaker.rows(ids))
     return speaker.model.head(speaker.model.hidden(rows.reshape(1, -1), cache, last)[0])
 
 

@@ -15,6 +15,7 @@ from mlx.utils import tree_unflatten
 
 from . import ops
 from .config import ModelConfig
+from .ids import within
 from .trees import flat
 
 INIT_STD = 0.02
@@ -111,15 +112,28 @@ class GPT(nn.Module):
         """The blocks, under the name that mlx-lm asks for."""
         return self.h
 
+    def admit(self, ids: mx.array | np.ndarray) -> mx.array:
+        """Ids, or a closed vocabulary's rows, of any shape, for `hidden`: int32, on the device.
+
+        Raises ValueError for one that `wte` has no row for: MLX itself does not check, and reads
+        foreign memory. The argument of a function that is being compiled has no value to look at
+        and is let through; admit it before.
+        """
+        try:
+            held = np.asarray(ids)
+        except ValueError:
+            return ids
+        return mx.array(within(held, self.wte.weight.shape[0]).astype(np.int32))
+
     def hidden(
         self, ids: mx.array, cache: list[Any] | None = None, last: int | None = None
     ) -> mx.array:
-        """Normalised last states (B, T, C) of ids (B, T), after those already in `cache`.
+        """Normalised last states (B, T, C) of admitted ids (B, T), after those in `cache`.
 
         With `last`, only those of that many last positions, which saves most of the last block.
 
-        Raises ValueError where the positions would run past the position table: MLX itself does
-        not check, and reads foreign memory. Ids are checked where they enter, on the host.
+        Raises ValueError where the positions would run past the position table, as `admit` does
+        for ids.
         """
         T = ids.shape[1]
         start = cache[0].offset if cache else 0
@@ -141,9 +155,9 @@ class GPT(nn.Module):
         """Logits (…, rows) of last states (…, C); the head is `wte`."""
         return ops.linear(states, self.wte.weight)
 
-    def __call__(self, ids: mx.array, cache: list[Any] | None = None) -> mx.array:
-        """Logits (B, T, rows) of ids (B, T)."""
-        return self.head(self.hidden(ids, cache))
+    def __call__(self, ids: mx.array | np.ndarray, cache: list[Any] | None = None) -> mx.array:
+        """Logits (B, T, rows) of ids (B, T). Raises as `admit` and `hidden`."""
+        return self.head(self.hidden(self.admit(ids), cache))
 
 
 def sinusoids(rows: int, columns: int) -> mx.array:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -42,12 +42,11 @@ class Speaker:
     vocabulary: Vocabulary | None
     context: int
 
-    def rows(self, ids: list[int]) -> list[int]:
-        """Rows of some ids. Raises ValueError for an id outside the tokenizer's range."""
-        total = self.model.config.vocab_size
-        if bad := [i for i in ids if not 0 <= i < total]:
-            raise ValueError(f"token id {bad[0]} is outside the vocabulary of {total}")
-        return self.vocabulary.close(np.array(ids, int)).tolist() if self.vocabulary else ids
+    def rows(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Rows, as many, of some ids; the model admits them or not. Raises ValueError for an id
+        that a closed vocabulary does not know."""
+        held = np.asarray(ids)
+        return self.vocabulary.close(held) if self.vocabulary else held
 
     @cached_property
     def table(self) -> mx.array:

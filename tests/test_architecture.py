@@ -11,9 +11,10 @@ from conftest import ROOT
 PACKAGE = ROOT / "mlx_shakegpt"
 # Each may import what stands before it.
 ORDER = [
-    "options", "config", "presets", "sampling", "files", "runtime", "trees", "assets", "tokenizer",
-    "corpus", "windows", "ops", "model", "optim", "train", "tensors", "weights", "lookup",
-    "generate", "memory", "checkpoint", "report", "run", "export", "estimate", "measure", "cli",
+    "options", "ids", "config", "presets", "sampling", "files", "runtime", "trees", "assets",
+    "tokenizer", "corpus", "windows", "ops", "model", "optim", "train", "tensors", "weights",
+    "lookup", "generate", "memory", "checkpoint", "report", "run", "export", "estimate", "measure",
+    "cli",
 ]  # fmt: skip
 
 

@@ -97,6 +97,14 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(saved, name, 
         checkpoint.check(saved / "00000007")
 
 
+def test_a_step_may_be_damaged_time_after_time(saved):
+    for _ in range(3):
+        shutil.copytree(saved / "00000005", saved / "00000007")
+        cut(saved / "00000007" / MODEL)
+        checkpoint.set_aside(saved, checkpoint.newest(saved)[0])
+    assert sorted(path.name for path in saved.iterdir()) == ["00000005", "damaged-00000007"]
+
+
 def test_another_configuration_is_refused(ids, saved):
     with pytest.raises(ValueError, match=r"trained with lr=0\.003, not 0\.1"):
         checkpoint.restore(saved / "00000005", fresh(ids, lr=0.1))

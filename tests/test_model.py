@@ -2,14 +2,18 @@ import mlx.core as mx
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, tiny_training
 from mlx import nn
 from mlx.utils import tree_unflatten
 
 from mlx_shakegpt import ops
 from mlx_shakegpt.config import ModelConfig
-from mlx_shakegpt.generate import prompt_cache
+from mlx_shakegpt.corpus import Vocabulary
+from mlx_shakegpt.generate import prompt_cache, stream
+from mlx_shakegpt.memory.nll import window_scores
+from mlx_shakegpt.memory.recall import Reader
 from mlx_shakegpt.model import GPT, INIT_STD, initialise, sinusoids
+from mlx_shakegpt.train import Trainer
 from mlx_shakegpt.trees import flat
 from mlx_shakegpt.weights import CONV1D, Speaker
 
@@ -105,11 +109,30 @@ def test_initial_weights_are_those_of_gpt2():
     assert all(zero[k] == k.endswith(("c_proj.weight", "bias")) for k in zero)
 
 
-def test_ids_outside_the_vocabulary_are_refused():
-    speaker = Speaker(seeded(TINY), None, 64)
-    for bad in (-1, 50257):
+@pytest.mark.parametrize("bad", [-1, 50257, 2**40])
+def test_ids_outside_the_vocabulary_never_reach_mlx(bad):
+    model = seeded(TINY)
+    speakers = Speaker(model, None, 64), Speaker(model, Vocabulary.of(np.array([5, 7])), 64)
+    refused = [
+        lambda: model(np.array([[5, bad]])),
+        lambda: model(mx.array(np.array([[5, bad]]))),
+        lambda: window_scores(model, np.array([[5, 5, bad]]), 1),
+        lambda: window_scores(model, np.array([[bad, 5, 5]]), 1, speakers[1].vocabulary),
+        lambda: Reader(speakers[0]).read(np.array([[bad]])),
+        lambda: Trainer(TINY, tiny_training(), np.array([5, bad] * 20), None),
+        lambda: Trainer(TINY, tiny_training(closed_vocab=False), np.array([5, bad] * 20), None),
+        *(lambda speaker=speaker: next(stream(speaker, [5, bad], 2)) for speaker in speakers),
+    ]
+    for refuse in refused:
         with pytest.raises(ValueError, match=f"token id {bad} is outside"):
-            speaker.rows([5, bad])
+            refuse()
+
+
+def test_a_compiled_model_takes_ids_that_were_admitted():
+    model = seeded(TINY)
+    ids = model.admit(np.array([[5, 6, 7]]))
+    compiled = mx.compile(model)
+    assert np.allclose(np.array(compiled(ids)), np.array(model(ids)), atol=1e-5)
 
 
 def test_the_graph_of_a_bf16_model_has_no_float32_activation(monkeypatch):

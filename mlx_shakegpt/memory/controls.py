@@ -79,13 +79,13 @@ def leak(speaker: Speaker, ids: np.ndarray) -> float:
     0 for a causal model. Exact in floating point where a pass of one shape always computes alike.
     """
     length = min(speaker.context, len(ids), 128)
-    rows = np.array(speaker.rows(ids[:length].tolist()))
+    rows = speaker.rows(ids[:length])
     largest = 0.0
-    plain = np.array(speaker.model(mx.array(rows[None])).astype(mx.float32))[0]
+    plain = np.array(speaker.model(rows[None]).astype(mx.float32))[0]
     for cut in (length // 4, length // 2, 3 * length // 4):
         changed = rows.copy()
         changed[cut:] = rows[::-1][: length - cut]
-        got = np.array(speaker.model(mx.array(changed[None])).astype(mx.float32))[0]
+        got = np.array(speaker.model(changed[None]).astype(mx.float32))[0]
         largest = max(largest, float(np.abs(got - plain)[:cut].max()))
     return largest / max(float(np.abs(plain).max()), 1e-9)
 

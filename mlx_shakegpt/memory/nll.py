@@ -168,7 +168,7 @@ def _computed(
                         compiled[lane, last] = partial(mx.compile, inputs=model.state)(
                             partial(_score, model, absent, last)
                         )
-                    results.append(compiled[lane, last](mx.array(windows)))
+                    results.append(compiled[lane, last](model.admit(windows)))
             mx.eval(results)
             for nll, hit in results:
                 yield Scores(np.array(nll), np.array(hit))

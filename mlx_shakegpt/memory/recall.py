@@ -46,8 +46,8 @@ class Reader:
             self._cache = prompt_cache(speaker)
             ids = self._history[:, -min(self._history.shape[1], max(1, context // 2)) :]
         self._history = self._history[:, -context:]
-        rows = speaker.vocabulary.close(ids) if speaker.vocabulary else ids
-        states = speaker.model.hidden(mx.array(rows), self._cache, 1)
+        rows = speaker.model.admit(speaker.rows(ids))
+        states = speaker.model.hidden(rows, self._cache, 1)
         logits = speaker.model.head(states[:, 0])
         chosen, firm = self._choose.ids(logits), self._choose.firm(logits)
         mx.eval(chosen, firm)

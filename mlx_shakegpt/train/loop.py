@@ -16,6 +16,7 @@ import numpy as np
 
 from ..config import ModelConfig, NotReached, TrainConfig
 from ..corpus import Vocabulary
+from ..ids import within
 from ..model import GPT, initialise
 from ..optim import adamw_state, learning_rate, optimizer_of
 from ..runtime import on_gpu, peak_bytes
@@ -51,12 +52,14 @@ class Trainer:
     def __init__(
         self, model_config: ModelConfig, config: TrainConfig, ids: np.ndarray, evaluate: Evaluate
     ) -> None:
+        """Raises ValueError for ids, or a context, that the model has no place for."""
         if config.context > model_config.n_positions:
             raise ValueError(
                 f"a context of {config.context} is more than the model's "
                 f"{model_config.n_positions} positions; use --context {model_config.n_positions}"
             )
         self.config, self.evaluate = config, evaluate
+        ids = within(ids, model_config.vocab_size)
         closed = Vocabulary.of(ids, model_config.vocab_size) if config.closed_vocab else None
         self.vocabulary = closed
         self.model = GPT(model_config, closed.rows if closed else None)

@@ -21,7 +21,7 @@ class Step:
 
     def __init__(self, model: GPT, optimizer: optim.Optimizer, limit: float, absent: int) -> None:
         self.state = [model.state, optimizer.state]
-        self.optimizer = optimizer
+        self.model, self.optimizer = model, optimizer
         rows = model.wte.weight.shape[0]
         # The shared row's gradient is `absent` times that of each id it stands for.
         count = mx.where(mx.arange(rows) == rows - 1, float(max(absent, 1)), 1.0)
@@ -57,9 +57,12 @@ class Step:
         self._step = step
 
     def __call__(self, batch: Batch, lr: float) -> tuple[mx.array, mx.array, mx.array]:
-        """Starts one step; its loss, norm and the losses (B, T) of its targets, not waited for."""
+        """Starts one step; its loss, norm and the losses (B, T) of its targets, not waited for.
+
+        Raises ValueError for an id that the model has no row for.
+        """
         self.optimizer.learning_rate = lr
-        arrays = map(mx.array, (batch.inputs, batch.targets, batch.weights))
-        results = self._step(*arrays)
+        ids = map(self.model.admit, (batch.inputs, batch.targets))
+        results = self._step(*ids, mx.array(batch.weights))
         mx.async_eval(results, self.state)
         return results
