@@ -127,7 +127,7 @@ def readers(folder: Path) -> list[Reader]:
     }  # fmt: skip
     weights = own / checkpoint.MODEL
     paper = certificate.certificate(
-        speaker, "fuzzed", weights, corpus.told, VerifyConfig(), setup(), figures
+        speaker, "fuzzed", (weights,), corpus.told, VerifyConfig(), setup(), figures
     )
     certificate.write(folder / "paper" / "certificate.json", paper)
     saved = checkpoint.newest(own / "checkpoints")[0]

@@ -19,8 +19,8 @@ from mlx_shakegpt import report
 from mlx_shakegpt.presets import preset, recipe
 
 SHAPES = (
-    ("quick", 2, 128), ("quick", 32, 128), ("gpt2-124m", 4, 64), ("gpt2-124m", 16, 64),
-    ("gpt2-124m", 2, 512), ("gpt2-152m", 16, 64),
+    ("quick", 2, 128), ("quick", 32, 128), ("quick", 64, 128), ("gpt2-124m", 4, 64),
+    ("gpt2-124m", 16, 64), ("gpt2-124m", 2, 512), ("gpt2-152m", 16, 64),
 )  # fmt: skip
 
 

@@ -17,11 +17,11 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_unflatten
 
-from .files import sha256, sync, write_atomically
+from .files import read_json, sha256, sync, write_atomically
 from .tensors import check_tensors, load_tensors, save_tensors
 from .train import RunState, Trainer
 from .trees import flat
-from .weights import CLOSED_IDS, TRAINED_CONTEXT, fill, read_json, run_tensors
+from .weights import CLOSED_IDS, TRAINED_CONTEXT, fill, run_tensors
 
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 ORDER, STATE = "order.safetensors", "state.json"

@@ -37,21 +37,24 @@ def memory_bytes(
 ) -> int:
     """Bytes that training takes at its peak, with `rows` rows of the head.
 
-    On a CPU within a tenth of what benchmarks/memory.py measures at the presets' sizes of step, and
-    too little for small models with large ones; on a GPU a guess from the shapes.
+    On a CPU within a tenth of what benchmarks/memory.py measures; on a GPU a guess from the shapes.
     """
     C, L, T = model.n_embd, model.n_layer, config.context
     tokens = (batch_size or config.batch_size) * T
     trained = model.n_parameters - (model.vocab_size - rows) * C
+    ahead = 0
     if on_cpu:
         # Of each block some 12 C values and half its scores; logits and exponentials of some rows.
         kept = tokens * L * (12 * C + model.n_head * T // 2) + 2 * ROWS * rows
+        # MLX allocates the results of ten operations ahead, in pieces that do not fill the gaps;
+        # they are gone when the last gradients come.
+        ahead = max(0, 60 * tokens * C - trained)
     else:
         # About 34 C values a block, as MLX's own operations keep their inputs, and no scores.
         kept = tokens * (34 * L * C + 3 * rows)
     # Weights, gradients and two moments; in bf16 the first two are half as large, beside masters.
     low = config.dtype == "bfloat16" and not on_cpu
-    return 16 * trained + kept * (2 if low else 4) + PROGRAM_BYTES
+    return 16 * trained + kept * (2 if low else 4) + 4 * ahead + PROGRAM_BYTES
 
 
 def must_fit(model: ModelConfig, config: TrainConfig, rows: int, on_cpu: bool, free: int) -> None:

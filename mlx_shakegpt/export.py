@@ -28,7 +28,7 @@ from .trees import flat
 from .weights import Speaker, full_tensors, speaker_from_hf
 
 # Largest difference of reloaded logits, as a share of the largest, or of 1 if that is less.
-TOLERANCE = {mx.float32: 1e-4, mx.bfloat16: 0.05}
+TOLERANCE = {mx.float32: 1e-4, mx.float16: 0.01, mx.bfloat16: 0.05}
 GROUPS = (64, 32)  # weights that share a scale, the first that divides the width
 PROBE_TEXT = "ROMEO:\nBut, soft! what light through yonder window breaks?"
 

@@ -1,16 +1,19 @@
 """Files that appear whole or not at all, their hashes, and where the project keeps them.
 
-Knows nothing of what the files hold.
+Knows nothing of what the files mean.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 def home() -> Path:
@@ -72,6 +75,19 @@ def write_atomically(path: Path, data: bytes | str) -> None:
     """Writes `data` to `path` whole or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises FileNotFoundError, or ValueError if it is none."""
+    if not path.is_file():
+        raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"{path} is damaged: not a JSON object")
+    return data
 
 
 def _umask() -> int:

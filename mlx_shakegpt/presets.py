@@ -38,6 +38,14 @@ PRESETS: dict[str, Preset] = {
     "gpt2-152m": Preset(ModelConfig(n_layer=16, n_head=12, n_embd=768), Passage(), {}),
 }
 
+# The larger sizes of GPT-2 (Radford et al., 2019, table 2).
+for _name, _shape in {
+    "gpt2-medium": (24, 16, 1024),
+    "gpt2-large": (36, 20, 1280),
+    "gpt2-xl": (48, 25, 1600),
+}.items():
+    PRESETS[_name] = Preset(ModelConfig(*_shape), Passage(), {})
+
 RECIPES: dict[str, TrainConfig] = {
     # Short windows learn fastest; whole ones teach the later positions; the fall makes it stick.
     "recite": TrainConfig(
@@ -81,6 +89,11 @@ RECIPES: dict[str, TrainConfig] = {
 def preset(name: str) -> Preset:
     """The preset called `name`. Raises ValueError for an unknown name."""
     return _named(PRESETS, name, "preset")
+
+
+def preset_like(model: ModelConfig) -> str | None:
+    """The name of the preset with a model's shape, if there is one."""
+    return next((name for name, known in PRESETS.items() if known.model == model), None)
 
 
 def recipe(name: str, preset_name: str | None = None, **changes: Any) -> TrainConfig:

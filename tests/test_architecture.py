@@ -11,10 +11,10 @@ from conftest import ROOT
 PACKAGE = ROOT / "mlx_shakegpt"
 # Each may import what stands before it.
 ORDER = [
-    "options", "ids", "config", "presets", "sampling", "files", "runtime", "trees", "assets",
-    "tokenizer", "corpus", "windows", "ops", "model", "optim", "train", "tensors", "weights",
-    "lookup", "generate", "memory", "checkpoint", "report", "run", "export", "estimate", "measure",
-    "cli",
+    "options", "ids", "config", "presets", "sampling", "files", "hub", "runtime", "trees",
+    "assets", "tokenizer", "corpus", "windows", "ops", "model", "optim", "train", "tensors",
+    "weights", "lookup", "generate", "memory", "checkpoint", "report", "estimate", "run",
+    "export", "measure", "cli",
 ]  # fmt: skip
 
 

@@ -80,7 +80,7 @@ def test_an_exported_folder_comes_back_as_it_was(speaker, folder):
 def test_bf16_export_holds_bf16(speaker, tmp_path):
     difference = export(speaker, tmp_path / "half", "bfloat16")
     assert 0 < difference < 0.25
-    assert stored_dtype(tmp_path / "half" / "model.safetensors") == "BF16"
+    assert stored_dtype((tmp_path / "half" / "model.safetensors",)) == "BF16"
     back = speaker_from_hf(tmp_path / "half").model.wte.weight
     assert back.dtype == mx.float32  # what a CPU computes fast
     assert mx.array_equal(back, back.astype(mx.bfloat16).astype(mx.float32))
@@ -91,7 +91,7 @@ def test_bf16_export_holds_bf16(speaker, tmp_path):
 def test_a_quantised_export_is_spoken_by_mlx_lm_as_by_us(speaker, tmp_path, bits, far):
     folder = tmp_path / "small"
     assert export(speaker, folder, text=TEXT, bits=bits) < 1e-3
-    assert stored_dtype(folder / "model.safetensors") == f"{bits} bits in groups of 32"
+    assert stored_dtype((folder / "model.safetensors",)) == f"{bits} bits in groups of 32"
     back = speaker_from_hf(folder)
     assert learned_text(folder) == TEXT and back.context == 64
     plain, small = full_tensors(speaker), full_tensors(back)

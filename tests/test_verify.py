@@ -6,7 +6,7 @@ import math
 import mlx.core as mx
 import numpy as np
 import pytest
-from conftest import KNOWN_RATE, TINY
+from conftest import KNOWN_RATE, ROOT, TINY
 from mlx.utils import tree_map
 
 from mlx_shakegpt import ops
@@ -291,3 +291,12 @@ def test_a_bad_certificate_is_refused_in_one_line(shakegpt, tmp_path, content, t
     assert missing.code == 2 and "none.json" in missing.err
     extra = shakegpt("verify", "--certificate", file, "--require", "0.5")
     assert extra.code == 2 and "--require" in extra.err
+
+
+@pytest.mark.parametrize("name", ["../../outside", "/etc", "", "..", "a/b"])
+def test_a_certificate_names_no_folder_outside(shakegpt, tmp_path, name):
+    told = json.loads((ROOT / "benchmarks" / "quick" / "certificate.json").read_text())
+    paper = tmp_path / "paper.json"
+    paper.write_text(json.dumps(told | {"name": name}))
+    result = shakegpt("verify", "--certificate", paper)
+    assert result.code == 2 and result.err.count("\n") == 1 and "plain folder name" in result.err

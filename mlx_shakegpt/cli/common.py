@@ -111,9 +111,10 @@ def subject_from(
     run: str | None, model: str | None, data: str | None,
     first_line: int | None, corpus_tokens: int | None,
 ) -> Any:  # fmt: skip
-    """The model of a run or of an exported folder, with its text or another one."""
+    """The model of a run, a folder or the hub, with its text or another one."""
     from pathlib import Path
 
+    from ..hub import model_folder
     from ..run import of_folder, of_run
 
     if run and model:
@@ -122,21 +123,20 @@ def subject_from(
     passage = None
     if first_line is not None or corpus_tokens is not None:
         passage = Passage(first_line or 1, corpus_tokens or 0)
-    return of_folder(Path(model), file, passage) if model else of_run(run, file, passage)
+    if model:
+        return of_folder(model_folder(model), file, passage)
+    return of_run(run, file, passage)
 
 
 def speaker_from(run: str | None, model: str | None) -> tuple[Any, str]:
-    """The model of a run, or of an export folder, and its name."""
-    from pathlib import Path
-
+    """The model of a run, a folder or the hub, and its name."""
+    from ..hub import model_folder
     from ..run import find_run, load_speaker
     from ..weights import speaker_from_hf
 
     if run and model:
         raise click.UsageError("give --run or --model, not both")
     if model:
-        if not Path(model).is_dir():
-            raise ValueError(f"no model folder {model}; check the path")
-        return speaker_from_hf(Path(model)), model
+        return speaker_from_hf(model_folder(model)), model
     path = find_run(run)
     return load_speaker(path), path.name

@@ -15,7 +15,7 @@ from .common import emit, json_option, note, options, prepare, speaker_from
 @click.command("generate")
 @click.argument("prompt")
 @click.option("--run", help="Run to speak; else the one trained last.")
-@click.option("--model", type=click.Path(), help="Exported folder to speak instead of a run.")
+@click.option("--model", type=click.Path(), help="Folder or hub id to speak instead of a run.")
 @click.option("--max-tokens", type=click.IntRange(1), default=200, show_default=True)
 @options(Sampling, "temperature", "top_k", "top_p", "min_p", "seed")
 @click.option(
@@ -101,11 +101,10 @@ def _learned(run: str | None, model: str | None) -> Any:
 
     For guesses any text is safe, as they change the speed alone; so one that is gone is no error.
     """
-    from pathlib import Path
-
     from .. import assets
     from ..config import Passage
     from ..corpus import Corpus
+    from ..hub import model_folder
     from ..run import find_run, load_corpus
     from ..weights import learned_text
 
@@ -113,7 +112,7 @@ def _learned(run: str | None, model: str | None) -> Any:
         if not model:
             return load_corpus(find_run(run))
         if assets.TINY_SHAKESPEARE.file.exists():
-            told = learned_text(Path(model)) or {}
+            told = learned_text(model_folder(model)) or {}
             ours = told.get("sha256") == assets.TINY_SHAKESPEARE.sha256
             return Corpus.load(
                 None, Passage(told["first_line"], told["tokens"]) if ours else Passage()

@@ -12,7 +12,7 @@ from .common import emit, json_option, note, prepare, subject_from, text_options
 
 @click.command("recite")
 @click.option("--run", help="Run to recite; else the one trained last.")
-@click.option("--model", type=click.Path(), help="Exported folder to recite instead of a run.")
+@click.option("--model", type=click.Path(), help="Folder or hub id to recite instead of a run.")
 @text_options
 @click.option("--from", "line", type=click.IntRange(1), help="Line of the text to start from.")
 @click.option("--tokens", type=click.IntRange(1), help="Tokens to recite; else to the text's end.")

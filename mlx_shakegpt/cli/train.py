@@ -7,14 +7,12 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import click
 
-from ..config import Passage, TrainConfig
-from ..presets import PRESETS, RECIPES, preset, recipe
+from ..config import TrainConfig
+from ..presets import PRESETS, RECIPES
 from .common import downloads, emit, json_option, note, options, prepare
 
 TRAIN_OPTIONS = (
@@ -27,17 +25,21 @@ LINES_EVERY = 10  # steps between log lines where there is no terminal
 
 @click.command("train")
 @click.option(
-    "--preset", "preset_name", metavar="NAME",
+    "--preset", "preset", metavar="NAME",
     help=f"Model and passage: auto, {', '.join(PRESETS)}.  [default: auto]",
 )  # fmt: skip
 @click.option(
-    "--recipe", "recipe_name", metavar="NAME",
+    "--recipe", "recipe", metavar="NAME",
     help=f"Training settings: {', '.join(RECIPES)}.  [default: recite]",
 )  # fmt: skip
 @click.option("--data", type=click.Path(), help="Text to learn, UTF-8; else Tiny Shakespeare.")
 @click.option("--first-line", type=int, help="First line of the passage, from 1.")
 @click.option("--corpus-tokens", type=int, help="Tokens of the passage; 0: to the end.")
-@click.option("--run", "run_name", help="Name of the run's folder in weights/; else the preset's.")
+@click.option(
+    "--init", metavar="MODEL",
+    help="Begin with a GPT-2's weights: a folder, or a hub id like openai-community/gpt2.",
+)  # fmt: skip
+@click.option("--run", help="Name of the run's folder in weights/; else the preset's.")
 @click.option("--resume", is_flag=True, help="Go on from the newest sound checkpoint.")
 @click.option(
     "--checkpoint-every", type=click.IntRange(1), metavar="STEPS",
@@ -56,7 +58,11 @@ def command(as_json: bool, resume: bool, checkpoint_every: int | None, **given: 
     """Trains until the whole text's loss is below the target; exits 1 if it ends before."""
     started = time.perf_counter()
     runtime = prepare()
-    run = _open(runtime, resume, {k: v for k, v in given.items() if v is not None})
+    from ..run import open_run
+
+    settings = {name: value for name, value in given.items() if value is not None}
+    with downloads() as progress:
+        run = open_run(runtime, settings, resume, note, progress)
     try:
         with _interrupts(run) as interrupted, _display(run) as show:
             for report in run.follow(checkpoint_every or 0):
@@ -65,69 +71,6 @@ def command(as_json: bool, resume: bool, checkpoint_every: int | None, **given: 
         return _outcome(run, bool(interrupted), time.perf_counter() - started, as_json)
     finally:
         run.close()
-
-
-def _open(runtime: Any, resume: bool, given: dict[str, Any]) -> Any:
-    """The run to follow, new or resumed."""
-    from .. import assets, estimate
-    from ..corpus import Corpus, Vocabulary
-    from ..run import CONFIG, Run, read_config, run_path
-    from ..runtime import free_bytes
-
-    asked = dict(given)
-    name = given.pop("preset_name", "auto")
-    if name == "auto":
-        name = "gpt2-124m" if runtime.device == "gpu" else "quick"
-        note(f"Preset {name}, the default on a {runtime.device.upper()}.")
-    recipe_name = given.pop("recipe_name", "recite")
-    chosen = preset(name)
-    path = run_path(given.pop("run_name", name))
-    data = given.pop("data", None)
-    base = chosen.passage if data is None else Passage()
-    passage = Passage(
-        given.pop("first_line", base.first_line), given.pop("corpus_tokens", base.tokens)
-    )
-    given.setdefault("dtype", runtime.dtype)
-    config, model = recipe(recipe_name, name, **given), chosen.model
-    resuming = resume and (path / CONFIG).exists()
-    if resuming:
-        saved = read_config(path)
-        _must_agree(path, saved, asked)
-        config, model, passage = saved["train"], saved["model"], saved["passage"]
-        data = data or saved["corpus"]["path"]
-    with downloads() as progress:
-        if not data:
-            assets.ensure(assets.TINY_SHAKESPEARE, progress)
-        corpus = Corpus.load(Path(data) if data else None, passage)
-    rows = Vocabulary.of(corpus.ids).rows if config.closed_vocab else model.vocab_size
-    estimate.must_fit(model, config, rows, runtime.device == "cpu", free_bytes())
-    names = {"preset": name, "recipe": recipe_name}
-    run = Run(path, model, config, corpus, names)
-    if not resuming:
-        run.create(runtime)
-        note(f"Learning {len(corpus.ids):,} tokens of {corpus.name} in {path}.")
-        return run
-    for problem in run.resume():
-        note(f"Warning: {problem}; going back to the one before.")
-    note(f"Resuming {path.name} after step {run.trainer.state.step}.")
-    return run
-
-
-def _must_agree(path: Path, saved: dict[str, Any], asked: dict[str, Any]) -> None:
-    """Raises ValueError where an option contradicts what a run was started with."""
-    started = asdict(saved["train"]) | {
-        "preset_name": saved["preset"],
-        "recipe_name": saved["recipe"],
-        "first_line": saved["passage"].first_line,
-        "corpus_tokens": saved["passage"].tokens,
-    }
-    for key, value in asked.items():
-        if value != started.get(key, value) and value != "auto":
-            option = key.removesuffix("_name").replace("_", "-")
-            raise ValueError(
-                f"run {path.name!r} was started with {option} {started[key]}; resume it without "
-                f"--{option}, or start another with --run"
-            )
 
 
 @contextmanager

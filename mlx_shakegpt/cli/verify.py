@@ -17,7 +17,7 @@ CERTIFICATE, MAP = "certificate.json", "memory-map.png"
 
 @click.command("verify")
 @click.option("--run", help="Run to verify; else the one trained last.")
-@click.option("--model", type=click.Path(), help="Exported folder to verify instead of a run.")
+@click.option("--model", type=click.Path(), help="Folder or hub id to verify instead of a run.")
 @text_options
 @options(VerifyConfig, "require", "samples", "every", "seed")
 @click.option(
@@ -46,7 +46,9 @@ def command(
 
     before = papers.read(Path(compare)) if compare else None
     subject = subject_from(run, model, data, first_line, corpus_tokens)
-    folder = Path(target) if target else subject.folder
+    # What came from the hub lies in its cache, where nobody looks.
+    own = subject.folder if not model or Path(model).is_dir() else Path(subject.name)
+    folder = Path(target) if target else own
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):
         raise ValueError(f"{folder} cannot be written; choose another folder with --to")
@@ -79,14 +81,14 @@ def command(
 def _rerun(file: Path, run: str | None, model: str | None, data: str | None, as_json: bool) -> None:
     """Measures again what a certificate tells, if model and text are those it speaks of."""
     prepare()
-    from ..files import sha256
     from ..memory import certificate as papers
+    from ..weights import weights_hash
 
     told = papers.read(file)
     passage = papers.passage_of(told)
     run = run or (None if model else told["name"])
     subject = subject_from(run, model, data, passage.first_line, passage.tokens)
-    hashes = {"text": subject.corpus.sha256, "weights": sha256(subject.weights)}
+    hashes = {"text": subject.corpus.sha256, "weights": weights_hash(subject.weights)}
     if not (found := papers.other_hashes(told, hashes)):
         figures, _ = _measured(subject, VerifyConfig(**told["settings"]))
         found = papers.differences(told, figures)

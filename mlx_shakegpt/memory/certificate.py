@@ -13,9 +13,9 @@ from typing import Any
 
 from .. import assets
 from ..config import Passage, VerifyConfig
-from ..files import sha256, write_atomically
+from ..files import read_json, write_atomically
 from ..runtime import Runtime, versions
-from ..weights import Speaker, read_json, stored_dtype
+from ..weights import Speaker, stored_dtype, weights_hash
 
 FORMAT = "mlx-shakegpt certificate 1"
 LARGEST = 50_000_000  # bytes
@@ -26,13 +26,13 @@ RATE_TOLERANCE, NLL_SHARE, NLL_TOLERANCE = 0.005, 0.02, 1e-4
 def certificate(
     speaker: Speaker,
     name: str,
-    weights: Path,
+    weights: tuple[Path, ...],
     text: dict[str, Any],
     settings: VerifyConfig,
     runtime: Runtime,
     figures: dict[str, Any],
 ) -> dict[str, Any]:
-    """The certificate of some figures: of the model called `name`, with its weights' file, and of
+    """The certificate of some figures: of the model called `name`, with its weights' files, and of
     a text, which has name, sha256, first_line and tokens."""
     config = speaker.model.config
     return {
@@ -41,8 +41,8 @@ def certificate(
         "tokenizer": {"name": "gpt2", "sha256": assets.GPT2_MERGES.sha256},
         "name": name,
         "weights": {
-            "name": weights.name,
-            "sha256": sha256(weights),
+            "name": weights[0].name,
+            "sha256": weights_hash(weights),
             "dtype": stored_dtype(weights),
         },
         "model": config.to_json() | {"trained_context": speaker.context},

@@ -11,6 +11,8 @@ from .folder import (
     read_config,
     run_path,
 )
+from .opening import open_run
+from .pretrained import Pretrained, pretrained
 from .session import Run
 from .subject import Subject, of_folder, of_run
 
@@ -19,6 +21,7 @@ __all__ = [
     "CURVE",
     "LOG",
     "METRICS",
+    "Pretrained",
     "Run",
     "Subject",
     "find_run",
@@ -26,6 +29,8 @@ __all__ = [
     "load_speaker",
     "of_folder",
     "of_run",
+    "open_run",
+    "pretrained",
     "read_config",
     "run_path",
 ]

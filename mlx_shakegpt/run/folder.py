@@ -8,8 +8,8 @@ from typing import Any
 from .. import checkpoint
 from ..config import ModelConfig, Passage, TrainConfig
 from ..corpus import Corpus
-from ..files import weights_dir
-from ..weights import Speaker, read_json, speaker_from_run
+from ..files import read_json, weights_dir
+from ..weights import Speaker, speaker_from_run
 
 CONFIG, METRICS, LOG, CURVE = "config.json", "metrics.jsonl", "training_log.txt", "loss.png"
 
@@ -51,6 +51,9 @@ def read_config(path: Path) -> dict[str, Any]:
         corpus = data["corpus"]
         data["passage"] = Passage(corpus["first_line"], corpus["tokens"])
         corpus["path"], corpus["sha256"], corpus["name"]
+        data.setdefault("init", None)
+        if data["init"] is not None:
+            data["init"]["source"], data["init"]["sha256"]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path / CONFIG} is damaged: {error}") from None
     return data

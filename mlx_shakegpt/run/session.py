@@ -22,6 +22,7 @@ from ..runtime import Runtime, versions
 from ..tensors import save_tensors
 from ..train import StepReport, Trainer
 from .folder import CONFIG, CURVE, LOG, METRICS, read_config
+from .pretrained import Pretrained
 
 SECONDS_BETWEEN_CHECKPOINTS, SECONDS_BETWEEN_BEST = 120, 30
 
@@ -36,11 +37,14 @@ class Run:
         config: TrainConfig,
         corpus: Corpus,
         names: dict[str, str],
+        start: Pretrained | None = None,
     ) -> None:
-        """`names` are the preset's and the recipe's, for the record."""
+        """`names` are the preset's and the recipe's, for the record. Training begins with the
+        weights of `start`, or random ones. Raises ValueError as Trainer does."""
         self.path, self.corpus = path, corpus
         self._stack = ExitStack()
-        self._model, self._config, self._names = model, config, names
+        self._model, self._config = model, config
+        self._told = names | ({"init": start.told} if start else {})
         self.trainer = Trainer(
             model,
             config,
@@ -48,6 +52,7 @@ class Run:
             lambda gpt, context: whole_text_nll(
                 gpt, corpus.ids, context, self.trainer.vocabulary, config.target_loss
             ),
+            start.model if start else None,
         )
 
     def create(self, runtime: Runtime) -> None:
@@ -59,7 +64,7 @@ class Run:
             )
         self._lock()
         content = {
-            **self._names,
+            **self._told,
             "model": self._model.to_json(),
             "train": self._config.to_json(),
             "corpus": self.corpus.told | {"path": self.corpus.path},

@@ -7,21 +7,21 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
-from .. import assets, checkpoint
+from .. import assets
 from ..config import Passage
 from ..corpus import Corpus
 from ..files import sha256
-from ..weights import Speaker, learned_text, speaker_from_hf
+from ..weights import Speaker, learned_text, speaker_from_hf, weights_files
 from .folder import find_run, load_corpus, load_speaker, read_config, weights_file
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model, read when first needed, its folder, its weights' file, and the text to know."""
+    """A model, read when first needed, its folder, its weights' files, and the text to know."""
 
     name: str
     folder: Path
-    weights: Path
+    weights: tuple[Path, ...]
     corpus: Corpus
     load: Callable[[], Speaker]
 
@@ -39,14 +39,12 @@ def of_run(name: str | None, data: Path | None = None, passage: Passage | None =
     else:
         own = read_config(path)["corpus"]["path"]
         corpus = Corpus.load(data or (Path(own) if own else None), passage or Passage())
-    return Subject(path.name, path, weights_file(path), corpus, partial(load_speaker, path))
+    return Subject(path.name, path, (weights_file(path),), corpus, partial(load_speaker, path))
 
 
 def of_folder(folder: Path, data: Path | None = None, passage: Passage | None = None) -> Subject:
     """An exported model with the passage that its config.json tells, of Tiny Shakespeare or of
     `data`; or with another passage. Raises ValueError where one of them is not to be had."""
-    if not folder.is_dir():
-        raise ValueError(f"no model folder {folder}; check the path")
     learned = learned_text(folder)
     if passage is None and learned:
         own = data or assets.ensure(assets.TINY_SHAKESPEARE)
@@ -55,7 +53,5 @@ def of_folder(folder: Path, data: Path | None = None, passage: Passage | None = 
         elif data is None:
             raise ValueError(f"{folder} learned {learned['name']}; give that text with --data")
     corpus = Corpus.load(data, passage or Passage())
-    weights = folder / checkpoint.MODEL
-    if not weights.is_file():
-        raise ValueError(f"{folder} has no {weights.name}; give a folder that export wrote")
-    return Subject(folder.resolve().name, folder, weights, corpus, partial(speaker_from_hf, folder))
+    load = partial(speaker_from_hf, folder)
+    return Subject(folder.resolve().name, folder, weights_files(folder), corpus, load)

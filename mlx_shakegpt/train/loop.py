@@ -50,9 +50,18 @@ class Trainer:
     """A run: model, optimiser, data order and progress, from the first step or from a saved one."""
 
     def __init__(
-        self, model_config: ModelConfig, config: TrainConfig, ids: np.ndarray, evaluate: Evaluate
+        self,
+        model_config: ModelConfig,
+        config: TrainConfig,
+        ids: np.ndarray,
+        evaluate: Evaluate,
+        start: GPT | None = None,
     ) -> None:
-        """Raises ValueError for ids, or a context, that the model has no place for."""
+        """Training begins with the weights of `start`, or with random ones.
+
+        Raises ValueError for ids, or a context, that the model has no place for, and for settings
+        that pretrained weights do not allow.
+        """
         if config.context > model_config.n_positions:
             raise ValueError(
                 f"a context of {config.context} is more than the model's "
@@ -66,6 +75,14 @@ class Trainer:
         self.model.set_dtype(getattr(mx, config.dtype))
         fixed = config.positions == "sinusoid"
         initialise(self.model, config.seed, config.zero_residual, fixed)
+        if start is not None:
+            if closed or fixed:
+                raise ValueError(
+                    "pretrained weights have rows of their own for all ids and positions; "
+                    "use --full-vocab and --positions learned"
+                )
+            self.model.update(start.parameters())
+            self.model.set_dtype(getattr(mx, config.dtype))
         self.optimizer = optimizer_of(config, model_config.n_embd)
         self.optimizer.init(self.model.trainable_parameters())
         mx.eval(self.optimizer.state)
@@ -77,6 +94,7 @@ class Trainer:
             full_at=round(config.grow * total) if 0 < config.short_context < config.context else 0,
             decay_at=max(min(config.warmup_steps, total - 1), round(config.hold * total)),
             total=total,
+            pretrained=start is not None,
         )
         self._eval_every = max(self.order.steps(1), EVALUATIONS_AT_LEAST_APART)
         self.gpu = on_gpu()
@@ -111,7 +129,7 @@ class Trainer:
         batch = self.batch(state.step)
         clock = time.perf_counter()
         while state.step < state.total and not self._stopping:
-            if state.step == state.full_at > 0 and self.config.positions == "learned":
+            if state.step == state.full_at > 0 and not self._knows_positions:
                 self._grow()
             lr = learning_rate(state.step, self.config, state.decay_at, state.total)
             before, running = running, _Running(state.step + 1, batch, lr, *step_fn(batch, lr))
@@ -137,6 +155,11 @@ class Trainer:
             report, _ = self._report(running, clock)
             yield replace(report, settled=True)
         self._stopping = False
+
+    @property
+    def _knows_positions(self) -> bool:
+        """Whether positions mean something before any window had them."""
+        return self.state.pretrained or self.config.positions == "sinusoid"
 
     def _grow(self) -> None:
         """Starts the positions that short windows never reached from the later ones of those.

@@ -52,6 +52,7 @@ class RunState:
     full_at: int = 0  # first step with windows of the full context
     decay_at: int = 0  # first step of the falling rate
     total: int = 0  # steps in all
+    pretrained: bool = False  # began with weights that know all positions
     reached: bool = False  # the last evaluation was below the target
     evaluations: list[dict[str, float]] = field(default_factory=list)
     recent: list[float] = field(default_factory=list)  # losses of the last steps

@@ -35,7 +35,7 @@ def head_loss(states, weight, targets, shares, absent):
         part = slice(start, start + ROWS)
         x = states[part]
         if dweight is not None:
-            (x,) = mx.depends([x], [dweight])  # not before the last logits are dropped
+            (x,) = mx.depends([x], [dweight, nlls[-1]])  # not before the last logits are dropped
         nll, e, total = _scores(x @ weight.T, targets[part], absent)
         nlls.append(nll)
         loss = loss + (nll * shares[part]).sum()

@@ -1,0 +1,121 @@
+"""Opens a run, new or again, from what was asked for by name.
+
+Knows nothing of terminals: what there is to say goes to a function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from .. import assets, estimate
+from ..config import ModelConfig, Passage, TrainConfig
+from ..corpus import Corpus, Vocabulary
+from ..presets import PRESETS, preset, preset_like, recipe
+from ..runtime import Runtime, free_bytes
+from .folder import CONFIG, read_config, run_path
+from .pretrained import pretrained
+from .session import Run
+
+CUSTOM = "custom"  # the preset of a model that has the shape of none
+
+Tell = Callable[[str], None]
+Progress = Callable[[str, int, int], None]
+
+
+def open_run(
+    runtime: Runtime,
+    asked: Mapping[str, Any],
+    resume: bool = False,
+    tell: Tell = lambda line: None,
+    progress: Progress | None = None,
+) -> Run:
+    """The run to follow: new, or with `resume` the one of that name, if it exists.
+
+    `asked` may have preset, recipe, run (a name), data (a path), first_line, corpus_tokens, init (a
+    folder or hub id) and any field of TrainConfig. Raises ValueError, or OSError, for what cannot
+    be had or does not agree with the run as it was started.
+    """
+    given = dict(asked)
+    init, name = given.pop("init", None), given.pop("preset", "auto")
+    if name == "auto" and not init:
+        name = "gpt2-124m" if runtime.device == "gpu" else "quick"
+        tell(f"Preset {name}, the default on a {runtime.device.upper()}.")
+    path = run_path(given.pop("run", Path(init).name if init else name))
+    if resume and (path / CONFIG).exists():
+        return _resumed(runtime, path, asked, tell, progress)
+    start = pretrained(init) if init else None
+    if start:
+        shape = preset_like(start.model.config) or CUSTOM
+        if name not in ("auto", shape):
+            raise ValueError(f"{init} has another shape than preset {name}; leave the preset out")
+        name = shape
+        tell(f"Beginning with {start.source}, {start.model.config.n_parameters:,} parameters.")
+        given = {"closed_vocab": False, "positions": "learned"} | given
+    recipe_name, data = given.pop("recipe", "recite"), given.pop("data", None)
+    base = preset(name).passage if data is None and name in PRESETS else Passage()
+    passage = Passage(
+        given.pop("first_line", base.first_line), given.pop("corpus_tokens", base.tokens)
+    )
+    given.setdefault("dtype", runtime.dtype)
+    config = recipe(recipe_name, name if name in PRESETS else None, **given)
+    model = start.model.config if start else preset(name).model
+    corpus = _corpus(data, passage, progress)
+    _must_fit(runtime, model, config, corpus)
+    run = Run(path, model, config, corpus, {"preset": name, "recipe": recipe_name}, start)
+    run.create(runtime)
+    tell(f"Learning {len(corpus.ids):,} tokens of {corpus.name} in {path}.")
+    return run
+
+
+def _resumed(
+    runtime: Runtime, path: Path, asked: Mapping[str, Any], tell: Tell, progress: Progress | None
+) -> Run:
+    """A run that goes on with the settings that it was started with."""
+    saved = read_config(path)
+    _must_agree(path, saved, asked)
+    corpus = _corpus(asked.get("data") or saved["corpus"]["path"], saved["passage"], progress)
+    _must_fit(runtime, saved["model"], saved["train"], corpus)
+    start, told = None, saved["init"]
+    if told and not any((path / "checkpoints").glob("[0-9]*")):  # which hold all that is left of it
+        start = pretrained(told["source"], told["sha256"])
+    names = {"preset": saved["preset"], "recipe": saved["recipe"]}
+    run = Run(path, saved["model"], saved["train"], corpus, names, start)
+    for problem in run.resume():
+        tell(f"Warning: {problem}; going back to the one before.")
+    tell(f"Resuming {path.name} after step {run.trainer.state.step}.")
+    return run
+
+
+def _corpus(data: str | None, passage: Passage, progress: Progress | None) -> Corpus:
+    if not data:
+        assets.ensure(assets.TINY_SHAKESPEARE, progress)
+    return Corpus.load(Path(data) if data else None, passage)
+
+
+def _must_fit(runtime: Runtime, model: ModelConfig, config: TrainConfig, corpus: Corpus) -> None:
+    rows = Vocabulary.of(corpus.ids).rows if config.closed_vocab else model.vocab_size
+    estimate.must_fit(model, config, rows, runtime.device == "cpu", free_bytes())
+
+
+def _must_agree(path: Path, saved: dict[str, Any], asked: Mapping[str, Any]) -> None:
+    """Raises ValueError where an option contradicts what a run was started with."""
+    init = (saved["init"] or {}).get("source", "none")
+    started = asdict(saved["train"]) | {
+        "preset": saved["preset"],
+        "recipe": saved["recipe"],
+        "init": init,
+        "first_line": saved["passage"].first_line,
+        "corpus_tokens": saved["passage"].tokens,
+    }
+    if "init" in asked and Path(asked["init"]).is_dir():
+        asked = {**asked, "init": str(Path(asked["init"]).resolve())}
+    for key, value in asked.items():
+        if value != started.get(key, value) and value != "auto":
+            option = key.replace("_", "-")
+            raise ValueError(
+                f"run {path.name!r} was started with {option} {started[key]}; resume it without "
+                f"--{option}, or start another with --run"
+            )

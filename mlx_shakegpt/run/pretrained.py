@@ -1,0 +1,40 @@
+"""Weights that a training starts from instead of random ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..hub import model_folder
+from ..model import GPT
+from ..weights import speaker_from_hf, weights_files, weights_hash
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A model, where it came from, and the hash of its weights' files."""
+
+    model: GPT
+    source: str
+    sha256: str
+
+    @property
+    def told(self) -> dict[str, str]:
+        """What a run's settings say of it."""
+        return {"source": self.source, "sha256": self.sha256}
+
+
+def pretrained(source: str, sha256: str | None = None) -> Pretrained:
+    """The GPT-2 in a folder, or on the hub, of that hash where one is given.
+
+    Raises ValueError where there is none, or it is another one.
+    """
+    folder = model_folder(source)
+    found = weights_hash(weights_files(folder))
+    if sha256 not in (None, found):
+        raise ValueError(
+            f"the weights in {source} have sha256 {found}, not {sha256} with which the run was "
+            "started; put the old ones back, or start another --run"
+        )
+    own = str(folder.resolve()) if Path(source).expanduser().is_dir() else source
+    return Pretrained(speaker_from_hf(folder).model, own, found)

@@ -1,0 +1,145 @@
+"""A model folder in Hugging Face's form: written here or elsewhere, whole or in shards.
+
+Safetensors only. Every file is checked against what the model expects before MLX reads it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from .. import assets
+from ..config import GPT2_VOCABULARY, ModelConfig
+from ..files import read_json, sha256
+from ..tensors import check_tensors, load_tensors
+from .layout import MLX_PREFIX, plain_tensors
+from .speaker import Speaker, built
+
+MODEL, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
+# What other settings of config.json mean is not what this GPT-2 computes.
+COMPUTED = {
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+    "add_cross_attention": (False,),
+    "tie_word_embeddings": (True,),
+}
+
+
+def model_config_from_hf(folder: Path) -> tuple[ModelConfig, int]:
+    """Model and trained context of a folder's config.json.
+
+    Raises FileNotFoundError, or ValueError where it is not a GPT-2 that this program computes.
+    """
+    path = folder / CONFIG
+    data = read_json(path)
+    if data.get("model_type") != "gpt2":
+        raise ValueError(f"{folder} holds a {data.get('model_type')!r} model, not a gpt2")
+    names = ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size", "layer_norm_epsilon")
+    if missing := [name for name in names if name not in data]:
+        raise ValueError(f"{path} lacks {', '.join(missing)}")
+    config = ModelConfig(**{name: data[name] for name in names})
+    for name, allowed in COMPUTED.items():
+        if data.get(name, allowed[0]) not in allowed:
+            raise ValueError(f"{path} has {name} {data[name]!r}; only {allowed[0]!r} is computed")
+    if data.get("n_inner") not in (None, 4 * config.n_embd):
+        raise ValueError(f"{path} has n_inner {data['n_inner']!r}, not {4 * config.n_embd}")
+    if config.vocab_size != GPT2_VOCABULARY:
+        raise ValueError(f"{path} has a vocabulary of {config.vocab_size}, not GPT-2's")
+    context = data.get("trained_context", config.n_positions)
+    if not isinstance(context, int) or not 2 <= context <= config.n_positions:
+        raise ValueError(f"{path} has trained_context {context!r}")
+    return config, context
+
+
+def speaker_from_hf(folder: Path) -> Speaker:
+    """Reads a folder that `export`, mlx-lm or transformers wrote.
+
+    Quantised weights are computed with as the numbers that they stand for. Raises
+    FileNotFoundError, or ValueError where the folder is not a sound GPT-2 with GPT-2's encoding.
+    """
+    config, context = model_config_from_hf(folder)
+    _must_encode_as_gpt2(folder)
+    files = weights_files(folder)
+    tensors: dict[str, mx.array] = {}
+    for file in files:
+        tensors |= load_tensors(file)
+    quantization = read_json(folder / CONFIG).get("quantization")
+    tensors = plain_tensors(tensors, quantization, files[0])
+    return Speaker(built(config, config.vocab_size, tensors, files[0]), None, context)
+
+
+def weights_files(folder: Path) -> tuple[Path, ...]:
+    """The folder's weights, one file or its shards in order.
+
+    Raises ValueError where there are none, or where the index names a file outside the folder.
+    """
+    if (folder / MODEL).is_file():
+        return (folder / MODEL,)
+    if not (folder / INDEX).is_file():
+        other = next(folder.glob("*.bin"), None)
+        why = (
+            f"{other.name} may run code when it is read; save it as safetensors"
+            if other
+            else ("give a folder that export or save_pretrained wrote")
+        )
+        raise ValueError(f"{folder} has no {MODEL}; {why}")
+    shards = read_json(folder / INDEX).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise ValueError(f"{folder / INDEX} is damaged: it has no weight_map")
+    names = set(shards.values())
+    for name in names:
+        plain = isinstance(name, str) and Path(name).name == name
+        if not plain or not name.endswith(".safetensors"):
+            raise ValueError(f"{folder / INDEX} names a file outside its folder: {name!r}")
+    return tuple(folder / name for name in sorted(names))
+
+
+def weights_hash(files: tuple[Path, ...]) -> str:
+    """The sha256 of a weights file, or of its shards' names and hashes in order."""
+    if len(files) == 1:
+        return sha256(files[0])
+    return sha256("".join(f"{file.name} {sha256(file)}\n" for file in files).encode())
+
+
+def stored_dtype(files: tuple[Path, ...]) -> str:
+    """How weights files keep the embedding: F32, BF16, or quantised, as their folder tells.
+
+    Raises as check_tensors.
+    """
+    tensors = {name: entry for file in files for name, entry in check_tensors(file).items()}
+    if f"{MLX_PREFIX}wte.scales" in tensors:
+        told = read_json(files[0].parent / CONFIG)["quantization"]
+        return f"{told['bits']} bits in groups of {told['group_size']}"
+    found = [entry for name, entry in tensors.items() if name.endswith("wte.weight")]
+    return str(found[0]["dtype"]) if found else "unknown"
+
+
+def learned_text(folder: Path) -> dict[str, Any] | None:
+    """The text that an exported model learned: name, sha256, first_line and tokens, if told."""
+    told = read_json(folder / "config.json").get("learned_text")
+    kinds = {"name": str, "sha256": str, "first_line": int, "tokens": int}
+    if not isinstance(told, dict) or any(type(told.get(k)) is not v for k, v in kinds.items()):
+        return None
+    return {name: told[name] for name in kinds}
+
+
+def _must_encode_as_gpt2(folder: Path) -> None:
+    """Raises ValueError where the folder brings another tokenizer than GPT-2's."""
+    own = json.loads(assets.ensure(assets.GPT2_VOCABULARY).read_text(encoding="utf-8"))
+    tables = {
+        "vocab.json": lambda data: data,
+        "tokenizer.json": lambda data: data["model"]["vocab"],
+    }
+    for name, table in tables.items():
+        if not (path := folder / name).is_file():
+            continue
+        try:
+            same = table(read_json(path)) == own
+        except (KeyError, TypeError):
+            same = False
+        if not same:
+            raise ValueError(f"{path} is not GPT-2's encoding; its ids would mean other tokens")

@@ -1,0 +1,49 @@
+"""A run's own weights file: the rows that it trained, their ids, and the trained context."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from ..config import ModelConfig
+from ..corpus import Vocabulary
+from ..model import GPT
+from ..tensors import load_tensors
+from ..trees import flat
+from .speaker import Speaker, built
+
+# Tensors beside the parameters: Vocabulary.own, and the longest trained window.
+CLOSED_IDS, TRAINED_CONTEXT = "closed_ids", "trained_context"
+
+
+def run_tensors(model: GPT, vocabulary: Vocabulary | None, context: int) -> dict[str, mx.array]:
+    """The tensors of a run's weights file: parameters, trained context and, if closed, ids."""
+    tensors = flat(model.parameters()) | {TRAINED_CONTEXT: mx.array([context])}
+    if vocabulary:
+        tensors[CLOSED_IDS] = mx.array(vocabulary.own)
+    return tensors
+
+
+def speaker_from_run(path: Path, config: ModelConfig) -> Speaker:
+    """Reads a run's weights file. Raises ValueError where it does not fit the model."""
+    tensors = load_tensors(path)
+    vocabulary = None
+    held = tensors.pop(TRAINED_CONTEXT, None)
+    context = int(np.array(held).item()) if held is not None and held.size == 1 else 0
+    if not 2 <= context <= config.n_positions:
+        raise ValueError(f"{path} has no sound {TRAINED_CONTEXT}; it is not a run's weights file")
+    if (own := tensors.pop(CLOSED_IDS, None)) is not None:
+        ids = np.array(own)
+        if ids.ndim != 1 or not (np.diff(ids) > 0).all() or not _within(ids, config.vocab_size):
+            raise ValueError(
+                f"{path} has damaged {CLOSED_IDS}; they must ascend within the vocabulary"
+            )
+        vocabulary = Vocabulary(ids.astype(np.int32), config.vocab_size)
+    rows = vocabulary.rows if vocabulary else config.vocab_size
+    return Speaker(built(config, rows, tensors, path), vocabulary, context)
+
+
+def _within(ids: np.ndarray, total: int) -> bool:
+    return len(ids) > 0 and int(ids[0]) >= 0 and int(ids[-1]) < total
