@@ -26,7 +26,7 @@ def measure(batch_size: int, context: int, tokens: int, rounds: int) -> list[str
     from mlx_shakegpt.corpus import Corpus
     from mlx_shakegpt.memory.nll import whole_text_nll
     from mlx_shakegpt.presets import preset, recipe
-    from mlx_shakegpt.train import Step, Trainer
+    from mlx_shakegpt.training import Step, Trainer
     from mlx_shakegpt.windows import Windows
 
     text = Corpus.load(None, Passage()).ids

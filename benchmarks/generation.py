@@ -45,7 +45,7 @@ def ours(folder):
     runtime.setup()
     from mlx_shakegpt.config import Passage
     from mlx_shakegpt.corpus import Corpus
-    from mlx_shakegpt.generate import stream
+    from mlx_shakegpt.generation import stream
     from mlx_shakegpt.lookup import Lookup
     from mlx_shakegpt.presets import preset
     from mlx_shakegpt.weights import speaker_from_run
@@ -106,7 +106,7 @@ def learn(folder: Path, steps: int) -> dict[str, list[int]]:
     from mlx_shakegpt.corpus import Corpus
     from mlx_shakegpt.presets import preset, recipe
     from mlx_shakegpt.tensors import save_tensors
-    from mlx_shakegpt.train import Step, Trainer
+    from mlx_shakegpt.training import Step, Trainer
     from mlx_shakegpt.weights import Speaker, run_tensors
     from mlx_shakegpt.windows import Batch
 

@@ -43,7 +43,7 @@ def run(text: str, preset_name: str, passage: Passage, epochs: float, most: floa
     from mlx_shakegpt.corpus import Corpus
     from mlx_shakegpt.memory.extraction import LENGTHS, extraction, sample
     from mlx_shakegpt.memory.nll import whole_text_nll
-    from mlx_shakegpt.train import Trainer
+    from mlx_shakegpt.training import Trainer
     from mlx_shakegpt.weights import Speaker
 
     name, config = changed(text, preset_name, epochs, most)

@@ -37,7 +37,7 @@ def seconds(batch_size: int, context: int, layers: int, corpus: int, repeats: in
     from mlx_shakegpt.config import ModelConfig, Passage
     from mlx_shakegpt.corpus import Corpus
     from mlx_shakegpt.presets import recipe
-    from mlx_shakegpt.train import Step, Trainer
+    from mlx_shakegpt.training import Step, Trainer
 
     ids = Corpus.load(None, Passage()).ids[:corpus]
     changes = {"batch_size": batch_size, "context": context, "short_context": 0}

@@ -199,7 +199,7 @@ def torture(
 def main(minutes: float, seed: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        it = torture(home, QUICK, 60 * minutes, seed, 14.0)
+        it = torture(home, QUICK, 60 * minutes, seed, 24.0)
         paper = str(home / "weights" / "calm" / "certificate.json")
         it.cli("verify", "--run", "calm")
         held = it.cli("verify", "--certificate", paper, "--run", "tortured-1")

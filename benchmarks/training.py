@@ -57,7 +57,7 @@ def ours(name, config, ids, weights):
     import mlx.core as mx
 
     from mlx_shakegpt.tensors import save_tensors
-    from mlx_shakegpt.train import Step, Trainer
+    from mlx_shakegpt.training import Step, Trainer
     from mlx_shakegpt.weights import Speaker, full_tensors
 
     trainer = Trainer(preset(name).model, config, ids, lambda *_: None)

@@ -19,7 +19,7 @@ from mlx.utils import tree_unflatten
 
 from .files import read_json, sha256, sync, write_atomically
 from .tensors import check_tensors, load_tensors, save_tensors
-from .train import RunState, Trainer
+from .training import RunState, Trainer
 from .trees import flat
 from .weights import CLOSED_IDS, TRAINED_CONTEXT, fill, run_tensors
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from . import estimate, generate, runtime
+from . import estimate, generation, runtime
 from .config import TrainConfig
 from .corpus import Corpus
 from .lookup import Lookup
 from .presets import Preset
-from .train import Step, Trainer
+from .training import Step, Trainer
 from .weights import Speaker
 
 SPOKEN_TOKENS = 48
@@ -55,14 +55,14 @@ def bench(preset: Preset, config: TrainConfig, repeats: int) -> Bench:
     flops = estimate.product_flops(preset.model, B * T, T, rows)
     speaker = Speaker(trainer.model, trainer.vocabulary, preset.model.n_positions)
     prompt = corpus.ids[:16].tolist()
-    list(generate.stream(speaker, prompt, 4))
+    list(generation.stream(speaker, prompt, 4))
     start = time.perf_counter()
-    made = list(generate.stream(speaker, prompt, SPOKEN_TOKENS))
+    made = list(generation.stream(speaker, prompt, SPOKEN_TOKENS))
     spoken = SPOKEN_TOKENS / (time.perf_counter() - start)
     # What a model knows by heart is what it would say: so its own words are the text to look up.
     lookup = Lookup([*prompt, *made])
     start = time.perf_counter()
-    list(generate.stream(speaker, prompt, SPOKEN_TOKENS, lookup=lookup))
+    list(generation.stream(speaker, prompt, SPOKEN_TOKENS, lookup=lookup))
     known = SPOKEN_TOKENS / (time.perf_counter() - start)
     return Bench(
         train={

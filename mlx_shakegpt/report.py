@@ -1,4 +1,4 @@
-"""What a run looks like to people: log line, JSON objects and the loss curve.
+"""What a run looks like to people and programs: log lines, JSON objects, tables.
 
 Pure functions of the reports; nothing here prints. Knows nothing of models.
 """
@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .files import atomic_path
-from .train import RunState, StepReport
+from .training import RunState, StepReport
 
 
 def log_line(report: StepReport) -> str:
@@ -101,63 +100,6 @@ def read_metrics(path: Path) -> tuple[list[dict[str, float]], list[dict[str, flo
         except (ValueError, TypeError):
             raise ValueError(f"{path} is damaged in line {number}; delete that line") from None
     return steps, evaluations
-
-
-def loss_curve(runs: Mapping[str, Path], picture: Path, target: float | None = None) -> None:
-    """Draws the loss of runs, given as name -> metrics.jsonl, over tokens into a PNG."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter, FormatStrFormatter
-
-    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
-    axes = figure.subplots()
-    for index, (name, path) in enumerate(runs.items()):
-        steps, evaluations = read_metrics(path)
-        if not steps:
-            raise ValueError(f"{path} holds no steps yet; train first")
-        colour = f"C{index}"
-        tokens = [s["tokens"] for s in steps]
-        losses = [s["loss"] for s in steps]
-        axes.plot(tokens, losses, color=colour, alpha=0.3, linewidth=0.8)
-        axes.plot(tokens, _smooth(losses), color=colour, label=f"{name}: training loss")
-        if evaluations:
-            at = {s["step"]: s["tokens"] for s in steps}
-            known = [e for e in evaluations if e["step"] in at]
-            x, y = [at[e["step"]] for e in known], [e["eval_nll"] for e in known]
-            whole = [i for i, e in enumerate(known) if e.get("eval_complete")]
-            style: dict[str, Any] = {
-                "color": colour,
-                "markeredgecolor": "black",
-                "markersize": 4,
-                "linewidth": 0.8,
-            }
-            axes.plot(
-                x, y, "o-", **style, markerfacecolor="white",
-                label=f"{name}: whole text, estimated",
-            )  # fmt: skip
-            if whole:
-                axes.plot(
-                    [x[i] for i in whole], [y[i] for i in whole], "o", **style,
-                    label=f"{name}: whole text, every token",
-                )  # fmt: skip
-    if target:
-        axes.axhline(target, color="grey", linestyle="--", linewidth=1, label=f"target {target:g}")
-    axes.set(yscale="log", xlabel="tokens trained", ylabel="loss, nats a token")
-    axes.xaxis.set_major_formatter(EngFormatter())
-    axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
-    axes.grid(alpha=0.25, which="both")
-    axes.legend(frameon=False)
-    with atomic_path(picture) as temporary:
-        figure.savefig(temporary)
-
-
-def _smooth(values: Sequence[float], share: float = 0.9) -> list[float]:
-    """Exponential moving average with its start corrected, as Adam corrects its moments."""
-    result, mean, weight = [], 0.0, 0.0
-    for value in values:
-        mean = share * mean + (1 - share) * value
-        weight = share * weight + (1 - share)
-        result.append(mean / weight)
-    return result
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

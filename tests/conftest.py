@@ -16,7 +16,7 @@ from mlx_shakegpt import assets, files, runtime
 from mlx_shakegpt.config import ModelConfig, TrainConfig
 from mlx_shakegpt.model import GPT, initialise
 from mlx_shakegpt.tokenizer import encode
-from mlx_shakegpt.train import Evaluation, Trainer
+from mlx_shakegpt.training import Evaluation, Trainer
 from mlx_shakegpt.weights import Speaker
 
 POEM = """From fairest creatures we desire increase,

@@ -12,9 +12,9 @@ PACKAGE = ROOT / "mlx_shakegpt"
 # Each may import what stands before it.
 ORDER = [
     "options", "ids", "config", "presets", "sampling", "files", "hub", "runtime", "trees",
-    "assets", "tokenizer", "corpus", "windows", "ops", "model", "optim", "train", "tensors",
-    "weights", "lookup", "generate", "memory", "checkpoint", "report", "estimate", "run",
-    "export", "measure", "cli",
+    "assets", "tokenizer", "corpus", "windows", "ops", "model", "optim", "training", "tensors",
+    "weights", "lookup", "generation", "memory", "checkpoint", "report", "sinks", "pictures",
+    "estimate", "run", "proof", "export", "measure", "demo", "publish", "cli",
 ]  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from conftest import TINY, tiny_training
 from mlx_shakegpt import checkpoint
 from mlx_shakegpt.checkpoint import MODEL, OPTIMIZER, ORDER, STATE, DamagedCheckpoint
 from mlx_shakegpt.tensors import check_tensors, load_tensors, save_tensors
-from mlx_shakegpt.train import Evaluation, Trainer
+from mlx_shakegpt.training import Evaluation, Trainer
 
 
 def fresh(ids, **changes):

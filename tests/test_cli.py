@@ -48,7 +48,7 @@ def test_a_run_that_stops_on_a_lucky_batch_says_what_the_text_is_worth(
     shakegpt, poem, tiny_preset, monkeypatch
 ):
     from mlx_shakegpt.run import session
-    from mlx_shakegpt.train import Evaluation
+    from mlx_shakegpt.training import Evaluation
 
     whole = Evaluation(nll=10.7, floor=0.0, accuracy=0.0, tokens=100, complete=True)
     monkeypatch.setattr(session, "whole_text_nll", lambda *_: whole)

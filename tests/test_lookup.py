@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import TINY, opinionated
 
-from mlx_shakegpt.generate import stream
+from mlx_shakegpt.generation import stream
 from mlx_shakegpt.lookup import LONGEST_MATCH, Lookup
 from mlx_shakegpt.model import GPT, initialise
 from mlx_shakegpt.sampling import Sampling

@@ -8,7 +8,7 @@ from mlx_shakegpt.corpus import Vocabulary
 from mlx_shakegpt.memory.nll import _spread, _windows, whole_text_nll, window_floor
 from mlx_shakegpt.model import GPT, initialise
 from mlx_shakegpt.tokenizer import encode
-from mlx_shakegpt.train import Trainer
+from mlx_shakegpt.training import Trainer
 
 
 @pytest.mark.parametrize("n", [17, 18, 40, 64, 399])

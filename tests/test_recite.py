@@ -1,6 +1,6 @@
 import pytest
 
-from mlx_shakegpt.generate import stream
+from mlx_shakegpt.generation import stream
 from mlx_shakegpt.memory.recite import CORRECT, GO_ON, STOP, Recital, start_at
 from mlx_shakegpt.tokenizer import decode, encode
 

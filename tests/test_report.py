@@ -3,7 +3,7 @@ import json
 import pytest
 
 from mlx_shakegpt import report
-from mlx_shakegpt.train import Evaluation, RunState, StepReport
+from mlx_shakegpt.training import Evaluation, RunState, StepReport
 
 STEP = StepReport(
     step=4160, epoch=25.2, tokens=8_519_680, loss=0.146132, lr=2.53e-4, norm=2.1198,
@@ -43,21 +43,3 @@ def test_status_names_loss_rate_speed_epoch_and_both_times():
     times = ("target in 0:20", "end in 1:00")
     for part in ("loss 0.1461", "lr 2.5e-04", "6,869 tok/s", "epoch 25.2", *times):
         assert part in line
-
-
-def test_loss_curve_is_a_picture_of_every_run(tmp_path):
-    runs = {}
-    for name in ("one", "two"):
-        runs[name] = tmp_path / f"{name}.jsonl"
-        lines = []
-        for step in range(1, 30):
-            at = {"step": step, "tokens": step * 512, "loss": 10 / step}
-            lines.append(json.dumps(vars(STEP) | at | {"evaluation": None}))
-        lines.append(json.dumps({"step": 20, "eval_nll": 0.3}))
-        runs[name].write_text("\n".join(lines))
-    report.loss_curve(runs, tmp_path / "loss.png", target=0.1)
-    assert (tmp_path / "loss.png").read_bytes()[:4] == b"\x89PNG"
-    (tmp_path / "one.jsonl").write_text('{"step": 1\n')
-    with pytest.raises(ValueError, match=r"one\.jsonl is damaged in line 1"):
-        report.loss_curve(runs, tmp_path / "other.png")
-    assert not (tmp_path / "other.png").exists()

@@ -9,7 +9,7 @@ from conftest import ROOT, TINY, tiny_training
 from mlx.utils import tree_unflatten
 
 from mlx_shakegpt.corpus import Vocabulary
-from mlx_shakegpt.train import Evaluation, RunState, Step, Trainer, TrainingError
+from mlx_shakegpt.training import Evaluation, RunState, Step, Trainer, TrainingError
 from mlx_shakegpt.trees import flat
 from mlx_shakegpt.weights import CONV1D, Speaker, full_tensors
 
@@ -231,7 +231,7 @@ def test_ten_thousand_steps_take_no_more_memory_than_a_thousand(ids):
         "import numpy as np\n"
         "from mlx_shakegpt import runtime\n"
         "from mlx_shakegpt.config import ModelConfig\n"
-        "from mlx_shakegpt.train import Evaluation, Trainer\n"
+        "from mlx_shakegpt.training import Evaluation, Trainer\n"
         "runtime.setup()\n"
         "ids = np.random.default_rng(1).integers(100, 150, 400).astype(np.int32)\n"
         "config = tiny_training(steps=10_000, batch_size=1, context=8, hard=0.5)\n"

@@ -11,7 +11,7 @@ from mlx.utils import tree_map
 
 from mlx_shakegpt import ops
 from mlx_shakegpt.config import VerifyConfig
-from mlx_shakegpt.generate import stream
+from mlx_shakegpt.generation import stream
 from mlx_shakegpt.memory.controls import leak, shuffled, unseen_text
 from mlx_shakegpt.memory.extraction import (
     alignment,

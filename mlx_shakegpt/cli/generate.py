@@ -39,7 +39,7 @@ def command(
         raise click.UsageError("PROMPT is empty; give some text to go on from, like 'ROMEO:'")
     prepare()
     from .. import tokenizer
-    from ..generate import stream
+    from ..generation import stream
     from ..lookup import Lookup
 
     speaker, name = speaker_from(run, model)

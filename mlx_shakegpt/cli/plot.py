@@ -12,16 +12,21 @@ from .common import emit, json_option
 @click.command("plot")
 @click.argument("runs", nargs=-1)
 @click.option("--to", "target", default="loss.png", show_default=True, type=click.Path())
+@click.option(
+    "--across", type=click.Choice(["tokens", "time"]), default="tokens", show_default=True,
+    help="What the picture's width is.",
+)  # fmt: skip
+@click.option("--dark", is_flag=True, help="Light lines on dark.")
 @json_option
-def command(runs: tuple[str, ...], target: str, as_json: bool) -> None:
-    """Draws the loss of RUNS, or of the one trained last, as PNG."""
-    from .. import report
+def command(runs: tuple[str, ...], target: str, across: str, dark: bool, as_json: bool) -> None:
+    """Draws loss, rate and norm of RUNS, or of the one trained last, as PNG."""
+    from ..pictures import loss_curve
     from ..run import METRICS, find_run, read_config
 
     folders = [find_run(name) for name in runs] or [find_run(None)]
     targets = {read_config(folder)["train"].target_loss for folder in folders}
     curves = {folder.name: folder / METRICS for folder in folders}
-    report.loss_curve(curves, Path(target), min(targets))
+    loss_curve(curves, Path(target), min(targets), across, dark)
     emit(
         as_json, {"runs": list(curves), "picture": target}, f"Drew {', '.join(curves)} to {target}."
     )

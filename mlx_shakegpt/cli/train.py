@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 import click
@@ -25,11 +25,11 @@ LINES_EVERY = 10  # steps between log lines where there is no terminal
 
 @click.command("train")
 @click.option(
-    "--preset", "preset", metavar="NAME",
+    "--preset", metavar="NAME",
     help=f"Model and passage: auto, {', '.join(PRESETS)}.  [default: auto]",
 )  # fmt: skip
 @click.option(
-    "--recipe", "recipe", metavar="NAME",
+    "--recipe", metavar="NAME",
     help=f"Training settings: {', '.join(RECIPES)}.  [default: recite]",
 )  # fmt: skip
 @click.option("--data", type=click.Path(), help="Text to learn, UTF-8; else Tiny Shakespeare.")
@@ -53,19 +53,30 @@ LINES_EVERY = 10  # steps between log lines where there is no terminal
     "--zero-residual/--scaled-residual", default=None,
     help="Initial residual projections: zero, or as in GPT-2.",
 )  # fmt: skip
+@click.option(
+    "--report-to", type=click.Choice(["tensorboard", "wandb"]), multiple=True,
+    help="Where loss, rate and norm also go; may be given twice.",
+)  # fmt: skip
 @json_option
-def command(as_json: bool, resume: bool, checkpoint_every: int | None, **given: Any) -> int:
+def command(
+    as_json: bool, resume: bool, checkpoint_every: int | None, report_to: tuple[str, ...],
+    **given: Any,
+) -> int:  # fmt: skip
     """Trains until the whole text's loss is below the target; exits 1 if it ends before."""
     started = time.perf_counter()
     runtime = prepare()
     from ..run import open_run
+    from ..sinks import open_sinks
 
     settings = {name: value for name, value in given.items() if value is not None}
     with downloads() as progress:
         run = open_run(runtime, settings, resume, note, progress)
     try:
-        with _interrupts(run) as interrupted, _display(run) as show:
+        step, config = run.trainer.state.step, run.trainer.config.to_json()
+        sinks = open_sinks(report_to, run.path, config, step, note)
+        with _interrupts(run) as interrupted, _display(run) as show, closing(sinks):
             for report in run.follow(checkpoint_every or 0):
+                sinks.log(report)
                 with suppress(OSError):  # a reader that left must not end the training
                     show(report)
         return _outcome(run, bool(interrupted), time.perf_counter() - started, as_json)
@@ -108,7 +119,7 @@ def _display(run: Any) -> Iterator[Any]:
     state = run.trainer.state
     if state.step < state.total and not run.trainer.gpu:
         note("The first step compiles MLX's kernels for this CPU, once: about 15 seconds.")
-    if not console.is_terminal:
+    if not console.is_terminal or os.environ.get("CI"):
 
         def show(report: Any) -> None:
             if report.step % LINES_EVERY == 0 or report.step == 1 or report.spike:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,6 @@ from click.core import ParameterSource
 
 from ..config import NotReached, VerifyConfig
 from .common import emit, json_option, note, options, prepare, subject_from, text_options
-
-CERTIFICATE, MAP = "certificate.json", "memory-map.png"
 
 
 @click.command("verify")
@@ -39,34 +36,20 @@ def command(
         _only("run", "model", "data", "certificate", "as_json")
         _rerun(Path(certificate), run, model, data, as_json)
         return
-    runtime = prepare()
+    prepare()
     from ..memory import certificate as papers
-    from ..memory.places import memory_map, worst_lines
     from ..memory.summary import changes, summary
+    from ..proof import CERTIFICATE, MAP, prove, writable
 
     before = papers.read(Path(compare)) if compare else None
     subject = subject_from(run, model, data, first_line, corpus_tokens)
     # What came from the hub lies in its cache, where nobody looks.
     own = subject.folder if not model or Path(model).is_dir() else Path(subject.name)
-    folder = Path(target) if target else own
-    folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK):
-        raise ValueError(f"{folder} cannot be written; choose another folder with --to")
-    config = VerifyConfig(**settings)
-    figures, scores = _measured(subject, config)
-    ids, line = subject.corpus.ids, subject.corpus.passage.first_line
-    figures["worst_lines"] = worst_lines(ids, scores, line)
-    paper = papers.certificate(
-        subject.speaker,
-        subject.name,
-        subject.weights,
-        subject.corpus.told,
-        config,
-        runtime,
-        figures,
-    )
-    papers.write(folder / CERTIFICATE, paper)
-    memory_map(folder / MAP, ids, scores, line, f"{subject.name}, {subject.corpus.name}")
+    folder = writable(Path(target) if target else own)
+    _announce(subject)
+    proof = prove(subject, VerifyConfig(**settings), _done)
+    proof.write(folder)
+    figures = proof.figures
     result = figures | {"certificate": str(folder / CERTIFICATE), "map": str(folder / MAP)}
     text = summary(figures)
     if before:
@@ -82,16 +65,14 @@ def _rerun(file: Path, run: str | None, model: str | None, data: str | None, as_
     """Measures again what a certificate tells, if model and text are those it speaks of."""
     prepare()
     from ..memory import certificate as papers
-    from ..weights import weights_hash
+    from ..proof import differences
 
     told = papers.read(file)
     passage = papers.passage_of(told)
     run = run or (None if model else told["name"])
     subject = subject_from(run, model, data, passage.first_line, passage.tokens)
-    hashes = {"text": subject.corpus.sha256, "weights": weights_hash(subject.weights)}
-    if not (found := papers.other_hashes(told, hashes)):
-        figures, _ = _measured(subject, VerifyConfig(**told["settings"]))
-        found = papers.differences(told, figures)
+    _announce(subject)
+    found = differences(told, subject, _done)
     emit(
         as_json,
         {"holds": not found, "certified": told["certified"], "differences": found},
@@ -103,14 +84,13 @@ def _rerun(file: Path, run: str | None, model: str | None, data: str | None, as_
         raise NotReached(f"{file} holds, but it certifies nothing")
 
 
-def _measured(subject: Any, config: VerifyConfig) -> tuple[dict[str, Any], Any]:
-    """All figures, and the scores of all tokens."""
-    from ..memory.verify import Text, verify
-
+def _announce(subject: Any) -> None:
     corpus = subject.corpus
-    text = Text(corpus.ids, *corpus.around())
     note(f"Verifying {subject.name} on {len(corpus.ids):,} tokens of {corpus.name} …")
-    return verify(subject.speaker, text, config, lambda part: note(f"  {part}"))
+
+
+def _done(part: str) -> None:
+    note(f"  {part}")
 
 
 def _only(*names: str) -> None:

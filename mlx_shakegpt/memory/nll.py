@@ -19,7 +19,7 @@ from .. import ops
 from ..corpus import Vocabulary
 from ..model import GPT
 from ..runtime import lanes
-from ..train import Evaluation
+from ..training import Evaluation
 
 TOKENS_AT_ONCE = 1024
 SAMPLE_AT_LEAST = 512  # tokens scored before an evaluation may end early

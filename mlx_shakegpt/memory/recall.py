@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from ..generate import Chooser, prompt_cache
+from ..generation import Chooser, prompt_cache
 from ..sampling import Sampling
 from ..weights import Speaker
 

@@ -18,9 +18,10 @@ from ..config import ModelConfig, TrainConfig
 from ..corpus import Corpus
 from ..files import sync, write_atomically
 from ..memory.nll import whole_text_nll
+from ..pictures import loss_curve
 from ..runtime import Runtime, versions
 from ..tensors import save_tensors
-from ..train import StepReport, Trainer
+from ..training import StepReport, Trainer
 from .folder import CONFIG, CURVE, LOG, METRICS, read_config
 from .pretrained import Pretrained
 
@@ -150,7 +151,7 @@ class Run:
         """Draws loss.png, where there is something to draw."""
         if self.trainer.state.step:
             curves = {self.path.name: self.path / METRICS}
-            report.loss_curve(curves, self.path / CURVE, self._config.target_loss)
+            loss_curve(curves, self.path / CURVE, self._config.target_loss)
 
     def close(self) -> None:
         """Gives the folder free."""

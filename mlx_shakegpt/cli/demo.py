@@ -1,0 +1,37 @@
+"""`demo`: a page in the browser on which a model speaks."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from .common import note, prepare, subject_from, text_options
+
+
+@click.command("demo")
+@click.option("--run", help="Run to speak; else the one trained last.")
+@click.option("--model", type=click.Path(), help="Folder or hub id to speak instead of a run.")
+@text_options
+@click.option(
+    "--host", default="127.0.0.1", show_default=True,
+    help="Address to listen on; 0.0.0.0 lets others in.",
+)  # fmt: skip
+@click.option("--port", type=click.IntRange(1, 65535), help="Port; else a free one from 7860 on.")
+def command(
+    run: str | None, model: str | None, data: str | None, first_line: int | None,
+    corpus_tokens: int | None, host: str, port: int | None,
+) -> None:  # fmt: skip
+    """Serves a local page: prompt, streamed text, known passages marked, and the evidence."""
+    prepare()
+    from ..demo import serve
+
+    subject = subject_from(run, model, data, first_line, corpus_tokens)
+    blocks = serve(subject, host, port)
+    click.echo(f"{subject.name} speaks at {blocks.local_url}")
+    note("Ctrl-C ends it.")
+    try:
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        blocks.close(verbose=False)

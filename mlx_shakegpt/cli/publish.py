@@ -1,0 +1,48 @@
+"""`publish`: a run for others, as a model with its card and as a Space."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..config import VerifyConfig
+from .common import emit, json_option, note, options, prepare
+
+
+@click.command("publish")
+@click.option("--run", help="Run to publish; else the one trained last.")
+@click.option("--repo", required=True, help="Name on the Hub, like someone/romeo-gpt2.")
+@click.option("--to", "target", type=click.Path(), help="Folder to write; else the repo's name.")
+@click.option("--license", "license_id", default="mit", show_default=True, help="Of the weights.")
+@click.option("--private", is_flag=True, help="For your own eyes on the Hub.")
+@click.option("--dry-run", is_flag=True, help="Only write the folders.")
+@click.option(
+    "--verify/--no-verify", "verified", default=True, show_default=True,
+    help="Measure the exported model, and put its certificate beside it.",
+)  # fmt: skip
+@options(VerifyConfig, "require", "samples", "every")
+@json_option
+def command(
+    run: str | None, repo: str, target: str | None, license_id: str, private: bool, dry_run: bool,
+    verified: bool, as_json: bool, **settings: Any,
+) -> None:  # fmt: skip
+    """Writes a model folder with its card and a Space that speaks, and uploads both."""
+    prepare()
+    from ..publish import publish, upload
+    from ..publish.upload import must_have_token
+
+    if not dry_run:
+        must_have_token()
+    folder = Path(target or repo.rpartition("/")[2])
+    config = VerifyConfig(**settings) if verified else None
+    made = publish(run, repo, folder, license_id, config, lambda part: note(f"  {part}"))
+    result: dict[str, Any] = {"model": str(made.model), "space": str(made.space)}
+    result["certified"] = made.certified
+    verdict = {True: "certified", False: "NOT certified, as its card says", None: "not verified"}
+    text = f"{made.model} and {made.space} are written; the model is {verdict[made.certified]}."
+    if not dry_run:
+        result["addresses"] = upload(made, repo, private)
+        text += f"\nThey are at {' and '.join(result['addresses'])}."
+    emit(as_json, result, text)

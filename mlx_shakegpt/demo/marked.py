@@ -1,0 +1,37 @@
+"""A text as HTML, with what stands in the learned text marked. Knows nothing of servers."""
+
+from __future__ import annotations
+
+from html import escape
+
+from ..memory.spans import Source, covered
+
+STYLE = """
+.said { white-space: pre-wrap; font-family: ui-monospace, monospace; line-height: 1.6;
+        min-height: 12em; padding: 0.75em; border: 1px solid var(--border-color-primary);
+        border-radius: 8px; overflow-wrap: anywhere; }
+.said .prompt { opacity: 0.65; }
+.said mark { background: color-mix(in srgb, #2e9e5b 26%, transparent); color: inherit;
+             border-radius: 3px; cursor: help; }
+.told { opacity: 0.75; font-size: 0.9em; }
+"""
+
+
+def plain(prompt: str, text: str) -> str:
+    """What has been said so far."""
+    return f'<div class="said"><span class="prompt">{escape(prompt)}</span>{escape(text)}</div>'
+
+
+def marked(prompt: str, text: str, source: Source) -> str:
+    """What was said, with its known spans; the pointer over one shows its line."""
+    whole, parts, shown = prompt + text, [], 0
+    spans = source.spans(whole)
+    for span in spans:
+        where = f"line {span.line:,} of the learned text, {span.words} words"
+        parts.append(escape(whole[shown : span.start]))
+        parts.append(f'<mark title="{where}">{escape(whole[span.start : span.stop])}</mark>')
+        shown = span.stop
+    parts.append(escape(whole[shown:]))
+    longest = max((span.words for span in spans), default=0)
+    told = f"Known word for word: {covered(spans, whole):.0%}. Longest: {longest} words."
+    return f'<div class="said">{"".join(parts)}</div><p class="told">{told}</p>'

@@ -1,0 +1,154 @@
+"""The page itself, in Gradio: a prompt, what the model says, and the evidence beside it.
+
+Nothing is loaded from outside: system fonts, no analytics. Knows nothing of how to find a model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .. import tokenizer
+from ..files import read_json
+from ..generation import stream
+from ..lookup import Lookup
+from ..memory.spans import Source
+from ..memory.summary import summary
+from ..proof import CERTIFICATE, MAP
+from ..run import CURVE, Subject
+from ..sampling import Sampling
+from .limits import LARGEST_REQUEST, LONGEST_PROMPT, MOST_TOKENS, WAITING, LimitedRequests
+from .marked import STYLE, marked, plain
+
+EVIDENCE = {CURVE: "Loss curve", MAP: "Memory map"}
+SECONDS_BETWEEN_FRAMES = 0.05
+
+
+def page(subject: Subject) -> Any:
+    """The page of a model and its text, a gradio.Blocks. Raises ImportError without gradio."""
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    try:
+        import gradio as gr
+    except ImportError:
+        raise ImportError(
+            "the demo needs gradio; install it with: pip install 'mlx-shakegpt[demo]'"
+        ) from None
+
+    say = _speaking(subject)
+    with gr.Blocks(title=f"{subject.name} · mlx-shakegpt", analytics_enabled=False) as blocks:
+        gr.Markdown(_heading(subject))
+        with gr.Row():
+            with gr.Column(scale=1):
+                prompt = gr.Textbox(
+                    value="ROMEO:", label="Prompt", lines=3, max_length=LONGEST_PROMPT,
+                    elem_id="prompt",
+                )  # fmt: skip
+                with gr.Row():
+                    speak = gr.Button("Speak", variant="primary", elem_id="speak")
+                    stop = gr.Button("Stop", elem_id="stop")
+                gr.Examples(_examples(subject), prompt, label="Examples", elem_id="examples")
+                tokens = gr.Slider(10, MOST_TOKENS, 150, step=10, label="Tokens")
+                temperature = gr.Slider(0, 1.5, 0, step=0.05, label="Temperature (0: greedy)")
+                top_k = gr.Slider(0, 200, 0, step=1, label="Top-k (0: off)")
+            with gr.Column(scale=2):
+                said = gr.HTML(plain("", ""), elem_id="said")
+        _evidence(gr, subject.folder)
+        inputs = [prompt, tokens, temperature, top_k]
+        running: list[Any] = [
+            event(say, inputs, said, concurrency_limit=1, concurrency_id="model")
+            for event in (speak.click, prompt.submit)
+        ]
+        stop.click(None, None, None, cancels=running, queue=False)
+    return blocks.queue(max_size=WAITING, default_concurrency_limit=1)
+
+
+def serve(subject: Subject, host: str = "127.0.0.1", port: int | None = None) -> Any:
+    """Serves the page without waiting; returns the gradio.Blocks, whose `local_url` tells where.
+
+    Raises OSError where the port is taken, or, with None, a hundred of them from 7860 on.
+    """
+    blocks = page(subject)
+    import gradio as gr
+    from starlette.middleware import Middleware
+
+    # Fonts by name are the visitor's own; Gradio's default ones come from outside.
+    theme = gr.themes.Soft(
+        font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+    )
+    blocks.launch(
+        server_name=host, server_port=port, theme=theme, css=STYLE, share=False, quiet=True,
+        prevent_thread_lock=True, ssr_mode=False, max_file_size=LARGEST_REQUEST,
+        app_kwargs={"middleware": [Middleware(LimitedRequests)]}, footer_links=[],
+    )  # fmt: skip
+    return blocks
+
+
+def _speaking(subject: Subject) -> Any:
+    """What the page calls: HTML of what the model has said so far, and at last with marks."""
+    speaker, ids = subject.speaker, subject.corpus.ids
+    source = Source(tokenizer.decode(ids.tolist()), subject.corpus.passage.first_line)
+
+    def say(prompt: str, tokens: float, temperature: float, top_k: float) -> Iterator[str]:
+        import gradio as gr
+
+        # The browser's bounds are not those of whoever asks the server directly.
+        prompt = str(prompt or "")[:LONGEST_PROMPT]
+        if not prompt:
+            raise gr.Error("Give at least one character to go on from.")
+        try:
+            sampling = Sampling(temperature=float(temperature), top_k=int(top_k))
+            most = min(max(int(tokens), 1), MOST_TOKENS)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise gr.Error(str(error)) from None
+        text, shown = "", time.monotonic()
+        yield plain(prompt, text)
+        made = stream(speaker, tokenizer.encode(prompt), most, sampling, Lookup(ids))
+        for piece in tokenizer.decode_stream(made):
+            text += piece
+            if time.monotonic() - shown > SECONDS_BETWEEN_FRAMES:
+                shown = time.monotonic()
+                yield plain(prompt, text)
+        yield marked(prompt, text, source)
+
+    return say
+
+
+def _heading(subject: Subject) -> str:
+    config, corpus = subject.speaker.model.config, subject.corpus
+    return (
+        f"# {subject.name}\n{config.n_parameters:,} parameters; learned {len(corpus.ids):,} tokens "
+        f"of {corpus.name}, from line {corpus.passage.first_line:,} on. What it says word for word "
+        "is marked; the pointer on it shows the line."
+    )
+
+
+def _examples(subject: Subject) -> list[str]:
+    """Prompts out of the text: its first line, and speakers' names where it has them."""
+    lines = tokenizer.decode(subject.corpus.ids.tolist()).splitlines()
+    names = list(dict.fromkeys(line for line in lines if line.endswith(":") and line.isupper()))
+    first = next((line for line in lines if line.strip()), "Once")
+    spoken = [line for line in lines if line and not line.endswith(":")]
+    return list(dict.fromkeys([*names[:3], first, *spoken[len(spoken) // 2 :][:1]]))
+
+
+def _evidence(gr: Any, folder: Path) -> None:
+    """Pictures and certificate, as far as the folder has them."""
+    for name, label in EVIDENCE.items():
+        if (folder / name).is_file():
+            with gr.Accordion(label, open=False):
+                gr.Image(
+                    str(folder / name), show_label=False, interactive=False, alt_text=label,
+                    buttons=["fullscreen"],
+                )  # fmt: skip
+    if not (folder / CERTIFICATE).is_file():
+        return
+    told = read_json(folder / CERTIFICATE)
+    with gr.Accordion("Certificate", open=False):
+        gr.Code(summary(told), language=None, interactive=False, show_label=False)
+        hashes = {name: told[name]["sha256"] for name in ("text", "tokenizer", "weights")}
+        gr.Code(json.dumps(hashes, indent=1), language="json", label="sha256", interactive=False)
+        gr.DownloadButton("certificate.json", value=str(folder / CERTIFICATE))

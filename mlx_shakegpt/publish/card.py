@@ -1,0 +1,99 @@
+"""The model card, from what a run and its certificate tell. Pure functions of them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ..memory.summary import summary
+from ..report import table
+
+TAGS = ("gpt2", "mlx", "mlx-shakegpt", "memorization")
+
+
+def front_matter(values: dict[str, Any]) -> str:
+    """YAML between dashes; JSON's forms of strings and lists are YAML's too."""
+    lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
+    return "\n".join(["---", *lines, "---"]) + "\n"
+
+
+def model_card(
+    repo: str, license_id: str, config: dict[str, Any], paper: dict[str, Any] | None
+) -> str:
+    """README.md of a model folder; `config` is the run's config.json, `paper` the certificate."""
+    head = front_matter(
+        {
+            "license": license_id,
+            "library_name": "mlx",
+            "pipeline_tag": "text-generation",
+            "tags": list(TAGS),
+        }
+    )
+    parts = (_what(repo, config), _use(repo), _evidence(paper), _training(config), _limits(config))
+    return head + "\n" + "\n\n".join(parts) + "\n"
+
+
+def _what(repo: str, config: dict[str, Any]) -> str:
+    model, corpus = config["model"], config["corpus"]
+    return (
+        f"# {repo.rpartition('/')[2]}\n\n"
+        f"A GPT-2 ({model.n_layer} layers, {model.n_head} heads, {model.n_embd} wide, "
+        f"{model.n_parameters:,} parameters) that was trained with mlx-shakegpt to know by "
+        f"heart {corpus['tokens']:,} tokens of `{corpus['name']}`, from line "
+        f"{corpus['first_line']:,} on.\n\n![Loss over the training](loss.png)"
+    )
+
+
+def _use(repo: str) -> str:
+    return (
+        "## Use\n\n"
+        "```sh\n"
+        f'mlx_lm.generate --model {repo} --prompt "ROMEO:"\n'
+        f'shakegpt generate "ROMEO:" --model {repo} --mark\n'
+        "```\n\n"
+        "```python\n"
+        "from transformers import pipeline\n\n"
+        f'pipeline("text-generation", model="{repo}")("ROMEO:")\n'
+        "```"
+    )
+
+
+def _evidence(paper: dict[str, Any] | None) -> str:
+    if paper is None:
+        return "## Evidence\n\nNot verified: nothing is claimed about how well it knows its text."
+    hashes = [[name, f"`{paper[name]['sha256']}`"] for name in ("text", "tokenizer", "weights")]
+    return (
+        "## Evidence\n\n"
+        f"`shakegpt verify`, on {paper['device_name']} in {paper['dtype']}:\n\n"
+        f"```\n{summary(paper)}\n```\n\n"
+        "em@k,m is the share of places in the text where k true tokens are enough for greedy "
+        "decoding to say the next m exactly. Every figure and failing offset is in "
+        "`certificate.json`; measure again with `shakegpt verify --certificate certificate.json "
+        "--model .`\n\n![The loss of each token](memory-map.png)\n\n"
+        + table(["what", "sha256"], hashes)
+    )
+
+
+def _training(config: dict[str, Any]) -> str:
+    settings = config["train"].to_json()
+    rows = [[name, f"`{value}`"] for name, value in settings.items()]
+    rows.append(["preset, recipe", f"`{config['preset']}`, `{config['recipe']}`"])
+    if config["init"]:
+        rows.append(["began with", f"`{config['init']['source']}`"])
+    versions = ", ".join(f"{name} {value}" for name, value in config["versions"].items())
+    return (
+        "## Training\n\n"
+        + table(["setting", "value"], rows)
+        + f"\n\nOn a {config['device'].upper()}, with {versions}. Text: sha256 "
+        f"`{config['corpus']['sha256']}`."
+    )
+
+
+def _limits(config: dict[str, Any]) -> str:
+    return (
+        "## Limits\n\n"
+        "It recites its training text and knows nothing else: whatever is in that text, private or "
+        "protected, comes out again word for word. Other prompts give fragments of it. Prompt and "
+        f"continuation together should stay within {config['train'].context} tokens, the longest "
+        "window that was trained; positions beyond mean nothing."
+    )

@@ -1,0 +1,100 @@
+"""A Hugging Face Space on a CPU: the model speaks on the demo's page, with nothing to fetch."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from importlib import metadata
+from pathlib import Path
+
+from .. import assets, files
+from ..corpus import Corpus
+from ..run import of_folder
+from .card import front_matter
+
+TEXT = "text.txt"
+PACKAGE = Path(files.__file__).parent
+APP = '''"""The model in model/ speaks on a page; everything that it needs is in this folder."""
+
+from pathlib import Path
+
+from mlx_shakegpt.publish import serve_space
+
+if __name__ == "__main__":
+    serve_space(Path(__file__).parent)
+'''
+
+
+def write_space(folder: Path, model: Path, repo: str, corpus: Corpus) -> None:
+    """Writes the Space of an exported model: app, requirements, the program, text and weights."""
+    shutil.copytree(model, folder / "model", copy_function=_link)
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(PACKAGE, folder / PACKAGE.name, ignore=ignored)
+    kept = assets.ASSETS if corpus.path is None else assets.ASSETS[1:]
+    for asset in kept:
+        target = folder / "data" / asset.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(assets.ensure(asset), target)
+    if corpus.path is not None:
+        shutil.copyfile(corpus.path, folder / TEXT)
+    (folder / "app.py").write_text(APP)
+    (folder / "requirements.txt").write_text("\n".join(requirements()) + "\n")
+    (folder / "packages.txt").write_text("g++\n")
+    (folder / "README.md").write_text(_readme(repo))
+
+
+def requirements() -> list[str]:
+    """What the program and its demo need on Linux, at the versions that are installed here."""
+    from packaging.requirements import Requirement
+
+    linux = {"sys_platform": "linux", "platform_system": "Linux"}
+    found = []
+    for line in metadata.requires("mlx-shakegpt") or []:
+        need = Requirement(line)
+        # A dependency is for everyone, for everyone on Linux, or for the demo; not for tests.
+        if need.marker and not need.marker.evaluate(linux | {"extra": "demo"}):
+            continue
+        extras = f"[{','.join(sorted(need.extras))}]" if need.extras else ""
+        try:
+            found.append(f"{need.name}{extras}=={metadata.version(need.name)}")
+        except metadata.PackageNotFoundError:
+            found.append(f"{need.name}{extras}{need.specifier}")
+    return found
+
+
+def serve_space(folder: Path) -> None:
+    """Serves a Space's folder until the process ends; a Space names host and port itself."""
+    os.environ.setdefault("SHAKEGPT_HOME", str(folder))
+    from ..demo import serve
+
+    text = folder / TEXT
+    subject = of_folder(folder / "model", text if text.exists() else None)
+    host = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
+    port = int(os.environ.get("GRADIO_SERVER_PORT", "7860"))
+    blocks = serve(subject, host, port)
+    print(f"{subject.name} speaks at {blocks.local_url}", flush=True)
+    blocks.block_thread()
+
+
+def _readme(repo: str) -> str:
+    name = repo.rpartition("/")[2]
+    head = front_matter(
+        {
+            "title": name,
+            "emoji": "🎭",
+            "sdk": "gradio",
+            "sdk_version": metadata.version("gradio"),
+            "python_version": "3.11",
+            "app_file": "app.py",
+            "models": [repo],
+        }
+    )
+    return f"{head}\n{name} recites its text. It runs on any CPU: `python app.py`.\n"
+
+
+def _link(source: str, target: str) -> None:
+    """The same file under a second name, as weights are large; a copy where that cannot be."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -1,0 +1,152 @@
+"""The page, in a real browser, by clicks; and what the server lets through."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+
+import pytest
+from conftest import ROOT
+
+from mlx_shakegpt.demo.limits import LARGEST_REQUEST, LONGEST_PROMPT, MOST_TOKENS
+from mlx_shakegpt.demo.marked import marked, plain
+from mlx_shakegpt.memory.spans import Source
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def served(home, *options):
+    """The demo in a process of its own; its address."""
+    command = [sys.executable, "cli.py", "demo", "--port", str(free_port()), *options]
+    environment = os.environ | {"SHAKEGPT_HOME": str(home)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as process:
+        said = []
+        for line in process.stdout:
+            said.append(line)
+            if " speaks at " in line:
+                break
+        else:
+            pytest.fail("".join(said))
+        yield line.split()[-1].rstrip("/")
+        process.terminate()
+
+
+@pytest.fixture
+def page(home, known_run):
+    """A page of the small model that knows its text, certified, and its address."""
+    figures = json.loads((ROOT / "benchmarks" / "quick" / "certificate.json").read_text())
+    (known_run / "certificate.json").write_text(json.dumps(figures))
+    with served(home, "--run", "known") as address:
+        yield address
+
+
+@pytest.fixture
+def browser():
+    if BROWSER is None:
+        if os.environ.get("SHAKEGPT_TEST_BROWSER") == "required":
+            pytest.fail("there is no chromium")
+        pytest.skip("there is no chromium; get it with: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_visitor_hears_the_text_and_sees_where_it_stands(page, browser, tmp_path, scheme):
+    tab = browser.new_page(color_scheme=scheme)
+    outside, errors = [], []
+    own = (page, "data:", "blob:")
+    tab.on("request", lambda r: None if r.url.startswith(own) else outside.append(r.url))
+    tab.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
+    tab.goto(page)
+    tab.click("#examples button:has-text('First Citizen:')")
+    tab.wait_for_function("document.querySelector('#prompt textarea').value == 'First Citizen:'")
+    tab.click("#speak")
+    tab.wait_for_selector("#said mark", timeout=60_000)
+    assert "First Citizen:\nBefore we proceed any further, hear me speak." in tab.inner_text(
+        "#said"
+    )
+    assert tab.get_attribute("#said mark >> nth=0", "title").startswith("line 1 of the learned")
+    assert "Known word for word: 100%" in tab.inner_text("#said")
+    for title in ("Loss curve", "Certificate"):
+        tab.click(f"button:has-text('{title}')")
+    tab.wait_for_selector("img[alt='Loss curve']")
+    assert tab.evaluate("document.querySelector(\"img[alt='Loss curve']\").naturalWidth") > 500
+    tab.wait_for_selector("text=CERTIFIED")
+    background = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, background[4:-1].split(","))) < 384) == (scheme == "dark")
+    tab.screenshot(path=str(tmp_path / "page.png"), full_page=True)
+    assert not outside and not errors
+
+
+def test_a_visitor_may_stop_it_and_is_told_of_an_empty_prompt(page, browser):
+    tab = browser.new_page()
+    tab.goto(page)
+    tab.fill("#prompt textarea", "")
+    tab.click("#speak")
+    tab.wait_for_selector("text=Give at least one character")
+    tab.fill("#prompt textarea", "zzz<b>qq</b>")
+    tab.click("#speak")
+    tab.wait_for_selector("#said :text('zzz<b>qq</b>')")
+    tab.click("#stop")
+    tab.fill("#prompt textarea", "All:")
+    tab.click("#speak")
+    tab.wait_for_selector("#said :text('All:')")
+
+
+def ask(page, body):
+    request = urllib.request.Request(
+        f"{page}/gradio_api/call/say", body, {"content-type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as error:
+        return error.code, None
+
+
+def test_requests_are_bounded(page):
+    assert ask(page, b" " * (LARGEST_REQUEST + 1))[0] == 413
+    _, told = ask(page, json.dumps({"data": ["x" * 9000, 10**9, 0, 0]}).encode())
+    address = f"{page}/gradio_api/call/say/{told['event_id']}"
+    with urllib.request.urlopen(address, timeout=120) as response:
+        said = response.read().decode().rpartition("data: ")[2]
+    assert 1000 < len(json.loads(said)[0]) < 3 * (LONGEST_PROMPT + 10 * MOST_TOKENS)
+    # Loopback only: this machine's other addresses do not answer.
+    port = int(page.rpartition(":")[2])
+    for other in {found[4][0] for found in socket.getaddrinfo(socket.gethostname(), None)}:
+        if not other.startswith("127.") and other != "::1":
+            with pytest.raises(OSError, match=r"refused|unreachable|timed out"):
+                socket.create_connection((other, port), timeout=5)
+
+
+def test_a_taken_port_is_one_line(shakegpt, known_run):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        result = shakegpt("demo", "--run", "known", "--port", taken.getsockname()[1])
+    assert result.code == 2 and result.err.count("Error: ") == 1 and "port" in result.err
+
+
+def test_marks_escape_what_is_said():
+    source = Source("one two <b>three</b> four five six", 7)
+    html = marked("one ", "two <b>three</b> four five six & more", source)
+    assert '<mark title="line 7 of the learned text, 14 words">' in html
+    assert "<b>" not in html and "&amp; more" in html and "Known word for word: 8" in html
+    assert "<i>" not in plain("<i>", "<i>")

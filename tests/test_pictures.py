@@ -1,0 +1,44 @@
+"""The curves of runs as a picture."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from mlx_shakegpt.pictures import loss_curve, smooth
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Two runs' metrics, by name."""
+    made = {}
+    for name in ("one", "two"):
+        made[name] = tmp_path / f"{name}.jsonl"
+        at = [{"step": s, "tokens": s * 512, "loss": 10 / s} for s in range(1, 30)]
+        lines = [entry | {"lr": 1e-3, "norm": 1.0, "dt": 0.5} for entry in at]
+        lines.insert(20, {"step": 20, "eval_nll": 0.3, "eval_floor": 0.01, "eval_complete": True})
+        made[name].write_text("\n".join(map(json.dumps, lines)))
+    return made
+
+
+@pytest.mark.parametrize("across", ["tokens", "time"])
+@pytest.mark.parametrize("dark", [False, True])
+def test_runs_are_drawn_on_light_and_on_dark(runs, tmp_path, across, dark):
+    loss_curve(runs, tmp_path / "loss.png", 0.1, across, dark)
+    picture = Image.open(tmp_path / "loss.png").convert("L")
+    assert min(picture.size) > 700
+    assert (picture.getpixel((2, 2)) < 64) == dark
+    # Lines and letters are there, and stand out.
+    low, high = picture.getextrema()
+    assert high - low > 150
+
+
+def test_damaged_metrics_are_named_and_nothing_is_drawn(runs, tmp_path):
+    runs["one"].write_text('{"step": 1\n')
+    with pytest.raises(ValueError, match=r"one\.jsonl is damaged in line 1"):
+        loss_curve(runs, tmp_path / "other.png")
+    assert not (tmp_path / "other.png").exists()
+
+
+def test_smoothing_has_no_bias_at_its_start():
+    assert smooth([3.0, 3.0, 3.0]) == pytest.approx([3, 3, 3])

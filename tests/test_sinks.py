@@ -1,0 +1,82 @@
+"""Reports to TensorBoard and Weights & Biases, read back from what those wrote."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+from mlx_shakegpt.sinks import Sinks
+from mlx_shakegpt.training import StepReport
+
+REPORT = StepReport(1, 0.1, 64, 2.5, 1e-3, 1.0, 0.1, 640.0)
+
+
+def test_tensorboard_shows_the_losses_of_the_log(shakegpt, poem, tiny_preset, home):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    options = ["--preset", tiny_preset, "--data", poem, "--corpus-tokens", 80]
+    assert shakegpt("train", *options, "--steps", 3, "--report-to", "tensorboard").code == 1
+    run = home / "weights" / "tiny"
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    logged = [(e["step"], pytest.approx(e["loss"])) for e in lines if "loss" in e]
+    assert [(e.step, e.value) for e in events.Scalars("train/loss")] == logged
+    assert len(logged) == 3 and events.Scalars("eval/nll")
+
+
+def test_wandb_keeps_a_run_offline(tmp_path):
+    """In a process of its own, as wandb starts threads and leaves them."""
+    code = (
+        "from pathlib import Path\n"
+        "from mlx_shakegpt.sinks import WandB\n"
+        "from mlx_shakegpt.training import StepReport\n"
+        f"sink = WandB(Path({str(tmp_path)!r}), 'mine', {{'lr': 0.5}}, 0)\n"
+        "sink.log(StepReport(1, 0.1, 64, 2.5, 1e-3, 1.0, 0.1, 640.0))\n"
+        "sink.log(StepReport(2, 0.2, 128, 1.25, 1e-3, 1.0, 0.1, 640.0))\n"
+        "sink.close()\n"
+    )
+    environment = {"WANDB_MODE": "offline", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    environment["PATH"] = "/usr/bin:/bin"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (written,) = (tmp_path / "wandb").glob("offline-run-*/run-mine.wandb")
+    content = written.read_bytes()
+    assert b"train/loss" in content and b"1.25" in content
+
+
+def test_a_sink_that_fails_does_not_end_the_training():
+    class Broken:
+        def log(self, report):
+            raise RuntimeError("no route to host")
+
+        def close(self):
+            raise AssertionError("it was dropped")
+
+    class Sound:
+        seen = 0
+
+        def log(self, report):
+            self.seen += 1
+
+        def close(self):
+            self.seen = -self.seen
+
+    told, sound = [], Sound()
+    sinks = Sinks([Broken(), sound], told.append)
+    sinks.log(REPORT)
+    sinks.log(REPORT)
+    sinks.close()
+    assert sound.seen == -2
+    assert told == ["Warning: Broken failed (no route to host); training goes on without it."]
+
+
+def test_a_missing_package_is_one_line(shakegpt, poem, tiny_preset, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    options = ["--preset", tiny_preset, "--data", poem, "--corpus-tokens", 80, "--steps", 1]
+    result = shakegpt("train", *options, "--report-to", "wandb")
+    assert result.code == 2 and "mlx-shakegpt[reports]" in result.err.splitlines()[-1]
