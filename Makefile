@@ -1,14 +1,16 @@
 # make train: from nothing to a model that recites; make test: the whole suite. Neither asks anything.
 PYTHON ?= python3
 BIN := .venv/bin
+PAGES := mlx_shakegpt $(addprefix mlx_shakegpt.,api config sampling run training generation proof weights export)
 
-.PHONY: help setup train test check bench clean
+.PHONY: help setup train test check bench docs clean
 
 help:
 	@echo "make train   install, train with this machine's defaults, and speak 'ROMEO:'"
 	@echo "make test    install the test extras and run the whole suite"
 	@echo "make check   ruff, mypy and the suite"
 	@echo "make bench   the tables of benchmarks/"
+	@echo "make docs    the library's pages, from its docstrings, in docs/"
 	@echo "make setup   only install"
 
 setup: .venv/installed
@@ -32,8 +34,11 @@ bench: .venv/installed-test
 	$(BIN)/python benchmarks/evaluation.py --rounds 1
 	$(BIN)/python benchmarks/scaling.py --repeats 2
 
+docs: .venv/installed-test
+	$(BIN)/pdoc $(PAGES) -o docs
+
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv build docs *.egg-info
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

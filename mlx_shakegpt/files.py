@@ -19,12 +19,16 @@ from typing import Any
 def home() -> Path:
     """The folder that holds `data/` and `weights/`.
 
-    `SHAKEGPT_HOME` where it is set, else the checkout, else the current folder.
+    `SHAKEGPT_HOME` where it is set, else the checkout, else the user's own data folder.
     """
     if chosen := os.environ.get("SHAKEGPT_HOME"):
         return Path(chosen).expanduser()
     checkout = Path(__file__).resolve().parent.parent
-    return checkout if (checkout / "pyproject.toml").exists() else Path.cwd()
+    if (checkout / "pyproject.toml").exists():
+        return checkout
+    from platformdirs import user_data_path
+
+    return user_data_path("mlx-shakegpt", appauthor=False)
 
 
 def data_dir() -> Path:

@@ -14,7 +14,7 @@ ORDER = [
     "options", "ids", "config", "presets", "sampling", "files", "hub", "runtime", "trees",
     "assets", "tokenizer", "corpus", "windows", "ops", "model", "optim", "training", "tensors",
     "weights", "lookup", "generation", "memory", "checkpoint", "report", "sinks", "pictures",
-    "estimate", "run", "proof", "export", "measure", "demo", "publish", "cli",
+    "estimate", "run", "proof", "export", "api", "measure", "demo", "publish", "cli",
 ]  # fmt: skip
 
 

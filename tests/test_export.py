@@ -1,6 +1,7 @@
 """The exported folder in the programs that it is for."""
 
 import json
+import socket
 import subprocess
 import sys
 
@@ -149,3 +150,34 @@ def test_a_folder_that_does_not_reload_as_the_same_model_never_appears(
     with pytest.raises(ExportError, match="logits differ"):
         export(speaker, tmp_path / "model")
     assert not [p for p in tmp_path.iterdir() if "model" in p.name]
+
+
+def test_a_server_of_mlx_lm_answers_the_openai_client(speaker, folder):
+    from openai import OpenAI
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlx_lm", "server", "--model", str(folder)]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    ids = tokenizer.encode(PROMPT)
+    want = tokenizer.decode(list(stream(speaker, ids, 20)))
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, **quiet) as process:
+        client = OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=30)
+        asked = {"model": str(folder), "prompt": PROMPT, "max_tokens": 20, "temperature": 0.0}
+        whole = client.completions.create(**asked).choices[0].text
+        parts = [e.choices[0].text for e in client.completions.create(**asked, stream=True)]
+        process.terminate()
+    assert whole.strip() == want.strip()
+    assert "".join(parts).strip() == want.strip() and len(parts) > 5
+
+
+def test_a_pipeline_of_transformers_speaks_it(speaker, folder):
+    from transformers import pipeline
+
+    spoken = pipeline("text-generation", model=str(folder))(
+        PROMPT, max_new_tokens=20, max_length=None, do_sample=False
+    )
+    ids = tokenizer.encode(PROMPT)
+    assert spoken[0]["generated_text"] == PROMPT + tokenizer.decode(list(stream(speaker, ids, 20)))

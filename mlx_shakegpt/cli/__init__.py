@@ -9,7 +9,20 @@ import click
 
 from .. import __version__
 from ..config import NotReached
-from . import bench, data, demo, export, generate, info, plot, publish, recite, train, verify
+from . import (
+    bench,
+    completion,
+    data,
+    demo,
+    export,
+    generate,
+    info,
+    plot,
+    publish,
+    recite,
+    train,
+    verify,
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -18,7 +31,10 @@ def app() -> None:
     """Makes GPT-2 learn a text by heart, on MLX."""
 
 
-for module in (train, generate, verify, recite, export, demo, publish, data, plot, info, bench):
+COMMANDS = (
+    train, generate, verify, recite, export, demo, publish, data, plot, info, bench, completion,
+)  # fmt: skip
+for module in COMMANDS:
     app.add_command(module.command)
 
 

@@ -1,0 +1,90 @@
+"""The program as a library: what its commands do, without a terminal.
+
+from mlx_shakegpt import generate, load, train, verify
+
+model = train("poem.txt", run="poem", preset="quick")
+print("".join(generate(model, "From fairest")))
+print(verify(model).figures["certified"])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from . import tokenizer
+from .config import VerifyConfig
+from .generation import stream
+from .hub import model_folder
+from .lookup import Lookup
+from .proof import Proof, prove
+from .run import Subject, find_run, of_folder, of_run, open_run
+from .runtime import setup
+from .sampling import Sampling
+from .training import StepReport
+
+
+def load(source: str | Path | None = None, data: str | Path | None = None) -> Subject:
+    """A model with the text that it is to know: a run's by name (None: the one trained last), or
+    that of a folder or hub id in Hugging Face's form. `data` is another text's path.
+
+    Raises ValueError, or FileNotFoundError, where there is none.
+    """
+    setup()
+    text = Path(data) if data else None
+    if source is not None and (Path(source).is_dir() or "/" in str(source)):
+        return of_folder(model_folder(str(source)), text)
+    return of_run(find_run(str(source) if source else None).name, text)
+
+
+def train(
+    data: str | Path | None = None,
+    *,
+    resume: bool = False,
+    checkpoint_every: int = 0,
+    on_step: Callable[[StepReport], Any] = lambda report: None,
+    **asked: Any,
+) -> Subject:
+    """Trains a run to its end, and returns its model with its text (None: Tiny Shakespeare).
+
+    `asked` may have preset, recipe, run, first_line, corpus_tokens, init and any field of
+    TrainConfig. `on_step` gets every step's report; where it raises, or on Ctrl-C, the run can be
+    resumed from its last checkpoint. A run that ends above its target loss is returned as well:
+    `verify` tells what it knows. Raises ValueError for what cannot be had, and TrainingError for
+    losses that are not finite.
+    """
+    given = asked | ({"data": str(data)} if data else {})
+    run = open_run(setup(), given, resume)
+    try:
+        for report in run.follow(checkpoint_every):
+            on_step(report)
+    finally:
+        run.close()
+    return of_run(run.path.name)
+
+
+def generate(
+    model: Subject, prompt: str, max_tokens: int = 200, lookup: bool = True, **sampling: Any
+) -> Iterator[str]:
+    """The continuation of a prompt, piece by piece, in whole characters; greedy unless `sampling`
+    (fields of Sampling: temperature, top_k, top_p, min_p, seed) says otherwise.
+
+    With `lookup`, guesses from the learned text make it faster, and change nothing else. Raises
+    ValueError for an empty prompt.
+    """
+    guesses = Lookup(model.corpus.ids) if lookup else None
+    ids = tokenizer.encode(prompt)
+    made = stream(model.speaker, ids, max_tokens, Sampling(**sampling), guesses)
+    return tokenizer.decode_stream(made)
+
+
+def verify(
+    model: Subject, done: Callable[[str], None] = lambda part: None, **settings: Any
+) -> Proof:
+    """Measures how well a model knows its text: `figures`, with `certified` among them, and
+    `write(folder)` for certificate and map. `settings` are fields of VerifyConfig.
+
+    Raises ValueError for a text that is too short to prove anything.
+    """
+    return prove(model, VerifyConfig(**settings), done)

@@ -1,0 +1,19 @@
+"""`completion`: what a shell needs to complete commands, options and runs."""
+
+from __future__ import annotations
+
+import click
+from click.shell_completion import get_completion_class
+
+WHERE = {"bash": "~/.bashrc", "zsh": "~/.zshrc"}
+
+
+@click.command("completion")
+@click.argument("shell", type=click.Choice(list(WHERE)))
+@click.pass_context
+def command(context: click.Context, shell: str) -> None:
+    """Prints a script for SHELL; in ~/.bashrc or ~/.zshrc: eval "$(shakegpt completion bash)"."""
+    found = get_completion_class(shell)
+    assert found is not None
+    program = context.find_root().command
+    click.echo(found(program, {}, "shakegpt", "_SHAKEGPT_COMPLETE").source())

@@ -1,0 +1,89 @@
+"""The library's door: its names, its types, its examples and its pages."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import POEM, ROOT
+
+import mlx_shakegpt
+from mlx_shakegpt.run import find_run
+from mlx_shakegpt.training import StepReport
+
+
+def example(name):
+    """An example's module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_training_loading_and_speaking_are_one_line_each(poem, tiny_preset):
+    seen = []
+    settings = {"preset": tiny_preset, "run": "p", "steps": 4, "context": 32}
+    model = mlx_shakegpt.train(poem, on_step=seen.append, **settings)
+    assert [type(report) for report in seen] == [StepReport] * 4
+    assert (model.name, model.corpus.name) == ("p", "poem.txt")
+    again = mlx_shakegpt.load("p")
+    assert np.array_equal(again.corpus.ids, model.corpus.ids)
+    said = "".join(mlx_shakegpt.generate(again, "From fairest", 12))
+    assert said == "".join(mlx_shakegpt.generate(model, "From fairest", 12, lookup=False))
+    assert isinstance(model.speaker.model, mlx_shakegpt.GPT)
+    with pytest.raises(ValueError, match="tokens; 200 or more"):
+        mlx_shakegpt.verify(model)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = mlx_shakegpt.nothing
+
+
+def test_the_poem_example_learns_and_says_it(tmp_path, capsys):
+    (tmp_path / "poem.txt").write_text(POEM)
+    example("learn_a_poem").main(str(tmp_path / "poem.txt"))
+    assert capsys.readouterr().out.startswith(POEM[:150])
+
+
+def test_the_watching_example_ends_early_and_can_be_resumed(capsys):
+    module = example("watch_a_training")
+    module.main(6)
+    out = capsys.readouterr().out
+    assert "   6 " in out and "   7 " not in out
+    assert (find_run("watched") / "checkpoints" / "00000005").is_dir()
+
+
+def test_the_checking_example_measures_a_folder(known, tmp_path, capsys):
+    from mlx_shakegpt.export import export
+    from mlx_shakegpt.tokenizer import decode
+
+    export(known.speaker, tmp_path / "model")
+    (tmp_path / "text.txt").write_text(decode(known.ids.tolist()))
+    example("check_a_model").main(str(tmp_path / "model"), str(tmp_path / "text.txt"))
+    out = capsys.readouterr().out
+    assert "em@32,32: 1.000" in out and out.rstrip().endswith("certified")
+
+
+def test_types_hold_for_those_who_use_it(tmp_path):
+    (tmp_path / "use.py").write_text(
+        "from mlx_shakegpt import generate, load, train, verify\n"
+        "model = load('quick')\n"
+        "text: str = ''.join(generate(model, 'O', 5))\n"
+        "certified: dict[str, object] = verify(model).figures\n"
+        "wrong: int = train('poem.txt')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--cache-dir", str(ROOT / ".mypy_cache"), "use.py"],
+        cwd=tmp_path, env=os.environ | {"MYPYPATH": str(ROOT)}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.stdout.count("error:") == 1 and "use.py:5" in done.stdout, done.stdout
+
+
+def test_the_pages_are_built_from_the_docstrings(tmp_path):
+    command = [sys.executable, "-m", "pdoc", "mlx_shakegpt", "mlx_shakegpt.api"]
+    command += ["-o", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "mlx_shakegpt" / "api.html").read_text()
+    assert "Measures how well a model knows its text" in page

@@ -1,0 +1,84 @@
+"""The wheel, away from the checkout: what it installs works, in the user's own folder."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import POEM, ROOT
+
+from mlx_shakegpt import __version__
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """A folder into which the built wheel is installed; its dependencies are this environment's."""
+    folder = tmp_path_factory.mktemp("wheel")
+    copy = folder / "source"
+    shutil.copytree(
+        ROOT, copy,
+        ignore=shutil.ignore_patterns(".*", "data", "weights", "build", "*.egg-info", "docs"),
+    )  # fmt: skip
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "wheel", "--no-deps", "-w", str(folder), str(copy)], check=True)
+    (wheel,) = folder.glob("*.whl")
+    target = folder / "site"
+    subprocess.run([*pip, "install", "--no-deps", "--target", str(target), str(wheel)], check=True)
+    return target
+
+
+@pytest.fixture
+def installed(site, tmp_path, pinned):
+    """Runs the installed program in an empty folder of a user of its own."""
+    own = tmp_path / "share" / "mlx-shakegpt" / "data"
+    own.mkdir(parents=True)
+    for file in pinned:
+        kept = own / file.relative_to(file.parents[0 if file.suffix else 1])
+        kept.parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, kept)
+    away = tmp_path / "away"
+    away.mkdir()
+    environment = {k: v for k, v in os.environ.items() if k != "SHAKEGPT_HOME"}
+    environment |= {"XDG_DATA_HOME": str(tmp_path / "share"), "PYTHONPATH": str(site)}
+
+    def run(*arguments):
+        command = [sys.executable, str(site / "bin" / "shakegpt"), *arguments]
+        return subprocess.run(
+            command, cwd=away, env=environment, capture_output=True, text=True, check=False
+        )
+
+    return run
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the user's data folder is named by XDG here")
+def test_the_wheel_trains_and_speaks_away_from_the_checkout(installed, tmp_path):
+    told = installed("--version")
+    assert told.stdout.split() == ["shakegpt,", "version", __version__]
+    (tmp_path / "away" / "poem.txt").write_text(POEM)
+    options = ["--data", "poem.txt", "--run", "p", "--steps", "2", "--context", "16"]
+    trained = installed("train", "--preset", "quick", *options)
+    assert trained.returncode == 1 and "Target not reached" in trained.stdout, trained.stderr
+    assert (tmp_path / "share" / "mlx-shakegpt" / "weights" / "p" / "model.safetensors").exists()
+    spoken = installed("generate", "From", "--max-tokens", "5")
+    assert spoken.returncode == 0 and spoken.stdout.startswith("From")
+    assert [p.name for p in (tmp_path / "away").iterdir()] == ["poem.txt"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_a_shell_completes_commands(shakegpt, shell):
+    script = shakegpt("completion", shell)
+    assert script.code == 0 and f"_SHAKEGPT_COMPLETE={shell}_complete" in script.out
+    if shutil.which(shell) is None:
+        pytest.skip(f"there is no {shell} to read it")
+    done = subprocess.run(
+        [shell, "-n"], input=script.out, text=True, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    environment = os.environ | {"_SHAKEGPT_COMPLETE": f"{shell}_complete"}
+    environment |= {"COMP_WORDS": "shakegpt ver", "COMP_CWORD": "1"}
+    code = "import sys; sys.argv = ['shakegpt']; from mlx_shakegpt.cli import app; app()"
+    offered = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert "verify" in offered.stdout and "train" not in offered.stdout
