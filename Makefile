@@ -20,13 +20,13 @@ train: .venv/installed
 	$(BIN)/python cli.py generate "ROMEO:"
 
 test: .venv/installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 bench: .venv/installed-test
 	$(BIN)/python benchmarks/training.py --rounds 1

@@ -5,10 +5,11 @@ python examples/learn_a_poem.py poem.txt
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from mlx_shakegpt import generate, train
 
-SETTINGS = {"batch_size": 1, "context": 64, "short_context": 0, "epochs": 120.0}
+SETTINGS: dict[str, Any] = {"batch_size": 1, "context": 64, "short_context": 0, "epochs": 120.0}
 
 
 def main(path: str) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
 os.environ.setdefault("MLX_ENABLE_TF32", "0")  # before MLX is imported: parity needs all of fp32
 
 from mlx_shakegpt import assets, files, runtime

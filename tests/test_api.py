@@ -1,7 +1,6 @@
 """The library's door: its names, its types, its examples and its pages."""
 
 import importlib.util
-import os
 import subprocess
 import sys
 
@@ -62,22 +61,6 @@ def test_the_checking_example_measures_a_folder(known, tmp_path, capsys):
     example("check_a_model").main(str(tmp_path / "model"), str(tmp_path / "text.txt"))
     out = capsys.readouterr().out
     assert "em@32,32: 1.000" in out and out.rstrip().endswith("certified")
-
-
-def test_types_hold_for_those_who_use_it(tmp_path):
-    (tmp_path / "use.py").write_text(
-        "from mlx_shakegpt import generate, load, train, verify\n"
-        "model = load('quick')\n"
-        "text: str = ''.join(generate(model, 'O', 5))\n"
-        "certified: dict[str, object] = verify(model).figures\n"
-        "wrong: int = train('poem.txt')\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--cache-dir", str(ROOT / ".mypy_cache"), "use.py"],
-        cwd=tmp_path, env=os.environ | {"MYPYPATH": str(ROOT)}, capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
-    assert done.stdout.count("error:") == 1 and "use.py:5" in done.stdout, done.stdout
 
 
 def test_the_pages_are_built_from_the_docstrings(tmp_path):

@@ -1,7 +1,11 @@
+import os
+import subprocess
+import sys
+
 import mlx.core as mx
 import numpy as np
 import pytest
-from conftest import POEM, TINY, tiny_training
+from conftest import POEM, ROOT, TINY, tiny_training
 
 from mlx_shakegpt.config import ModelConfig
 from mlx_shakegpt.corpus import Vocabulary
@@ -90,3 +94,31 @@ def test_a_small_model_learns_a_text_by_heart():
     reports = list(t.run())
     final = [r.evaluation for r in reports if r.evaluation][-1]
     assert t.state.reached and final.nll < 0.1 and final.accuracy > 0.97
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2, reason="one core has one lane"
+)
+def test_two_lanes_score_as_one_does():
+    code = (
+        "import numpy as np\n"
+        "from mlx_shakegpt.runtime import lanes, setup\n"
+        "setup()\n"
+        "from conftest import opinionated\n"
+        "from mlx_shakegpt.memory.nll import token_scores\n"
+        "ids = np.random.default_rng(0).integers(0, 50257, 700)\n"
+        "with lanes() as streams: print(len(streams))\n"
+        "print(*token_scores(opinionated(64).model, ids, 64).nll)\n"
+    )
+    said = []
+    for threads in "12":
+        environment = os.environ | {"OPENBLAS_NUM_THREADS": threads}
+        environment["PYTHONPATH"] = f"{ROOT}:{ROOT / 'tests'}"
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True,
+            check=True,
+        )  # fmt: skip
+        count, _, numbers = done.stdout.partition("\n")
+        said.append(np.array(numbers.split(), float))
+        assert int(count) == int(threads)
+    assert len(said[0]) == 699 and np.abs(said[0] - said[1]).max() < 1e-4

@@ -96,9 +96,11 @@ def _speaking(subject: Subject) -> Any:
         import gradio as gr
 
         # The browser's bounds are not those of whoever asks the server directly.
-        prompt = str(prompt or "")[:LONGEST_PROMPT]
-        if not prompt:
-            raise gr.Error("Give at least one character to go on from.")
+        prompt = str(prompt or "")
+        if not 0 < len(prompt) <= LONGEST_PROMPT:
+            raise gr.Error(
+                f"Give at least one character to go on from, at most {LONGEST_PROMPT:,}."
+            )
         try:
             sampling = Sampling(temperature=float(temperature), top_k=int(top_k))
             most = min(max(int(tokens), 1), MOST_TOKENS)
