@@ -6,6 +6,7 @@ Safetensors only. Every file is checked against what the model expects before ML
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -90,12 +91,11 @@ def weights_files(folder: Path) -> tuple[Path, ...]:
     shards = read_json(folder / INDEX).get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise ValueError(f"{folder / INDEX} is damaged: it has no weight_map")
-    names = set(shards.values())
-    for name in names:
+    for name in shards.values():
         plain = isinstance(name, str) and Path(name).name == name
         if not plain or not name.endswith(".safetensors"):
             raise ValueError(f"{folder / INDEX} names a file outside its folder: {name!r}")
-    return tuple(folder / name for name in sorted(names))
+    return tuple(folder / name for name in sorted(set(shards.values())))
 
 
 def weights_hash(files: tuple[Path, ...]) -> str:
@@ -129,17 +129,18 @@ def learned_text(folder: Path) -> dict[str, Any] | None:
 
 def _must_encode_as_gpt2(folder: Path) -> None:
     """Raises ValueError where the folder brings another tokenizer than GPT-2's."""
-    own = json.loads(assets.ensure(assets.GPT2_VOCABULARY).read_text(encoding="utf-8"))
-    tables = {
-        "vocab.json": lambda data: data,
-        "tokenizer.json": lambda data: data["model"]["vocab"],
-    }
-    for name, table in tables.items():
-        if not (path := folder / name).is_file():
+    for name in ("vocab.json", "tokenizer.json"):
+        path = folder / name
+        if not path.is_file() or sha256(path) == assets.GPT2_VOCABULARY.sha256:
             continue
-        try:
-            same = table(read_json(path)) == own
-        except (KeyError, TypeError):
-            same = False
-        if not same:
+        table: Any = read_json(path)
+        if name == "tokenizer.json":
+            model = table.get("model")
+            table = model.get("vocab") if isinstance(model, dict) else None
+        if table != _gpt2_vocabulary():
             raise ValueError(f"{path} is not GPT-2's encoding; its ids would mean other tokens")
+
+
+@cache
+def _gpt2_vocabulary() -> dict[str, int]:
+    return json.loads(assets.ensure(assets.GPT2_VOCABULARY).read_text(encoding="utf-8"))
