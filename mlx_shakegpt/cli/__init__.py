@@ -29,6 +29,8 @@ from . import (
 @click.version_option(__version__, prog_name="shakegpt")
 def app() -> None:
     """Makes GPT-2 learn a text by heart, on MLX."""
+    if os.environ.get("NO_COLOR"):
+        click.get_current_context().color = False  # and so that of every command
 
 
 COMMANDS = (
