@@ -1,7 +1,8 @@
 # make train: from nothing to a model that recites; make test: the whole suite. Neither asks anything.
 PYTHON ?= python3
 BIN := .venv/bin
-PAGES := mlx_shakegpt $(addprefix mlx_shakegpt.,api config sampling run training generation proof weights export)
+PAGES := $(addprefix mlx_shakegpt., \
+	api model config sampling run training generation proof weights export)
 
 .PHONY: help setup train test check bench docs clean
 

@@ -1,10 +1,12 @@
 """The program as a library: what its commands do, without a terminal.
 
+```python
 from mlx_shakegpt import generate, load, train, verify
 
 model = train("poem.txt", run="poem", preset="quick")
 print("".join(generate(model, "From fairest")))
 print(verify(model).figures["certified"])
+```
 """
 
 from __future__ import annotations
