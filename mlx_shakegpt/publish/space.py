@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
@@ -49,8 +50,7 @@ def requirements() -> list[str]:
 
     linux = {"sys_platform": "linux", "platform_system": "Linux"}
     found = []
-    for line in metadata.requires("mlx-shakegpt") or []:
-        need = Requirement(line)
+    for need in map(Requirement, _dependencies()):
         # A dependency is for everyone, for everyone on Linux, or for the demo; not for tests.
         if need.marker and not need.marker.evaluate(linux | {"extra": "demo"}):
             continue
@@ -60,6 +60,16 @@ def requirements() -> list[str]:
         except metadata.PackageNotFoundError:
             found.append(f"{need.name}{extras}{need.specifier}")
     return found
+
+
+def _dependencies() -> list[str]:
+    """The dependencies that the checkout tells, which its installation may lag behind; without one
+    those that the installation tells."""
+    project = PACKAGE.parent / "pyproject.toml"
+    if not project.is_file():
+        return metadata.requires("mlx-shakegpt") or []
+    told = tomllib.loads(project.read_text())["project"]
+    return [*told["dependencies"], *told["optional-dependencies"]["demo"]]
 
 
 def serve_space(folder: Path) -> None:
