@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,6 +174,13 @@ def tiny_preset(monkeypatch):
     changes = {"batch_size": 4, "context": 32, "short_context": 16, "lr": 3e-3, "warmup_steps": 5}
     monkeypatch.setitem(PRESETS, "tiny", Preset(TINY, Passage(tokens=400), changes))
     return "tiny"
+
+
+def free_port():
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 ROOT = Path(files.__file__).parent.parent

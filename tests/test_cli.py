@@ -310,7 +310,7 @@ def test_a_run_that_diverges_ends_with_one_line_and_exit_1(shakegpt, poem, tiny_
 def test_a_training_that_cannot_fit_is_refused_with_one_that_can(
     shakegpt, poem, home, monkeypatch, free, way
 ):
-    monkeypatch.setattr("mlx_shakegpt.runtime.free_bytes", lambda: free)
+    monkeypatch.setattr("mlx_shakegpt.run.opening.free_bytes", lambda: free)
     options = ["--preset", "gpt2-124m", "--data", poem, "--batch-size", 64, "--context", 64]
     result = shakegpt("train", *options)
     assert result.code == 2 and result.err.count("Error: ") == 1

@@ -1,14 +1,13 @@
 """The exported folder in the programs that it is for."""
 
 import json
-import socket
 import subprocess
 import sys
 
 import mlx.core as mx
 import numpy as np
 import pytest
-from conftest import TINY
+from conftest import TINY, free_port
 
 from mlx_shakegpt import tokenizer
 from mlx_shakegpt.corpus import Vocabulary
@@ -155,9 +154,7 @@ def test_a_folder_that_does_not_reload_as_the_same_model_never_appears(
 def test_a_server_of_mlx_lm_answers_the_openai_client(speaker, folder):
     from openai import OpenAI
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "mlx_lm", "server", "--model", str(folder)]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     ids = tokenizer.encode(PROMPT)

@@ -2,16 +2,18 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
-import urllib.request
 
 import pytest
+from conftest import ROOT, free_port
 
 from mlx_shakegpt.cli.publish import command as publish_command
 from mlx_shakegpt.publish.space import requirements
 from mlx_shakegpt.weights import speaker_from_hf
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+from space import ask
 
 
 @pytest.fixture(scope="module")
@@ -57,23 +59,14 @@ def test_the_space_speaks_without_the_checkout(published):
     space = published / "space"
     head = (space / "README.md").read_text()
     assert 'sdk: "gradio"' in head and 'app_file: "app.py"' in head
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("SHAKE", "PYTHONPATH"))}
-    environment |= {"GRADIO_SERVER_PORT": str(port)}
+    environment |= {"GRADIO_SERVER_PORT": str(free_port())}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     command = [sys.executable, "app.py"]
     with subprocess.Popen(command, cwd=space, env=environment, **pipes) as process:
         said = process.stdout.readline()
         assert "speaks at" in said, said + process.stdout.read()
-        address = f"http://127.0.0.1:{port}/gradio_api/call/say"
-        body = json.dumps({"data": ["First Citizen:", 20, 0, 0]}).encode()
-        request = urllib.request.Request(address, body, {"content-type": "application/json"})
-        with urllib.request.urlopen(request, timeout=60) as response:
-            event = json.load(response)["event_id"]
-        with urllib.request.urlopen(f"{address}/{event}", timeout=120) as response:
-            heard = response.read().decode()
+        heard = ask(said.split()[-1].rstrip("/"), "First Citizen:", 20)
         process.terminate()
     assert "Before we proceed any further, hear me speak." in heard and "<mark" in heard
 
