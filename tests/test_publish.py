@@ -4,12 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 from conftest import ROOT, free_port
 
 from mlx_shakegpt.cli.publish import command as publish_command
-from mlx_shakegpt.publish.space import requirements
+from mlx_shakegpt.publish.space import _readme, requirements
 from mlx_shakegpt.weights import speaker_from_hf
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -75,6 +76,16 @@ def test_the_space_needs_what_the_program_and_its_demo_need():
     names = {line.partition("==")[0].partition("[")[0] for line in requirements()}
     assert {"mlx", "mlx-lm", "tiktoken", "numpy", "gradio", "rapidfuzz"} <= names
     assert not {"torch", "pytest", "wandb"} & names
+
+
+def test_a_space_can_be_written_where_gradio_is_not_installed(monkeypatch):
+    def missing(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", missing)
+    assert "gradio>=6.31" in requirements()
+    head = _readme("someone/romeo").split("---")[1]
+    assert 'sdk: "gradio"' in head and "sdk_version" not in head
 
 
 def test_without_a_token_it_says_how_to_get_one(shakegpt, monkeypatch, tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..config import VerifyConfig
 from ..export import export
+from ..files import must_be_empty
 from ..proof import prove
 from ..run import CURVE, of_folder, of_run, read_config
 from .card import model_card
@@ -37,8 +38,7 @@ def publish(
     With `settings` the exported model is verified, and its certificate lies beside it. Raises
     ValueError where the folder is not empty or the run cannot be exported.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} exists and is not an empty folder; choose another with --to")
+    must_be_empty(folder)
     subject = of_run(run)
     config = read_config(subject.folder)
     model = folder / "model"

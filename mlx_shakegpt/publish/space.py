@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import tomllib
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from .. import assets, files
 from ..corpus import Corpus
@@ -88,18 +90,11 @@ def serve_space(folder: Path) -> None:
 
 def _readme(repo: str) -> str:
     name = repo.rpartition("/")[2]
-    head = front_matter(
-        {
-            "title": name,
-            "emoji": "🎭",
-            "sdk": "gradio",
-            "sdk_version": metadata.version("gradio"),
-            "python_version": "3.11",
-            "app_file": "app.py",
-            "models": [repo],
-        }
-    )
-    return f"{head}\n{name} recites its text. It runs on any CPU: `python app.py`.\n"
+    told: dict[str, Any] = {"title": name, "emoji": "🎭", "sdk": "gradio", "python_version": "3.11"}
+    told |= {"app_file": "app.py", "models": [repo]}
+    with suppress(metadata.PackageNotFoundError):  # to write a Space takes no gradio
+        told["sdk_version"] = metadata.version("gradio")
+    return f"{front_matter(told)}\n{name} recites its text. It runs on any CPU: `python app.py`.\n"
 
 
 def _link(source: str, target: str) -> None:
