@@ -21,7 +21,7 @@ from .generation import stream
 from .hub import model_folder
 from .lookup import Lookup
 from .proof import Proof, prove
-from .run import Subject, find_run, of_folder, of_run, open_run
+from .run import Subject, of_folder, of_run, open_run
 from .runtime import setup
 from .sampling import Sampling
 from .training import StepReport
@@ -37,7 +37,7 @@ def load(source: str | Path | None = None, data: str | Path | None = None) -> Su
     text = Path(data) if data else None
     if source is not None and (Path(source).is_dir() or "/" in str(source)):
         return of_folder(model_folder(str(source)), text)
-    return of_run(find_run(str(source) if source else None).name, text)
+    return of_run(str(source) if source else None, text)
 
 
 def train(

@@ -21,7 +21,7 @@ import numpy as np
 
 from . import assets, tokenizer
 from .config import ModelConfig, NotReached
-from .files import sync
+from .files import must_be_empty, sync
 from .tensors import save_tensors
 from .tokenizer import END_OF_TEXT
 from .trees import flat
@@ -52,8 +52,7 @@ def export(
     it has proved good. Raises ValueError where it exists and is not empty, or the model's width
     does not allow quantisation; ExportError where the comparison fails.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} exists and is not an empty folder; choose another with --to")
+    must_be_empty(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     writing = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:

@@ -49,6 +49,12 @@ def sha256(data: bytes | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def must_be_empty(folder: Path) -> None:
+    """Raises ValueError where a folder to be written holds something already."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} exists and is not an empty folder; choose another with --to")
+
+
 def sync(path: Path) -> None:
     """Forces a file, or a folder's entries, to the disk."""
     handle = os.open(path, os.O_RDONLY)

@@ -36,15 +36,11 @@ PRESETS: dict[str, Preset] = {
     ),
     "gpt2-124m": Preset(ModelConfig(n_layer=12, n_head=12, n_embd=768), Passage(), {}),
     "gpt2-152m": Preset(ModelConfig(n_layer=16, n_head=12, n_embd=768), Passage(), {}),
+    # The larger sizes of GPT-2 (Radford et al., 2019, table 2).
+    "gpt2-medium": Preset(ModelConfig(n_layer=24, n_head=16, n_embd=1024), Passage(), {}),
+    "gpt2-large": Preset(ModelConfig(n_layer=36, n_head=20, n_embd=1280), Passage(), {}),
+    "gpt2-xl": Preset(ModelConfig(n_layer=48, n_head=25, n_embd=1600), Passage(), {}),
 }
-
-# The larger sizes of GPT-2 (Radford et al., 2019, table 2).
-for _name, _shape in {
-    "gpt2-medium": (24, 16, 1024),
-    "gpt2-large": (36, 20, 1280),
-    "gpt2-xl": (48, 25, 1600),
-}.items():
-    PRESETS[_name] = Preset(ModelConfig(*_shape), Passage(), {})
 
 RECIPES: dict[str, TrainConfig] = {
     # Short windows learn fastest; whole ones teach the later positions; the fall makes it stick.
