@@ -27,7 +27,7 @@ import common
 from mlx_shakegpt import report
 
 SLOW = 5.0  # seconds for one file of some kilobytes
-MEMORY = 200_000_000  # bytes that reading thousands of them may add
+MEMORY = 100_000_000  # bytes that reading thousands of them may add
 ABSURD = (
     0, -1, 1, 2**31, 2**63, 2**64, 10**30, 1.5, 1e308, True, None, "", "0", "F32",
     "../../etc/passwd", "/dev/zero", "\x00", [], [0], [-1], [2**62, 4], {}, {"": {}},

@@ -106,6 +106,9 @@ class GPT(nn.Module):
         self.wpe = nn.Embedding(config.n_positions, config.n_embd)
         self.h = [Block(config) for _ in range(config.n_layer)]
         self.ln_f = LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        # The layers drew their weights from MLX's random state, which only a computed draw would
+        # settle: models whose weights are replaced at once would leave an ever longer chain.
+        mx.eval(mx.random.state[0])
 
     @property
     def layers(self) -> list[Block]:

@@ -94,6 +94,18 @@ def test_positions_beyond_the_table_are_refused():
         model(mx.zeros((1, 5), mx.int32), cache)
 
 
+def test_models_that_are_made_leave_nothing_behind_in_the_random_state(tmp_path):
+    def graph():
+        mx.export_to_dot(str(tmp_path / "graph"), mx.random.state[0])
+        return (tmp_path / "graph").read_text()
+
+    GPT(TINY)
+    before = graph().count("\n")
+    for _ in range(5):
+        GPT(TINY)
+    assert graph().count("\n") == before
+
+
 def test_initial_weights_are_those_of_gpt2():
     config = ModelConfig(n_layer=8, n_head=2, n_embd=128, n_positions=64)
     weights = {k: np.array(v) for k, v in flat(seeded(config).parameters()).items()}
