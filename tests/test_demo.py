@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
@@ -13,9 +14,11 @@ from contextlib import contextmanager
 import pytest
 from conftest import ROOT, free_port
 
+from mlx_shakegpt import demo
 from mlx_shakegpt.demo.limits import LARGEST_REQUEST, LONGEST_PROMPT, MOST_TOKENS
 from mlx_shakegpt.demo.marked import marked, plain
 from mlx_shakegpt.memory.spans import Source
+from mlx_shakegpt.run import of_run
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -99,6 +102,37 @@ def test_a_visitor_is_told_of_an_empty_prompt_and_writes_no_html(page, browser):
     tab.click("#speak")
     tab.wait_for_selector("#said .told")
     assert tab.inner_text("#said").startswith("zzz<b>qq</b>")
+
+
+def test_a_visitor_stops_the_model(home, known_run, browser, monkeypatch):
+    module = sys.modules["mlx_shakegpt.demo.page"]
+    real, made = module.stream, []
+
+    def slowly(*arguments):  # a large model, on which a visitor may lose patience
+        for token in real(*arguments):
+            time.sleep(0.1)
+            made.append(token)
+            yield token
+
+    monkeypatch.setattr(module, "stream", slowly)
+    blocks = demo.serve(of_run("known"), port=free_port())
+    try:
+        tab = browser.new_page()
+        tab.goto(blocks.local_url)
+        for beginning in ("First Citizen:", "Speak,"):
+            made.clear()
+            tab.fill("#prompt textarea", beginning)
+            tab.click("#speak")
+            tab.wait_for_function("document.querySelector('#said').innerText.length > 25")
+            tab.click("#stop")
+            deadline, heard = time.monotonic() + 20, -1
+            while len(made) != heard and time.monotonic() < deadline:
+                heard = len(made)
+                time.sleep(1)
+            assert 0 < len(made) == heard < 100, "it went on"
+            assert tab.query_selector("#said .told") is None  # which stands at a text's end
+    finally:
+        blocks.close()
 
 
 def ask(page, body):
