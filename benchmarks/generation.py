@@ -122,7 +122,7 @@ def learn(folder: Path, steps: int) -> dict[str, list[int]]:
     loss = 9.0
     for number in range(steps):
         rate = config.lr * min(1.0, (number + 1) / 10, (steps - number) / (steps / 3))
-        loss = step(batch, rate)[0]
+        loss = step(batch, rate).loss
         mx.eval(loss)
     click.echo(f"Learned {LEARNED} tokens in {steps} steps, to {float(loss):.4f} nats.", err=True)
     speaker = Speaker(trainer.model, trainer.vocabulary, preset("gpt2-124m").model.n_positions)

@@ -57,16 +57,19 @@ def memory_bytes(
     return 16 * trained + kept * (2 if low else 4) + 4 * ahead + PROGRAM_BYTES
 
 
-def must_fit(model: ModelConfig, config: TrainConfig, rows: int, on_cpu: bool, free: int) -> None:
-    """Raises ValueError where training takes more than `free` bytes, with what would fit."""
-    need = memory_bytes(model, config, rows, on_cpu)
+def must_fit(
+    model: ModelConfig, config: TrainConfig, rows: int, on_cpu: bool, free: int, ranks: int = 1
+) -> None:
+    """Raises ValueError where training takes more than `free` bytes in each of so many ranks, with
+    what would fit."""
+    size = -(-config.batch_size // ranks)
+    need = memory_bytes(model, config, rows, on_cpu, size)
     if need <= free:
         return
-    size = config.batch_size
     while size > 1 and memory_bytes(model, config, rows, on_cpu, size) > free:
         size //= 2
     least = memory_bytes(model, config, rows, on_cpu, size)
-    way = f"use --batch-size {size} ({least / 1e9:.1f} GB)"
+    way = f"use --batch-size {size * ranks} ({least / 1e9:.1f} GB)"
     if least > free:
         way = "close other programs, or train a smaller --preset"
     raise ValueError(

@@ -108,7 +108,7 @@ class GPT(nn.Module):
         self.ln_f = LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         # The layers drew their weights from MLX's random state, which only a computed draw would
         # settle: models whose weights are replaced at once would leave an ever longer chain.
-        mx.eval(mx.random.state[0])
+        mx.eval(mx.random.state[0])  # type: ignore[index]
 
     @property
     def layers(self) -> list[Block]:

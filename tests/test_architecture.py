@@ -11,7 +11,7 @@ from conftest import ROOT
 PACKAGE = ROOT / "mlx_shakegpt"
 # Each may import what stands before it.
 ORDER = [
-    "options", "ids", "config", "presets", "sampling", "files", "hub", "runtime", "trees",
+    "options", "ids", "config", "presets", "sampling", "files", "hub", "runtime", "ranks", "trees",
     "assets", "tokenizer", "corpus", "windows", "ops", "model", "optim", "training", "tensors",
     "weights", "lookup", "generation", "memory", "checkpoint", "report", "sinks", "pictures",
     "estimate", "run", "proof", "export", "api", "measure", "demo", "publish", "cli",

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import click
@@ -14,6 +15,7 @@ import click
 from ..config import TrainConfig
 from ..presets import PRESETS, RECIPES
 from .common import downloads, emit, json_option, note, options, prepare
+from .ranks import joined, silent
 
 TRAIN_OPTIONS = (
     "epochs", "steps", "batch_size", "context", "short_context", "grow", "lr", "end_lr",
@@ -57,35 +59,50 @@ LINES_EVERY = 10  # steps between log lines where there is no terminal
     "--report-to", type=click.Choice(["tensorboard", "wandb"]), multiple=True,
     help="Where loss, rate and norm also go; may be given twice.",
 )  # fmt: skip
+@click.option(
+    "--rank-timeout", type=click.FloatRange(1), default=300.0, show_default=True,
+    metavar="SECONDS", help="Under mlx.launch: how long a rank waits for the others.",
+)  # fmt: skip
 @json_option
 def command(
     as_json: bool, resume: bool, checkpoint_every: int | None, report_to: tuple[str, ...],
-    **given: Any,
+    rank_timeout: float, **given: Any,
 ) -> int:  # fmt: skip
-    """Trains until the whole text's loss is below the target; exits 1 if it ends before."""
+    """Trains until the whole text's loss is below the target; exits 1 if it ends before.
+
+    Under mlx.launch or mpirun, every rank computes its share of each batch.
+    """
     started = time.perf_counter()
     runtime = prepare()
-    from ..run import open_run
+    from ..run import open_together
     from ..sinks import open_sinks
 
     settings = {name: value for name, value in given.items() if value is not None}
-    with downloads() as progress:
-        run = open_run(runtime, settings, resume, note, progress)
-    try:
-        step, config = run.trainer.state.step, run.trainer.config.to_json()
-        sinks = open_sinks(report_to, run.path, config, step, note)
-        with _interrupts(run) as interrupted, _display(run) as show, closing(sinks):
-            for report in run.follow(checkpoint_every or 0):
-                sinks.log(report)
-                with suppress(OSError):  # a reader that left must not end the training
-                    show(report)
-        return _outcome(run, bool(interrupted), time.perf_counter() - started, as_json)
-    finally:
-        run.close()
+    with joined(runtime, rank_timeout) as ranks:
+        first = ranks.rank == 0
+        tell = note if first else silent
+        if ranks.size > 1:
+            tell(f"Training on {ranks.size} ranks, through {runtime.launch.backend}.")
+        with downloads() as progress:
+            run = open_together(runtime, settings, resume, tell, progress, ranks)
+        try:
+            step, config = run.trainer.state.step, run.trainer.config.to_json()
+            sinks = open_sinks(report_to if first else (), run.path, config, step, tell)
+            with _interrupts(run, tell) as interrupted, _display(run) as show, closing(sinks):
+                for report in run.follow(checkpoint_every or 0):
+                    sinks.log(report)
+                    with suppress(OSError):  # a reader that left must not end the training
+                        show(report)
+            ranks.close()
+            show_result = emit if first else silent
+            seconds = time.perf_counter() - started
+            return _outcome(run, bool(interrupted), seconds, partial(show_result, as_json))
+        finally:
+            run.close()
 
 
 @contextmanager
-def _interrupts(run: Any) -> Iterator[list[int]]:
+def _interrupts(run: Any, tell: Any) -> Iterator[list[int]]:
     """The first interrupt finishes the step and saves; a second one leaves at once."""
     seen: list[int] = []
 
@@ -97,7 +114,7 @@ def _interrupts(run: Any) -> Iterator[list[int]]:
         if number == signal.SIGHUP:  # the terminal is gone, and writing to it would fail
             for stream in (1, 2):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
-        note("Finishing this step and saving; once more to leave at once.")
+        tell("Finishing this step and saving; once more to leave at once.")
 
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, handle) for number in signals}
@@ -115,6 +132,9 @@ def _display(run: Any) -> Iterator[Any]:
 
     from .. import report as text
 
+    if run.trainer.ranks.rank:
+        yield silent
+        return
     console = Console(stderr=True)
     state = run.trainer.state
     if state.step < state.total and not run.trainer.gpu:
@@ -152,8 +172,8 @@ def _display(run: Any) -> Iterator[Any]:
         yield draw
 
 
-def _outcome(run: Any, interrupted: bool, seconds: float, as_json: bool) -> int:
-    """Prints how the run stands; returns the exit code."""
+def _outcome(run: Any, interrupted: bool, seconds: float, show: Any) -> int:
+    """Shows how the run stands, as JSON's content and as text; returns the exit code."""
     state, config = run.trainer.state, run.trainer.config
     last = state.evaluations[-1] if state.evaluations else {"nll": None, "complete": False}
     nll = last["nll"]
@@ -172,15 +192,15 @@ def _outcome(run: Any, interrupted: bool, seconds: float, as_json: bool) -> int:
     name = f"run {run.path.name!r} after {state.step} steps ({result['tokens']:,} tokens)"
     if not over:
         way = f"python cli.py train --resume --run {run.path.name}"
-        emit(as_json, result, f"Stopped {name}; go on with: {way}")
+        show(result, f"Stopped {name}; go on with: {way}")
         return 130 if interrupted else 1
     about = "" if last["complete"] else "about "
     loss = f"whole-text loss {about}{nll:.4f}, target {config.target_loss:g}"
     if state.reached:
-        emit(as_json, result, f"Target reached: {name}, {loss}.")
+        show(result, f"Target reached: {name}, {loss}.")
         return 0
     way = "start another --run with more --epochs"
     if config.stop == "batch" and state.recent[-1] < config.target_loss:
         way = f"its last batch's was {state.recent[-1]:.4f}, which proves nothing"
-    emit(as_json, result, f"Target not reached: {name}, {loss}; {way}.")
+    show(result, f"Target not reached: {name}, {loss}; {way}.")
     return 1

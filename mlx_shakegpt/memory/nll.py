@@ -18,6 +18,7 @@ import numpy as np
 from .. import ops
 from ..corpus import Vocabulary
 from ..model import GPT
+from ..ranks import ALONE, Ranks
 from ..runtime import lanes
 from ..training import Evaluation
 
@@ -39,6 +40,7 @@ def whole_text_nll(
     context: int,
     vocabulary: Vocabulary | None = None,
     target: float | None = None,
+    ranks: Ranks = ALONE,
 ) -> Evaluation:
     """Mean nats a token over a text, each token but the first scored once.
 
@@ -46,13 +48,14 @@ def whole_text_nll(
     of it), so every later token has at least context / 2 tokens before it. With `vocabulary`, the
     model's rows are closed ones. With `target`, scoring ends as soon as the mean over the whole
     text cannot be below it any more, as no token scores less than 0; the mean of what was scored,
-    windows spread over the text, then stands for the whole.
+    windows spread over the text, then stands for the whole. `ranks` share the windows.
     """
     total = hits = scored = 0.0
-    for _, scores in _scored_windows(model, ids, context, vocabulary):
-        total += float(scores.nll.sum(dtype=np.float64))
-        hits += float(scores.hit.sum())
-        scored += len(scores.nll)
+    rounds = -(-len(_chosen(len(ids), context)) // ranks.size)
+    mine = _scored_windows(model, ids, context, vocabulary, ranks.rank, ranks.size)
+    for _ in range(rounds):
+        for nll, hit, count in ranks.gather(_sums(next(mine, None))):
+            total, hits, scored = total + nll, hits + hit, scored + count
         if target and scored >= SAMPLE_AT_LEAST and total > target * (len(ids) - 1):
             break
     return Evaluation(
@@ -62,6 +65,14 @@ def whole_text_nll(
         tokens=int(scored),
         complete=scored == len(ids) - 1,
     )
+
+
+def _sums(found: tuple[np.ndarray, Scores] | None) -> list[float]:
+    if found is None:  # a last round has not always windows for all ranks
+        return [0.0, 0.0, 0]
+    _, scores = found
+    nll, hit = scores.nll.sum(dtype=np.float64), scores.hit.sum()
+    return [float(nll), float(hit), len(scores.nll)]
 
 
 def token_scores(
@@ -135,13 +146,24 @@ def _batches(n: int, size: int) -> Iterator[np.ndarray]:
     yield np.zeros(1, int)
 
 
+def _chosen(n: int, context: int) -> list[np.ndarray]:
+    """The windows of a text of `n` tokens, in batches, spread over it."""
+    return list(_batches(len(_windows(n, context)[0]), max(1, TOKENS_AT_ONCE // context)))
+
+
 def _scored_windows(
-    model: GPT, ids: np.ndarray, context: int, vocabulary: Vocabulary | None
+    model: GPT,
+    ids: np.ndarray,
+    context: int,
+    vocabulary: Vocabulary | None,
+    offset: int = 0,
+    stride: int = 1,
 ) -> Iterator[tuple[np.ndarray, Scores]]:
-    """Places in the text, (n,), and their scores, window after window, spread over the text."""
+    """Places in the text, (n,), and their scores, window after window, spread over the text;
+    those of every `stride`-th batch from `offset` on."""
     rows = vocabulary.close(ids) if vocabulary else ids
     starts, first = _windows(len(ids), context)
-    chosen = list(_batches(len(starts), max(1, TOKENS_AT_ONCE // context)))
+    chosen = _chosen(len(ids), context)[offset::stride]
     lengths = [context - int(first[part].min()) for part in chosen]  # scored positions, at most
     batches = (
         (last, rows[starts[part, None] + np.arange(context + 1)])

@@ -15,12 +15,14 @@ from .opening import open_run
 from .pretrained import Pretrained, pretrained
 from .session import Run
 from .subject import Subject, of_folder, of_run
+from .together import Member, open_together
 
 __all__ = [
     "CONFIG",
     "CURVE",
     "LOG",
     "METRICS",
+    "Member",
     "Pretrained",
     "Run",
     "Subject",
@@ -30,6 +32,7 @@ __all__ = [
     "of_folder",
     "of_run",
     "open_run",
+    "open_together",
     "pretrained",
     "read_config",
     "run_path",

@@ -14,6 +14,7 @@ from .. import assets, estimate
 from ..config import ModelConfig, Passage, TrainConfig
 from ..corpus import Corpus, Vocabulary
 from ..presets import PRESETS, preset, preset_like, recipe
+from ..ranks import ALONE, Ranks
 from ..runtime import Runtime, free_bytes
 from .folder import CONFIG, read_config, run_path
 from .pretrained import pretrained
@@ -31,8 +32,11 @@ def open_run(
     resume: bool = False,
     tell: Tell = lambda line: None,
     progress: Progress | None = None,
+    ranks: Ranks = ALONE,
+    agree: Callable[[Run], None] = lambda run: None,
 ) -> Run:
-    """The run to follow: new, or with `resume` the one of that name, if it exists.
+    """The run to follow: new, or with `resume` the one of that name, if it exists. Before anything
+    of it is written, `agree` may refuse it by a ValueError; `ranks` are to share its work.
 
     `asked` may have preset, recipe, run (a name), data (a path), first_line, corpus_tokens, init (a
     folder or hub id) and any field of TrainConfig. Raises ValueError, or OSError, for what cannot
@@ -45,7 +49,7 @@ def open_run(
         tell(f"Preset {name}, the default on a {runtime.device.upper()}.")
     path = run_path(given.pop("run", Path(init).name if init else name))
     if resume and (path / CONFIG).exists():
-        return _resumed(runtime, path, asked, tell, progress)
+        return _resumed(runtime, path, asked, tell, progress, ranks, agree)
     start = pretrained(init) if init else None
     if start:
         shape = preset_like(start.model.config) or CUSTOM
@@ -62,42 +66,56 @@ def open_run(
     given.setdefault("dtype", runtime.dtype)
     config = recipe(recipe_name, name if name in PRESETS else None, **given)
     model = start.model.config if start else preset(name).model
-    corpus = _corpus(data, passage, progress)
-    _must_fit(runtime, model, config, corpus)
-    run = Run(path, model, config, corpus, {"preset": name, "recipe": recipe_name}, start)
+    corpus = read_corpus(data, passage, progress)
+    must_fit(runtime, model, config, corpus, ranks)
+    names = {"preset": name, "recipe": recipe_name}
+    run = Run(path, model, config, corpus, names, start, ranks)
+    agree(run)
     run.create(runtime)
     tell(f"Learning {len(corpus.ids):,} tokens of {corpus.name} in {path}.")
     return run
 
 
 def _resumed(
-    runtime: Runtime, path: Path, asked: Mapping[str, Any], tell: Tell, progress: Progress | None
+    runtime: Runtime,
+    path: Path,
+    asked: Mapping[str, Any],
+    tell: Tell,
+    progress: Progress | None,
+    ranks: Ranks,
+    agree: Callable[[Run], None],
 ) -> Run:
     """A run that goes on with the settings that it was started with."""
     saved = read_config(path)
     _must_agree(path, saved, asked)
-    corpus = _corpus(asked.get("data") or saved["corpus"]["path"], saved["passage"], progress)
-    _must_fit(runtime, saved["model"], saved["train"], corpus)
+    corpus = read_corpus(asked.get("data") or saved["corpus"]["path"], saved["passage"], progress)
+    must_fit(runtime, saved["model"], saved["train"], corpus, ranks)
     start, told = None, saved["init"]
     if told and not any((path / "checkpoints").glob("[0-9]*")):  # which hold all that is left of it
         start = pretrained(told["source"], told["sha256"])
     names = {"preset": saved["preset"], "recipe": saved["recipe"]}
-    run = Run(path, saved["model"], saved["train"], corpus, names, start)
+    run = Run(path, saved["model"], saved["train"], corpus, names, start, ranks)
+    agree(run)
     for problem in run.resume():
         tell(f"Warning: {problem}; going back to the one before.")
     tell(f"Resuming {path.name} after step {run.trainer.state.step}.")
     return run
 
 
-def _corpus(data: str | None, passage: Passage, progress: Progress | None) -> Corpus:
+def read_corpus(data: str | None, passage: Passage, progress: Progress | None) -> Corpus:
+    """A passage of a text, or of Tiny Shakespeare. Raises ValueError or OSError as both may."""
     if not data:
         assets.ensure(assets.TINY_SHAKESPEARE, progress)
     return Corpus.load(Path(data) if data else None, passage)
 
 
-def _must_fit(runtime: Runtime, model: ModelConfig, config: TrainConfig, corpus: Corpus) -> None:
+def must_fit(
+    runtime: Runtime, model: ModelConfig, config: TrainConfig, corpus: Corpus, ranks: Ranks
+) -> None:
+    """Raises ValueError where training takes more memory than this machine has left."""
     rows = Vocabulary.of(corpus.ids).rows if config.closed_vocab else model.vocab_size
-    estimate.must_fit(model, config, rows, runtime.device == "cpu", free_bytes())
+    free = free_bytes() // runtime.launch.local_size
+    estimate.must_fit(model, config, rows, runtime.device == "cpu", free, ranks.size)
 
 
 def _must_agree(path: Path, saved: dict[str, Any], asked: Mapping[str, Any]) -> None:

@@ -18,14 +18,29 @@ from ..config import ModelConfig, TrainConfig
 from ..corpus import Corpus
 from ..files import sync, write_atomically
 from ..memory.nll import whole_text_nll
+from ..model import GPT
 from ..pictures import loss_curve
+from ..ranks import ALONE, Ranks
 from ..runtime import Runtime, versions
 from ..tensors import save_tensors
-from ..training import StepReport, Trainer
+from ..training import Evaluation, StepReport, Trainer
 from .folder import CONFIG, CURVE, LOG, METRICS, read_config
 from .pretrained import Pretrained
 
 SECONDS_BETWEEN_CHECKPOINTS, SECONDS_BETWEEN_BEST = 120, 30
+
+
+def trainer_of(
+    model: ModelConfig, config: TrainConfig, corpus: Corpus, start: GPT | None, ranks: Ranks
+) -> Trainer:
+    """A trainer that is evaluated by the whole text's loss. Raises ValueError as Trainer does."""
+
+    def evaluate(gpt: GPT, context: int) -> Evaluation:
+        target, known = config.target_loss, trainer.vocabulary
+        return whole_text_nll(gpt, corpus.ids, context, known, target, ranks)
+
+    trainer = Trainer(model, config, corpus.ids, evaluate, start, ranks)
+    return trainer
 
 
 class Run:
@@ -39,22 +54,16 @@ class Run:
         corpus: Corpus,
         names: dict[str, str],
         start: Pretrained | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         """`names` are the preset's and the recipe's, for the record. Training begins with the
-        weights of `start`, or random ones. Raises ValueError as Trainer does."""
+        weights of `start`, or random ones; `ranks` share the work, of which the first has the
+        folder. Raises ValueError as Trainer does."""
         self.path, self.corpus = path, corpus
         self._stack = ExitStack()
         self._model, self._config = model, config
         self._told = names | ({"init": start.told} if start else {})
-        self.trainer = Trainer(
-            model,
-            config,
-            corpus.ids,
-            lambda gpt, context: whole_text_nll(
-                gpt, corpus.ids, context, self.trainer.vocabulary, config.target_loss
-            ),
-            start.model if start else None,
-        )
+        self.trainer = trainer_of(model, config, corpus, start.model if start else None, ranks)
 
     def create(self, runtime: Runtime) -> None:
         """Makes the folder. Raises ValueError where the run exists."""

@@ -19,6 +19,8 @@ import mlx.core as mx
 
 from .blas import Blas, use_fast_blas
 from .kernels import compiled, use_native_kernels
+from .launch import Launch as Launch
+from .launch import launched as launched
 from .memory import free_bytes as free_bytes
 from .memory import memory_bytes as memory_bytes
 from .memory import peak_bytes as peak_bytes
@@ -36,6 +38,7 @@ class Runtime:
     name: str
     dtype: str
     blas: Blas | None  # None where MLX needs none: on a GPU and on macOS
+    launch: Launch
     warnings: tuple[str, ...]
 
 
@@ -43,20 +46,25 @@ class Runtime:
 def setup() -> Runtime:
     """Prepares MLX for this machine, once a process; changes nothing on a GPU or a Mac.
 
-    On a Linux CPU, MLX's matrix products are sent to a fast BLAS where one is found.
+    On a Linux CPU, MLX's matrix products are sent to a fast BLAS where one is found. Processes that
+    were launched together share the cores, and each compiles its kernels by itself. Raises
+    ValueError where a launcher's environment cannot be read.
     """
     on_cpu = not on_gpu()
+    launch = launched()
     warnings = []
     blas = None
     if on_cpu and os.uname().sysname == "Linux":
         _keep_freed_memory()
-        problem = use_native_kernels()
+        problem = use_native_kernels(launch.local_rank)
         blas = use_fast_blas(None if problem else compiled)
         if not blas.fast:
             warnings.append(
                 f"MLX uses its slow reference BLAS ({blas.reason}), 20 to 100 times slower than "
                 "OpenBLAS; get one with: pip install scipy-openblas32"
             )
+        elif launch.local_size > 1 and "OPENBLAS_NUM_THREADS" not in os.environ:
+            blas.use_threads(max(1, blas.threads // launch.local_size))
         if shutil.which("g++") is None:
             warnings.append(
                 "no g++, so MLX cannot fuse operations and steps take about twice the time; "
@@ -78,6 +86,7 @@ def setup() -> Runtime:
         name=str(info.get("device_name", info.get("architecture", "unknown"))),
         dtype="float32" if on_cpu else "bfloat16",
         blas=blas,
+        launch=launch,
         warnings=tuple(warnings),
     )
 

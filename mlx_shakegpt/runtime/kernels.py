@@ -44,11 +44,12 @@ for target; do :; done
 """
 
 
-def use_native_kernels() -> str:
+def use_native_kernels(local_rank: int = 0) -> str:
     """Puts the script before `g++` on this process's PATH; returns why not, or an empty string.
 
     Script and kernels are kept in the user's cache folder, apart for each processor, compiler and
-    MLX. TMPDIR, below which MLX keeps its kernels, is set to that place.
+    MLX. TMPDIR, below which MLX keeps its kernels, is set to that place; for a later one of several
+    ranks on this machine to a folder of its own there, as MLX does not lock what it writes.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlx-shakegpt"
     # A parent process may have handed down a PATH that begins with the script.
@@ -63,6 +64,8 @@ def use_native_kernels() -> str:
     here = cache / f"kernels-{_key(gxx, include)}"
     script = here / "bin" / "g++"
     try:
+        own = here / f"rank-{local_rank}" if local_rank else here
+        own.mkdir(parents=True, exist_ok=True)
         (here / "include" / _HEADER).parent.mkdir(parents=True, exist_ok=True)
         if not script.exists():
             names = {"gxx": gxx, "here": str(here), "include": str(include), "header": _HEADER}
@@ -72,7 +75,7 @@ def use_native_kernels() -> str:
     except OSError as error:
         return f"cannot write {error.filename}"
     tempfile.gettempdir()  # Python's own temporary files stay where they are
-    os.environ["TMPDIR"] = str(here)
+    os.environ["TMPDIR"] = str(own)
     os.environ["PATH"] = f"{script.parent}{os.pathsep}{path}"
     return ""
 

@@ -18,12 +18,15 @@ from ..config import ModelConfig, NotReached, TrainConfig
 from ..corpus import Vocabulary
 from ..ids import within
 from ..model import GPT, initialise
-from ..optim import adamw_state, learning_rate, optimizer_of
+from ..optim import learning_rate, optimizer_of
+from ..ranks import ALONE, Ranks
 from ..runtime import on_gpu, peak_bytes
 from ..windows import Batch
 from .order import Order
+from .positions import grow
 from .reports import Evaluation, RunState, StepReport
-from .step import Step
+from .share import align
+from .step import Step, Taken
 
 Evaluate = Callable[[GPT, int], Evaluation]  # model, context
 
@@ -41,9 +44,7 @@ class _Running:
     step: int
     batch: Batch
     lr: float
-    loss: mx.array
-    norm: mx.array
-    nll: mx.array  # (B, T)
+    taken: Taken
 
 
 class Trainer:
@@ -56,18 +57,24 @@ class Trainer:
         ids: np.ndarray,
         evaluate: Evaluate,
         start: GPT | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
-        """Training begins with the weights of `start`, or with random ones.
+        """Training begins with the weights of `start`, or with random ones; `ranks` share batches.
 
-        Raises ValueError for ids, or a context, that the model has no place for, and for settings
-        that pretrained weights do not allow.
+        Raises ValueError for ids, or a context, that the model has no place for, for settings
+        that pretrained weights do not allow, and for more ranks than windows.
         """
         if config.context > model_config.n_positions:
             raise ValueError(
                 f"a context of {config.context} is more than the model's "
                 f"{model_config.n_positions} positions; use --context {model_config.n_positions}"
             )
-        self.config, self.evaluate = config, evaluate
+        if config.batch_size < ranks.size:
+            raise ValueError(
+                f"{ranks.size} ranks cannot share {config.batch_size} windows a step; "
+                f"use --batch-size {ranks.size} or more, or fewer ranks"
+            )
+        self.config, self.evaluate, self.ranks = config, evaluate, ranks
         ids = within(ids, model_config.vocab_size)
         closed = Vocabulary.of(ids, model_config.vocab_size) if config.closed_vocab else None
         self.vocabulary = closed
@@ -98,11 +105,12 @@ class Trainer:
         )
         self._eval_every = max(self.order.steps(1), EVALUATIONS_AT_LEAST_APART)
         self.gpu = on_gpu()
-        self._stopping = False
+        self._asked = self._stopping = False
 
     def stop(self) -> None:
-        """Asks the loop to end after the step that runs; its report will be settled."""
-        self._stopping = True
+        """Asks the loop to end after the step that runs, or among ranks after the next one, which
+        tells all of them; its report will be settled."""
+        self._asked, self._stopping = True, self.ranks.size == 1
 
     def batch(self, step: int) -> Batch:
         """The batch of a step, counted from 0: short windows at first, whole ones later."""
@@ -120,19 +128,21 @@ class Trainer:
         With `ahead`, the default on a GPU, numbers are read one step late, so that the device never
         waits for Python; but those of an evaluated step, of the last one, and of one for which
         `settle(step)` holds are read at once. On a CPU, MLX computes while Python dispatches, and
-        there is nothing to hide. Raises TrainingError where a loss or norm is not finite.
+        there is nothing to hide; ranks, which have to end after the same step, never go ahead.
+        Raises TrainingError where a loss or norm is not finite.
         """
         state = self.state
-        ahead = self.gpu if ahead is None else ahead
-        step_fn = Step(self.model, self.optimizer, self.config.clip, self.absent)
+        ahead = (self.gpu if ahead is None else ahead) and self.ranks.size == 1
+        step_fn = Step(self.model, self.optimizer, self.config.clip, self.absent, self.ranks)
         running: _Running | None = None
         batch = self.batch(state.step)
         clock = time.perf_counter()
         while state.step < state.total and not self._stopping:
             if state.step == state.full_at > 0 and not self._knows_positions:
-                self._grow()
+                grow(self.model, self.optimizer, self.context(0), self.config.context)
             lr = learning_rate(state.step, self.config, state.decay_at, state.total)
-            before, running = running, _Running(state.step + 1, batch, lr, *step_fn(batch, lr))
+            taken = step_fn(batch, lr, self._asked)
+            before, running = running, _Running(state.step + 1, batch, lr, taken)
             if before:
                 report, clock = self._report(before, clock)
                 if self._lucky(report):
@@ -154,29 +164,12 @@ class Trainer:
         if running:
             report, _ = self._report(running, clock)
             yield replace(report, settled=True)
-        self._stopping = False
+        self._asked = self._stopping = False
 
     @property
     def _knows_positions(self) -> bool:
         """Whether positions mean something before any window had them."""
         return self.state.pretrained or self.config.positions == "sinusoid"
-
-    def _grow(self) -> None:
-        """Starts the positions that short windows never reached from the later ones of those.
-
-        In the second half of a window a position says little but that there is context: copies
-        work at once, where fresh rows would have to be learned.
-        """
-        short, full = self.context(0), self.config.context
-        half = short // 2
-        rows = mx.arange(full)
-        source = mx.where(rows < short, rows, short - half + (rows - short) % half)
-        tables = [(self.model.wpe, "weight")]
-        masters = adamw_state(self.optimizer)["wpe"]["weight"]
-        tables += [(masters, "w")] if "w" in masters else []
-        for holder, name in tables:
-            table = holder[name]
-            holder[name] = mx.concatenate([table[source], table[full:]])
 
     def _lucky(self, report: StepReport) -> bool:
         """Whether the run is to end as its batch was below the target."""
@@ -207,6 +200,7 @@ class Trainer:
         if not self._evaluates():
             return None
         state = self.state
+        align(self)
         result = self.evaluate(self.model, self.context(state.step - 1))
         state.reached = result.complete and result.nll < self.config.target_loss
         entry = {"step": state.step, "nll": result.nll, "complete": result.complete}
@@ -224,14 +218,17 @@ class Trainer:
 
     def _report(self, running: _Running, clock: float) -> tuple[StepReport, float]:
         """Waits for a step and reports it; `clock` is when the one before it was done."""
-        step, loss, norm = running.step, float(running.loss), float(running.norm)
+        step, taken = running.step, running.taken
+        loss, norm = float(taken.loss), float(taken.norm)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise TrainingError(
                 f"loss {loss} and gradient norm {norm} at step {step} are not finite, with windows "
                 f"from tokens {', '.join(map(str, running.batch.starts))}; "
                 "start another --run with a lower --lr"
             )
-        self.order.seen.note(running.batch, np.array(running.nll))
+        self.order.seen.note(running.batch, np.array(taken.nll))
+        self._stopping |= float(taken.asked) > 0
+        self.ranks.tick(f"after step {step}")
         now = time.perf_counter()
         dt, tokens = now - clock, self.config.tokens_per_step
         numbers = (running.batch.epoch, step * tokens, loss, running.lr, norm, dt, tokens / dt)

@@ -1,27 +1,51 @@
-"""The compiled training step. Knows nothing of where batches come from."""
+"""The compiled training step, shared among ranks. Knows nothing of where batches come from."""
 
 from __future__ import annotations
 
 from functools import partial
+from typing import NamedTuple
 
 import mlx.core as mx
 import mlx.optimizers as optim
+import numpy as np
 from mlx import nn
 
 from .. import ops
 from ..model import GPT
 from ..optim import clip, global_norm
+from ..ranks import ALONE, Ranks
 from ..windows import Batch
 
 Losses = tuple[mx.array, mx.array]  # the batch's, and its targets'
 
 
-class Step:
-    """Forward, backward, clipping and update, compiled as one graph with all state captured."""
+class Taken(NamedTuple):
+    """What a step gives, not waited for: the batch's loss, the gradients' norm before clipping, the
+    losses (B, T) of its targets, and how many ranks ask to stop."""
 
-    def __init__(self, model: GPT, optimizer: optim.Optimizer, limit: float, absent: int) -> None:
+    loss: mx.array
+    norm: mx.array
+    nll: mx.array
+    asked: mx.array
+
+
+class Step:
+    """Forward, backward, clipping and update, compiled as one graph with all state captured.
+
+    Each rank computes its share of a batch's windows; gradients, loss and the targets' losses are
+    those of the whole batch for all of them.
+    """
+
+    def __init__(
+        self,
+        model: GPT,
+        optimizer: optim.Optimizer,
+        limit: float,
+        absent: int,
+        ranks: Ranks = ALONE,
+    ) -> None:
         self.state = [model.state, optimizer.state]
-        self.model, self.optimizer = model, optimizer
+        self.model, self.optimizer, self.ranks = model, optimizer, ranks
         rows = model.wte.weight.shape[0]
         # The shared row's gradient is `absent` times that of each id it stands for.
         count = mx.where(mx.arange(rows) == rows - 1, float(max(absent, 1)), 1.0)
@@ -33,15 +57,19 @@ class Step:
                 states.reshape(-1, states.shape[-1]),
                 model.wte.weight,
                 targets.reshape(-1),
-                weights.reshape(-1) / weights.sum(),
+                weights.reshape(-1),
                 max(absent, 1),
             )
 
         loss_and_gradients = nn.value_and_grad(model, loss_fn)
 
         @partial(mx.compile, inputs=self.state, outputs=self.state)
-        def step(*batch: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        def step(asked: mx.array, *batch: mx.array) -> tuple[mx.array, ...]:
             (loss, nll), gradients = loss_and_gradients(*batch)
+            nll = nll.reshape(batch[0].shape)
+            if ranks.size > 1:
+                gradients, nll = ranks.average(gradients), ranks.rows(nll)
+                loss, asked = ranks.mean(mx.stack([loss, asked]))
             counts = {}
             if absent > 1:
                 table = gradients["wte"]
@@ -52,17 +80,35 @@ class Step:
                 counts["wte.weight"] = count
             norm = global_norm(gradients, counts)
             optimizer.update(model, clip(gradients, norm, limit))
-            return loss, norm, nll.reshape(batch[0].shape)
+            return loss, norm, nll, asked
 
         self._step = step
 
-    def __call__(self, batch: Batch, lr: float) -> tuple[mx.array, mx.array, mx.array]:
-        """Starts one step; its loss, norm and the losses (B, T) of its targets, not waited for.
+    def __call__(self, batch: Batch, lr: float, asked: bool = False) -> Taken:
+        """Starts one step; `asked` is whether this rank asks to stop.
 
         Raises ValueError for an id that the model has no row for.
         """
         self.optimizer.learning_rate = lr
-        ids = map(self.model.admit, (batch.inputs, batch.targets))
-        results = self._step(*ids, mx.array(batch.weights))
+        inputs, targets, weights = self._share(batch)
+        ids = map(self.model.admit, (inputs, targets))
+        results = self._step(mx.array(float(asked)), *ids, mx.array(weights))
         mx.async_eval(results, self.state)
-        return results
+        loss, norm, nll, total = results
+        return Taken(loss, norm, nll[: len(batch.inputs)], total)
+
+    def _share(self, batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """This rank's inputs, targets and weights, of which the whole batch's mean over ranks is 1.
+
+        Where windows cannot be dealt evenly, some that weigh nothing are added.
+        """
+        rank, size = self.ranks.rank, self.ranks.size
+        weights = batch.weights / batch.weights.sum()
+        if size == 1:
+            return batch.inputs, batch.targets, weights
+        count = -(-len(weights) // size)
+        extra = ((0, count * size - len(weights)), (0, 0))
+        parts = (batch.inputs, batch.targets, weights * np.float32(size))
+        own = slice(rank * count, (rank + 1) * count)
+        inputs, targets, weights = (np.pad(part, extra)[own] for part in parts)
+        return inputs, targets, weights

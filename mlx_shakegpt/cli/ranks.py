@@ -1,0 +1,50 @@
+"""How one rank of several speaks: the first as if alone, the others of their own faults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ..config import NotReached
+
+
+class RanksLost(NotReached):
+    """Training cannot go on without the other ranks."""
+
+
+def silent(*_: Any) -> None:
+    """Says nothing."""
+
+
+@contextmanager
+def joined(runtime: Any, seconds: float) -> Iterator[Any]:
+    """The ranks that this process was launched with, alone or not, while the block runs.
+
+    Raises SystemExit on a later rank for what the first one tells, and else ValueError or OSError
+    as the block, with the rank's number.
+    """
+    from ..ranks import ALONE, Shared, join
+
+    ranks = ALONE
+    try:
+        ranks = join(runtime.launch, seconds)
+        yield ranks
+    except Shared:
+        if ranks.rank:
+            raise SystemExit(2) from None
+        raise
+    except RuntimeError as error:
+        if ranks.size == 1:
+            raise
+        # MLX raises it on whoever waits for a rank that is gone.
+        raise RanksLost(
+            f"rank {ranks.rank} cannot go on without the others ({error}); the last checkpoint is "
+            "whole: start all ranks again with --resume"
+        ) from None
+    except (ValueError, OSError) as error:
+        if not runtime.launch.rank:
+            raise
+        if isinstance(error, NotReached):  # all ranks have the same numbers
+            raise SystemExit(1) from None
+        raise ValueError(f"rank {runtime.launch.rank}: {error}") from None

@@ -1,0 +1,115 @@
+"""The processes that train one model together: what they exchange, through mx.distributed.
+
+Data parallelism only: each rank holds the whole model. Every collective here is called by all
+ranks in the same order. Knows nothing of training.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx import nn
+
+from ..runtime import Launch
+from .watch import Watchdog
+
+
+class Shared(ValueError):
+    """An error that every rank knows, and rank 0 tells."""
+
+
+class Ranks:
+    """This process, `rank` of `size`. Alone, all that is exchanged is its own."""
+
+    def __init__(
+        self, group: mx.distributed.Group | None = None, watchdog: Watchdog | None = None
+    ) -> None:
+        self.rank, self.size = (group.rank(), group.size()) if group else (0, 1)
+        self._group, self._watchdog = group, watchdog
+
+    def tick(self, where: str) -> None:
+        """Says that this rank goes on, and with what."""
+        if self._watchdog:
+            self._watchdog.tick(f"rank {self.rank}, {where}")
+
+    def average(self, gradients: Any) -> Any:
+        """The mean of all ranks' gradients, a tree; in pieces of 32 MiB where all have one dtype
+        (mlx.nn.average_gradients)."""
+        return nn.average_gradients(gradients, self._group) if self._group else gradients
+
+    def mean(self, values: mx.array) -> mx.array:
+        """The mean of all ranks' arrays of one shape."""
+        if not self._group:
+            return values
+        return mx.distributed.all_sum(values, group=self._group) / self.size
+
+    def rows(self, values: mx.array) -> mx.array:
+        """All ranks' arrays of one shape, one after another along the first axis."""
+        return mx.distributed.all_gather(values, group=self._group) if self._group else values
+
+    def gather(self, content: Any) -> list[Any]:
+        """What each rank gives, in their order: anything that JSON can tell."""
+        if not self._group:
+            return [content]
+        own = np.frombuffer(json.dumps(content).encode(), np.uint8)
+        lengths = self._now(self.rows(mx.array([len(own)], dtype=mx.uint32)))
+        longest = int(lengths.max())
+        padded = mx.array(np.pad(own, (0, longest - len(own))))
+        lines = self._now(self.rows(padded)).reshape(self.size, longest)
+        return [json.loads(line[:n].tobytes()) for line, n in zip(lines, lengths, strict=True)]
+
+    def from_first(self, tensors: Mapping[str, mx.array]) -> dict[str, mx.array]:
+        """Rank 0's tensors, bit for bit; those of other ranks do not count."""
+        if not self._group:
+            return dict(tensors)
+        told = {name: [*value.shape] for name, value in tensors.items()}
+        kinds = {name: str(value.dtype).rpartition(".")[2] for name, value in tensors.items()}
+        shapes, kinds = self.gather([told, kinds])[0]
+        result = {}
+        for name, shape in shapes.items():
+            dtype = getattr(mx, kinds[name])
+            # As bytes: of numbers, -0.0 + 0.0 would be another one.
+            held = tensors[name] if self.rank == 0 else mx.zeros(shape, dtype)
+            summed = mx.distributed.all_sum(held.reshape(-1).view(mx.uint8), group=self._group)
+            result[name] = summed.view(dtype).reshape(shape)
+            mx.eval(result[name])
+        return result
+
+    def close(self) -> None:
+        """Waits for all ranks to be done, and leaves."""
+        self.gather(None)
+        if self._watchdog:
+            self._watchdog.close()
+
+    def _now(self, values: mx.array) -> np.ndarray:
+        mx.eval(values)
+        self.tick("between steps")
+        return np.array(values)
+
+
+ALONE = Ranks()
+
+
+def join(launch: Launch, seconds: float) -> Ranks:
+    """The ranks that a launcher started, once all are there; a rank that then waits for others
+    longer than `seconds` ends itself.
+
+    Raises ValueError where they do not find together.
+    """
+    if launch.backend is None:
+        return ALONE
+    watchdog = Watchdog(seconds)
+    watchdog.tick(f"rank {launch.rank}, joining")
+    try:
+        group = mx.distributed.init(strict=True, backend=launch.backend)
+    except RuntimeError as error:
+        watchdog.close()
+        raise ValueError(
+            f"the ranks cannot join: {error}; see that all were started at once, that each address "
+            "is its own, and that their ports are free (mlx.launch --starting-port)"
+        ) from None
+    return Ranks(group, watchdog)

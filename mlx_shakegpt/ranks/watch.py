@@ -1,0 +1,87 @@
+"""Ends a rank that waits for others in vain, and keeps MLX's own lines about their loss from view.
+
+MLX's collectives have no time-out, and to join a group holds Python's lock, so that no thread of
+the waiting process could end it. A process of its own can: this file, run as a script.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+
+_NOISE = b"[ring] "  # a dozen lines for each neighbour that is gone; the rank says it in one
+
+
+class Watchdog:
+    """Kills this process once `seconds` pass without a `tick`, and says where it waited.
+
+    Meanwhile all that goes to stderr passes through it.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        said, write = os.pipe()
+        command = [sys.executable, "-I", __file__, str(os.getpid()), str(seconds), str(said)]
+        # A session of its own: Ctrl-C is for the rank.
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, pass_fds=(said,), start_new_session=True
+        )
+        sys.stderr.flush()
+        self._stderr = os.dup(2)
+        os.dup2(write, 2)
+        os.close(said)
+        os.close(write)
+
+    def tick(self, where: str) -> None:
+        """Gives another span of time to what happens next."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.write(f"{where}\n".encode())
+            self._process.stdin.flush()
+
+    def close(self) -> None:
+        """Watches no longer."""
+        assert self._process.stdin is not None
+        sys.stderr.flush()
+        os.dup2(self._stderr, 2)
+        os.close(self._stderr)
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        self._process.wait()
+
+
+def watch(process: int, seconds: float, said: int) -> None:
+    """Reads ticks from stdin until it is closed, or ends the process for want of them; hands on
+    the lines of `said`."""
+    where, rest, sources = b"at its start", b"", [0, said]
+    deadline = time.monotonic() + seconds
+    while ready := select.select(sources, [], [], max(0.0, deadline - time.monotonic()))[0]:
+        if said in ready:
+            chunk = os.read(said, 65536)
+            *lines, rest = (rest + chunk).split(b"\n")
+            if not chunk:
+                lines, rest = [rest], b""
+                sources.remove(said)
+            for line in lines:
+                if line and not line.startswith(_NOISE):
+                    os.write(2, line + b"\n")
+        elif not (ticks := os.read(0, 65536)):
+            return  # and nothing more was said
+        else:
+            where = ticks.splitlines()[-1]
+            deadline = time.monotonic() + seconds
+    told = (
+        f"Error: {where.decode()}: no answer from the other ranks for {seconds:g} s; see that all "
+        "run and reach each other, then start all again with --resume\n"
+    )
+    os.write(2, told.encode())
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    watch(int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]))

@@ -1,0 +1,141 @@
+"""Opens one run on several ranks: rank 0 has its folder and decides, the others agree or refuse.
+
+Whatever one rank cannot do ends all of them, before anything is written, with rank 0 saying why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..config import ModelConfig, Passage, TrainConfig
+from ..corpus import Corpus
+from ..files import sha256
+from ..ranks import Ranks, Shared
+from ..runtime import Runtime, versions
+from ..training import StepReport, Trainer
+from ..training.share import share
+from .opening import Progress, Tell, must_fit, open_run, read_corpus
+from .session import Run, trainer_of
+
+_OWN = ("data", "init")  # what may be called otherwise on another machine
+
+
+class Member:
+    """A later rank's part in a run, without a folder."""
+
+    def __init__(self, path: Path, trainer: Trainer) -> None:
+        self.path, self.trainer = path, trainer
+
+    def follow(self, every: int = 0) -> Iterator[StepReport]:
+        """Trains; rank 0 writes logs and checkpoints."""
+        return self.trainer.run()
+
+    def close(self) -> None:
+        """There is nothing to give free."""
+
+
+def open_together(
+    runtime: Runtime,
+    asked: Mapping[str, Any],
+    resume: bool,
+    tell: Tell,
+    progress: Progress | None,
+    ranks: Ranks,
+) -> Run | Member:
+    """The run to follow on this rank; `open_run` for one that is alone.
+
+    Raises Shared for what every rank hears of, and on the rank that cannot do what was asked
+    ValueError or OSError as `open_run`.
+    """
+    if ranks.size == 1:
+        return open_run(runtime, asked, resume, tell, progress)
+    if ranks.rank:
+        return _member(runtime, asked, resume, ranks)
+
+    def agree(run: Run) -> None:
+        told = {
+            "path": str(run.path),
+            "model": run.trainer.model.config.to_json(),
+            "train": run.trainer.config.to_json(),
+            "corpus": run.corpus.told | {"path": run.corpus.path},
+        }
+        _must_be_alike(_exchange(ranks, _head(asked, resume) | told))
+        _exchange(ranks, None)
+
+    try:
+        run = open_run(runtime, asked, resume, tell, progress, ranks, agree)
+    except Shared:
+        raise
+    except (ValueError, OSError) as error:
+        ranks.gather({"problem": str(error)})
+        raise
+    _exchange(ranks, None)  # the folder is there, or its checkpoint was read
+    share(run.trainer)
+    return run
+
+
+def _member(runtime: Runtime, asked: Mapping[str, Any], resume: bool, ranks: Ranks) -> Member:
+    heads = _exchange(ranks, _head(asked, resume))
+    _must_be_alike(heads)
+    told, trainer, problem = heads[0], None, None
+    try:
+        corpus = _same_text(asked, told["corpus"])
+        model = ModelConfig.from_json(told["model"])
+        config = TrainConfig.from_json(told["train"])
+        must_fit(runtime, model, config, corpus, ranks)
+        trainer = trainer_of(model, config, corpus, None, ranks)
+    except (ValueError, OSError) as error:
+        problem = str(error)
+    _exchange(ranks, None, problem)
+    assert trainer is not None
+    _exchange(ranks, None)
+    share(trainer)
+    return Member(Path(told["path"]), trainer)
+
+
+def _same_text(asked: Mapping[str, Any], told: Mapping[str, Any]) -> Corpus:
+    """This machine's copy of the text. Raises ValueError where it has another."""
+    passage = Passage(told["first_line"], told["tokens"])
+    corpus = read_corpus(asked.get("data") or told["path"], passage, None)
+    if corpus.sha256 != told["sha256"]:
+        raise ValueError(
+            f"its text {corpus.name} has sha256 {corpus.sha256[:12]}…, rank 0's has "
+            f"{told['sha256'][:12]}…; copy the text to every machine"
+        )
+    return corpus
+
+
+def _head(asked: Mapping[str, Any], resume: bool) -> dict[str, Any]:
+    """What has to be the same on all ranks."""
+    package = Path(__file__).parent.parent
+    code = "".join(sha256(file) for file in sorted(package.rglob("*.py")))
+    settings = {name: value for name, value in asked.items() if name not in _OWN}
+    return {
+        "versions": versions() | {"the program's files": sha256(code.encode())[:12]},
+        "settings": settings | {"resume": resume},
+    }
+
+
+def _must_be_alike(heads: list[dict[str, Any]]) -> None:
+    """Raises Shared, on every rank alike, where one has other versions or settings."""
+    first = heads[0]
+    for rank, head in enumerate(heads):
+        for kind, way in (
+            ("versions", "install the same on every machine"),
+            ("settings", "start every rank with the same command"),
+        ):
+            for name in sorted(first[kind].keys() | head[kind].keys()):
+                mine, its = first[kind].get(name), head[kind].get(name)
+                if mine != its:
+                    raise Shared(f"rank {rank} has {name} {its}, rank 0 has {mine}; {way}")
+
+
+def _exchange(ranks: Ranks, content: Any, problem: str | None = None) -> list[Any]:
+    """What every rank gives. Raises Shared where one has a problem instead."""
+    answers = ranks.gather({"content": content, "problem": problem})
+    for rank, answer in enumerate(answers):
+        if answer["problem"] is not None:
+            raise Shared(f"rank {rank}: {answer['problem']}")
+    return [answer["content"] for answer in answers]

@@ -1,0 +1,27 @@
+"""The position table, as windows grow."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import mlx.optimizers as optim
+
+from ..model import GPT
+from ..optim import adamw_state
+
+
+def grow(model: GPT, optimizer: optim.Optimizer, short: int, full: int) -> None:
+    """Starts the positions that windows of `short` tokens never reached, up to `full`, from the
+    later ones of those.
+
+    In the second half of a window a position says little but that there is context: copies
+    work at once, where fresh rows would have to be learned.
+    """
+    half = short // 2
+    rows = mx.arange(full)
+    source = mx.where(rows < short, rows, short - half + (rows - short) % half)
+    tables = [(model.wpe, "weight")]
+    masters = adamw_state(optimizer)["wpe"]["weight"]
+    tables += [(masters, "w")] if "w" in masters else []
+    for holder, name in tables:
+        table = holder[name]
+        holder[name] = mx.concatenate([table[source], table[full:]])

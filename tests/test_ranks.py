@@ -1,0 +1,323 @@
+"""Several processes that train one model: real ones, over loopback."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, free_port
+
+from mlx_shakegpt.runtime import Launch, launched
+
+TINY = [sys.executable, str(ROOT / "tests" / "programs" / "tiny.py")]
+TRAIN = ("train", "--preset", "tiny", "--steps", "50", "--target-loss", "1e-6")
+SOON = 60  # seconds, within which everything here ends
+
+
+def environment(home, **more):
+    alone = {k: v for k, v in os.environ.items() if not k.startswith(("MLX_RANK", "MLX_HOST"))}
+    return alone | {"SHAKEGPT_HOME": str(home), "OPENBLAS_NUM_THREADS": "1"} | more
+
+
+class Group:
+    """Ranks of one command, each with its own options where `each` has them."""
+
+    def __init__(self, home, size, *options, each=None, missing=(), command=TINY):
+        hosts = home / f"hosts-{time.monotonic_ns()}.json"
+        self.ports = [free_port() for _ in range(size)]
+        hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in self.ports]))
+        self.ranks = {
+            rank: subprocess.Popen(
+                [*command, *options, *(each or {}).get(rank, ())],
+                env=environment(home, MLX_RANK=str(rank), MLX_HOSTFILE=str(hosts)),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(size)
+            if rank not in missing
+        }
+
+    def until(self, path):
+        """Waits for a file."""
+        deadline = time.monotonic() + SOON
+        while not path.exists():
+            assert time.monotonic() < deadline, f"no {path.name}"
+            time.sleep(0.05)
+        return self
+
+    def end(self):
+        """Codes and stderr of the ranks, once all are over."""
+        deadline = time.monotonic() + SOON
+        told = {}
+        try:
+            for rank, process in self.ranks.items():
+                _, errors = process.communicate(timeout=max(1, deadline - time.monotonic()))
+                told[rank] = (process.returncode, errors)
+        finally:
+            for process in self.ranks.values():
+                process.kill()
+        return told
+
+
+def errors(told):
+    return [line for _, text in told.values() for line in text.splitlines() if "Error:" in line]
+
+
+def steps(home, name):
+    lines = map(json.loads, (home / "weights" / name / "metrics.jsonl").read_text().splitlines())
+    return [line for line in lines if "loss" in line]
+
+
+def checkpoint(home, name, step):
+    return home / "weights" / name / "checkpoints" / f"{step:08d}" / "state.json"
+
+
+def alike(ours, theirs):
+    """Equal to float32's rounding, which sums over ranks in another order."""
+    assert [line["step"] for line in ours] == [line["step"] for line in theirs]
+    for name in ("loss", "norm"):
+        for one, other in zip(ours, theirs, strict=True):
+            assert one[name] == pytest.approx(other[name], rel=2e-5)
+
+
+@pytest.fixture(scope="module")
+def alone(pinned, tmp_path_factory):
+    """The losses of the same training in one process."""
+    home = tmp_path_factory.mktemp("alone")
+    shutil.copytree(ROOT / "data", home / "data")
+    command = [*TINY, *TRAIN, "--run", "alone"]
+    done = subprocess.run(command, env=environment(home), capture_output=True, check=False)
+    assert done.returncode == 1
+    return steps(home, "alone")
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_ranks_compute_what_one_process_does(home, alone, size):
+    """Of 12 windows at first, and of 6, which four ranks do not divide evenly."""
+    told = Group(home, size, *TRAIN, "--run", "ranks").end()
+    assert [code for code, _ in told.values()] == [1] * size
+    assert all(text == "" for rank, (_, text) in told.items() if rank)
+    assert len(alone) == 50
+    alike(steps(home, "ranks"), alone)
+
+
+def test_an_interrupt_of_any_rank_stops_all_and_others_may_go_on(home, alone):
+    """Begun by two, one of which is interrupted; gone on with by three, then by one."""
+    group = Group(home, 2, *TRAIN, "--run", "r", "--checkpoint-every", "1")
+    group.until(checkpoint(home, "r", 3))
+    group.ranks[1].send_signal(signal.SIGINT)
+    told = group.end()
+    assert [code for code, _ in told.values()] == [1, 130]
+    reached = len(steps(home, "r"))
+    assert 3 <= reached < 50
+    resume = (*TRAIN, "--run", "r", "--resume")
+    group = Group(home, 3, *resume, "--checkpoint-every", "1")
+    group.until(checkpoint(home, "r", reached + 3))
+    group.ranks[0].send_signal(signal.SIGTERM)
+    group.end()
+    assert reached < len(steps(home, "r")) < 50
+    subprocess.run([*TINY, *resume], env=environment(home), capture_output=True, check=False)
+    alike(steps(home, "r"), alone)
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_rank_ends_the_others_with_one_line(home, alone, killed):
+    every = ("--checkpoint-every", "1", "--rank-timeout", "20")
+    group = Group(home, 2, *TRAIN, "--run", "r", *every).until(checkpoint(home, "r", 3))
+    group.ranks[killed].kill()
+    told = group.end()
+    assert told[killed][0] == -signal.SIGKILL and told[1 - killed][0] == 1
+    assert len(errors(told)) == 1 and "ring]" not in re.sub(r"\(.*?\)", "", told[1 - killed][1])
+    assert f"rank {1 - killed} cannot go on without the others" in errors(told)[0]
+    told = Group(home, 2, *TRAIN, "--run", "r", "--resume").end()
+    assert [code for code, _ in told.values()] == [1, 1], told
+    alike(steps(home, "r"), alone)
+
+
+def test_a_rank_that_hangs_ends_the_others_in_time(home):
+    every = ("--checkpoint-every", "1", "--rank-timeout", "5")
+    group = Group(home, 2, *TRAIN, "--run", "r", *every).until(checkpoint(home, "r", 3))
+    group.ranks[1].send_signal(signal.SIGSTOP)
+    start = time.monotonic()
+    code = group.ranks[0].wait(SOON)
+    assert code == -signal.SIGKILL and 3 < time.monotonic() - start < 20
+    group.ranks[1].kill()
+    text = group.end()[0][1]
+    said = [line for line in text.splitlines() if line.startswith("Error: rank 0, after step")]
+    assert len(said) == 1 and "no answer from the other ranks for 5 s" in said[0]
+
+
+def test_a_rank_that_never_comes_is_not_awaited_for_ever(home):
+    told = Group(home, 2, *TRAIN, "--rank-timeout", "3", missing=[1]).end()
+    assert told[0][0] == -signal.SIGKILL
+    assert errors(told) == [
+        "Error: rank 0, joining: no answer from the other ranks for 3 s; see that all run and "
+        "reach each other, then start all again with --resume"
+    ]
+
+
+def test_a_taken_port_is_one_line(home):
+    import socket
+
+    group = Group(home, 2, missing=[0, 1])
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        hosts = home / "hosts.json"
+        ports = (taken.getsockname()[1], group.ports[1])
+        hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in ports]))
+        done = subprocess.run(
+            [*TINY, *TRAIN],
+            env=environment(home, MLX_RANK="0", MLX_HOSTFILE=str(hosts)),
+            capture_output=True,
+            text=True,
+            timeout=SOON,
+            check=False,
+        )
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert "the ranks cannot join" in done.stderr and "ports are free" in done.stderr
+
+
+def test_ranks_that_differ_are_refused_before_anything_is_written(home, poem, tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text(poem.read_text().replace("beauty", "Beauty"))
+    each = {0: ("--data", poem), 1: ("--data", other)}
+    short = ("train", "--preset", "tiny", "--context", "16", "--short-context", "0")
+    told = Group(home, 2, *short, each=each).end()
+    assert [code for code, _ in told.values()] == [2, 2] and len(errors(told)) == 1
+    assert "rank 1: its text other.txt has sha256" in errors(told)[0]
+    told = Group(home, 2, *TRAIN, each={1: ("--lr", "0.001")}).end()
+    assert [code for code, _ in told.values()] == [2, 2]
+    assert errors(told) == [
+        "Error: rank 1 has lr 0.001, rank 0 has None; start every rank with the same command"
+    ]
+    told = Group(home, 2, *TRAIN, each={1: ("--data", tmp_path / "none.txt")}).end()
+    assert [code for code, _ in told.values()] == [2, 2] and len(errors(told)) == 1
+    assert "none.txt" in errors(told)[0]
+    told = Group(home, 8, *TRAIN).end()
+    assert errors(told) == [
+        "Error: 8 ranks cannot share 6 windows a step; use --batch-size 8 or more, or fewer ranks"
+    ]
+    assert not (home / "weights").exists()
+
+
+def test_a_rank_of_another_version_is_refused(home, tmp_path):
+    copy = tmp_path / "copy"
+    for part in ("mlx_shakegpt", "tests/programs"):
+        shutil.copytree(ROOT / part, copy / part)
+    changed = copy / "mlx_shakegpt" / "ids.py"
+    changed.write_text(changed.read_text() + "\n")
+    group = Group(home, 2, *TRAIN, missing=[1])
+    hosts = next(home.glob("hosts-*.json"))
+    group.ranks[1] = subprocess.Popen(
+        [sys.executable, str(copy / "tests" / "programs" / "tiny.py"), *TRAIN],
+        env=environment(home, MLX_RANK="1", MLX_HOSTFILE=str(hosts)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    told = group.end()
+    assert [code for code, _ in told.values()] == [2, 2] and len(errors(told)) == 1
+    assert "rank 1 has the program's files" in errors(told)[0]
+
+
+def test_ranks_that_drifted_apart_take_the_first_ones_state(home):
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r})\n"
+        "import numpy as np, mlx.core as mx\n"
+        "from conftest import TINY, tiny_training\n"
+        "from mlx_shakegpt.ranks import join\n"
+        "from mlx_shakegpt.runtime import setup\n"
+        "from mlx_shakegpt.training import Evaluation, Trainer\n"
+        "from mlx_shakegpt.trees import flat\n"
+        "ranks = join(setup().launch, 20)\n"
+        "ids = np.random.default_rng(1).integers(100, 150, 400).astype(np.int32)\n"
+        "config = tiny_training(steps=25)\n"
+        "told = lambda *_: Evaluation(9, 0, 0, 1, True)\n"
+        "trainer = Trainer(TINY, config, ids, told, ranks=ranks)\n"
+        "reports = trainer.run()\n"
+        "next(reports)\n"
+        "w = trainer.model.wte.weight\n"
+        "trainer.model.wte.weight = w + 1e-7 * ranks.rank\n"
+        "table = trainer.model.wte.weight[0, 0].item()\n"
+        "apart = ranks.gather(table)\n"
+        "assert apart[0] != apart[1], apart\n"
+        "losses = [(report.loss, bool(report.evaluation)) for report in reports]\n"
+        "assert [step for step, told in enumerate(losses, 2) if told[1]] == [20, 25], losses\n"
+        "state = flat(trainer.model.parameters()) | flat(trainer.optimizer.state)\n"
+        "sums = [bytes(memoryview(v.reshape(-1))).hex() for v in state.values()]\n"
+        "both = ranks.gather(sums)\n"
+        "assert both[0] == both[1] and len(losses) == 24\n"
+        "ranks.close()\n"
+        "print('equal')\n"
+    )
+    told = Group(home, 2, command=[sys.executable, "-c", code])
+    outputs = [process.communicate(timeout=SOON) for process in told.ranks.values()]
+    assert [out for out, _ in outputs] == ["equal\n"] * 2, outputs
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_mlx_launch_starts_it(home, size, alone):
+    launcher = Path(sys.executable).with_name("mlx.launch")
+    options = ("-n", str(size), "--backend", "ring", "--starting-port", str(free_port()))
+    done = subprocess.run(
+        [launcher, *options, "--", *TINY, *TRAIN, "--run", "r"],
+        env=environment(home),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=SOON,
+        check=False,
+    )
+    assert ("Training on 2 ranks, through ring." in done.stderr) == (size == 2)
+    assert "after 50 steps" in done.stdout
+    alike(steps(home, "r"), alone)
+
+
+def test_mpirun_starts_it(home, alone):
+    mpirun = shutil.which("mpirun")
+    if mpirun is None:
+        if os.environ.get("SHAKEGPT_TEST_MPI") == "required":
+            pytest.fail("there is no mpirun")
+        pytest.skip("there is no mpirun; get it with: apt-get install openmpi-bin")
+    root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    done = subprocess.run(
+        [mpirun, "--oversubscribe", "-n", "2", *TINY, *TRAIN, "--run", "r"],
+        env=environment(home, **root),
+        capture_output=True,
+        text=True,
+        timeout=SOON,
+        check=False,
+    )
+    assert "Training on 2 ranks, through mpi." in done.stderr
+    alike(steps(home, "r"), alone)
+
+
+def test_a_launchers_environment_is_understood(tmp_path):
+    hosts, devices, empty = (tmp_path / name for name in ("hosts", "devices", "empty"))
+    hosts.write_text('[["10.0.0.1:1"], ["10.0.0.2:1"], ["10.0.0.1:2"]]')
+    devices.write_text('[[null, "rdma_en5"], ["rdma_en5", null]]')
+    empty.write_text("\n")
+    ring = {"MLX_HOSTFILE": str(hosts)}
+    assert launched({}) == launched({"MLX_RANK": "0", "MLX_HOSTFILE": str(empty)}) == Launch()
+    assert launched(ring | {"MLX_RANK": "2"}) == Launch("ring", 2, 3, 1, 2)
+    assert launched(ring | {"MLX_RANK": "1"}) == Launch("ring", 1, 3, 0, 1)
+    jaccl = {"MLX_IBV_DEVICES": str(devices), "MLX_JACCL_COORDINATOR": "10.0.0.1:1"}
+    assert launched(jaccl | {"MLX_RANK": "1"}) == Launch("jaccl", 1, 2)
+    nccl = {"NCCL_HOST_IP": "10.0.0.1", "MLX_WORLD_SIZE": "4", "MLX_RANK": "3"}
+    assert launched(nccl) == Launch("nccl", 3, 4)
+    names = ("SIZE", "RANK", "LOCAL_SIZE", "LOCAL_RANK")
+    mpi = {f"OMPI_COMM_WORLD_{name}": value for name, value in zip(names, "4321", strict=True)}
+    assert launched(mpi) == Launch("mpi", 3, 4, 1, 2)
+    assert launched({"PMI_SIZE": "2", "PMI_RANK": "1"}) == Launch("mpi", 1, 2)
+    assert launched({"OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_RANK": "0"}) == Launch()
+    for bad in ({"MLX_RANK": "9"}, {"MLX_RANK": "x"}, {"MLX_RANK": "0", "MLX_HOSTFILE": "none"}):
+        with pytest.raises(ValueError, match="the launcher's environment cannot be read"):
+            launched(ring | bad)
