@@ -48,11 +48,11 @@ def worker(name: str, batch_size: int, context: int, steps: int) -> None:
     gradients = trainer.model.trainable_parameters()
     share = mx.zeros((-(-batch_size // ranks.size), context))
     for number in range(steps + 1):
-        ranks.gather(None)
+        ranks.wait()
         start = time.perf_counter()
         mx.eval(*step(trainer.batch(number), config.lr))
         seconds.append(time.perf_counter() - start)
-        ranks.gather(None)
+        ranks.wait()
         start = time.perf_counter()
         mx.eval(ranks.average(gradients), ranks.rows(share), ranks.mean(mx.zeros(2)))
         exchanges.append(time.perf_counter() - start)
@@ -63,6 +63,7 @@ def worker(name: str, batch_size: int, context: int, steps: int) -> None:
             "bytes": sum(value.nbytes for value in flat(gradients).values()),
         }
         print(json.dumps(told), flush=True)
+    ranks.wait()
     ranks.close()
 
 

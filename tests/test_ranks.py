@@ -129,15 +129,19 @@ def test_an_interrupt_of_any_rank_stops_all_and_others_may_go_on(home, alone):
 
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_killed_rank_ends_the_others_with_one_line(home, alone, killed):
-    every = ("--checkpoint-every", "1", "--rank-timeout", "20")
+    """MLX tells of a broken connection, or waits on; then the watchdog ends it."""
+    every = ("--checkpoint-every", "1", "--rank-timeout", "8")
     group = Group(home, 2, *TRAIN, "--run", "r", *every).until(checkpoint(home, "r", 3))
     group.ranks[killed].kill()
+    start = time.monotonic()
     told = group.end()
-    assert told[killed][0] == -signal.SIGKILL and told[1 - killed][0] == 1
-    assert len(errors(told)) == 1 and "ring]" not in re.sub(r"\(.*?\)", "", told[1 - killed][1])
-    assert f"rank {1 - killed} cannot go on without the others" in errors(told)[0]
-    told = Group(home, 2, *TRAIN, "--run", "r", "--resume").end()
-    assert [code for code, _ in told.values()] == [1, 1], told
+    assert told[killed][0] == -signal.SIGKILL and time.monotonic() - start < 20
+    code, text = told[1 - killed]
+    said = [line for line in text.splitlines() if not re.match("step|eval|Learn|Train|The", line)]
+    assert code in (1, -signal.SIGKILL) and len(said) == 1, text
+    assert said[0].startswith(f"Error: rank {1 - killed}") and "--resume" in said[0]
+    resume = [*TINY, *TRAIN, "--run", "r", "--resume"]
+    subprocess.run(resume, env=environment(home), capture_output=True, check=False)
     alike(steps(home, "r"), alone)
 
 
@@ -201,10 +205,6 @@ def test_ranks_that_differ_are_refused_before_anything_is_written(home, poem, tm
     told = Group(home, 2, *TRAIN, each={1: ("--data", tmp_path / "none.txt")}).end()
     assert [code for code, _ in told.values()] == [2, 2] and len(errors(told)) == 1
     assert "none.txt" in errors(told)[0]
-    told = Group(home, 8, *TRAIN).end()
-    assert errors(told) == [
-        "Error: 8 ranks cannot share 6 windows a step; use --batch-size 8 or more, or fewer ranks"
-    ]
     assert not (home / "weights").exists()
 
 
@@ -255,7 +255,7 @@ def test_ranks_that_drifted_apart_take_the_first_ones_state(home):
         "sums = [bytes(memoryview(v.reshape(-1))).hex() for v in state.values()]\n"
         "both = ranks.gather(sums)\n"
         "assert both[0] == both[1] and len(losses) == 24\n"
-        "ranks.close()\n"
+        "ranks.wait()\n"
         "print('equal')\n"
     )
     told = Group(home, 2, command=[sys.executable, "-c", code])
@@ -263,12 +263,12 @@ def test_ranks_that_drifted_apart_take_the_first_ones_state(home):
     assert [out for out, _ in outputs] == ["equal\n"] * 2, outputs
 
 
-@pytest.mark.parametrize("size", [1, 2])
-def test_mlx_launch_starts_it(home, size, alone):
+def launch(home, size, *options):
+    """The program under mlx.launch."""
     launcher = Path(sys.executable).with_name("mlx.launch")
-    options = ("-n", str(size), "--backend", "ring", "--starting-port", str(free_port()))
-    done = subprocess.run(
-        [launcher, *options, "--", *TINY, *TRAIN, "--run", "r"],
+    place = ("-n", str(size), "--backend", "ring", "--starting-port", str(free_port()))
+    return subprocess.run(
+        [launcher, *place, "--", *TINY, *TRAIN, *options],
         env=environment(home),
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -276,9 +276,22 @@ def test_mlx_launch_starts_it(home, size, alone):
         timeout=SOON,
         check=False,
     )
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_mlx_launch_starts_it(home, size, alone):
+    done = launch(home, size, "--run", "r")
     assert ("Training on 2 ranks, through ring." in done.stderr) == (size == 2)
     assert "after 50 steps" in done.stdout
     alike(steps(home, "r"), alone)
+
+
+def test_mlx_launch_shows_the_last_line(home):
+    done = launch(home, 2, "--batch-size", "1")
+    said = [line for line in done.stderr.splitlines() if line.startswith("Error:")]
+    assert said == [
+        "Error: 2 ranks cannot share 1 windows a step; use --batch-size 2 or more, or fewer ranks"
+    ]
 
 
 def test_mpirun_starts_it(home, alone):

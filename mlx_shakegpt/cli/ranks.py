@@ -30,6 +30,7 @@ def joined(runtime: Any, seconds: float) -> Iterator[Any]:
     try:
         ranks = join(runtime.launch, seconds)
         yield ranks
+        ranks.wait()  # rank 0 saves, and nobody is to miss it meanwhile
     except Shared:
         if ranks.rank:
             raise SystemExit(2) from None
@@ -48,3 +49,5 @@ def joined(runtime: Any, seconds: float) -> Iterator[Any]:
         if isinstance(error, NotReached):  # all ranks have the same numbers
             raise SystemExit(1) from None
         raise ValueError(f"rank {runtime.launch.rank}: {error}") from None
+    finally:
+        ranks.close()

@@ -93,7 +93,6 @@ def command(
                     sinks.log(report)
                     with suppress(OSError):  # a reader that left must not end the training
                         show(report)
-            ranks.close()
             show_result = emit if first else silent
             seconds = time.perf_counter() - started
             return _outcome(run, bool(interrupted), seconds, partial(show_result, as_json))

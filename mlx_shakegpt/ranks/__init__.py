@@ -79,9 +79,12 @@ class Ranks:
             mx.eval(result[name])
         return result
 
-    def close(self) -> None:
-        """Waits for all ranks to be done, and leaves."""
+    def wait(self) -> None:
+        """Waits for all ranks to come this far."""
         self.gather(None)
+
+    def close(self) -> None:
+        """Leaves, without a word to the others."""
         if self._watchdog:
             self._watchdog.close()
 

@@ -44,11 +44,12 @@ class Watchdog:
             self._process.stdin.flush()
 
     def close(self) -> None:
-        """Watches no longer."""
-        assert self._process.stdin is not None
+        """Watches no longer. What Python still has to say goes straight to stderr, as a launcher
+        may stop to read when this process ends; MLX's own last lines go nowhere."""
+        if self._process.stdin is None or self._process.stdin.closed:
+            return
         sys.stderr.flush()
-        os.dup2(self._stderr, 2)
-        os.close(self._stderr)
+        sys.stderr = os.fdopen(self._stderr, "w", buffering=1)
         with contextlib.suppress(OSError):
             self._process.stdin.close()
         self._process.wait()

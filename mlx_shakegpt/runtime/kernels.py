@@ -72,12 +72,23 @@ def use_native_kernels(local_rank: int = 0) -> str:
             quoted = {name: quote(value) for name, value in names.items()}
             write_atomically(script, _SCRIPT.format(flags=_FLAGS, **quoted))
             script.chmod(0o755)
+        if own != here:
+            _borrow(here, own)
     except OSError as error:
         return f"cannot write {error.filename}"
     tempfile.gettempdir()  # Python's own temporary files stay where they are
     os.environ["TMPDIR"] = str(own)
     os.environ["PATH"] = f"{script.parent}{os.pathsep}{path}"
     return ""
+
+
+def _borrow(here: Path, own: Path) -> None:
+    """Links what was compiled in one folder into another."""
+    for kernel in here.glob("mlx/**/*.so"):
+        link = own / kernel.relative_to(here)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.exists():
+            os.link(kernel, link)
 
 
 def compiled(name: str, source: str) -> Path | None:
