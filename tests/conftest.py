@@ -22,6 +22,19 @@ from mlx_shakegpt.tokenizer import encode
 from mlx_shakegpt.training import Evaluation, Trainer
 from mlx_shakegpt.weights import Speaker
 
+# First, so that no worker begins with one of them when the other is nearly done.
+LONG = ("verify", "torture", "ranks", "train", "publish", "demo")
+
+
+def pytest_collection_modifyitems(items):
+    names = [f"test_{name}" for name in LONG]
+
+    def place(item):
+        return names.index(item.path.stem) if item.path.stem in names else len(names)
+
+    items.sort(key=place)
+
+
 POEM = """From fairest creatures we desire increase,
 That thereby beauty's rose might never die,
 But as the riper should by time decease,
