@@ -21,8 +21,9 @@ def silent(*_: Any) -> None:
 def joined(runtime: Any, seconds: float) -> Iterator[Any]:
     """The ranks that this process was launched with, alone or not, while the block runs.
 
-    Raises SystemExit on a later rank for what the first one tells, and else ValueError or OSError
-    as the block, with the rank's number.
+    What all ranks meet with, the first one tells, with its exit code. A later one raises
+    SystemExit(0) then, as mlx.launch ends all at once where one fails; and for a fault of its own
+    ValueError with its number.
     """
     from ..ranks import ALONE, Shared, join
 
@@ -33,7 +34,7 @@ def joined(runtime: Any, seconds: float) -> Iterator[Any]:
         ranks.wait()  # rank 0 saves, and nobody is to miss it meanwhile
     except Shared:
         if ranks.rank:
-            raise SystemExit(2) from None
+            raise SystemExit(0) from None
         raise
     except RuntimeError as error:
         if ranks.size == 1:
@@ -47,7 +48,7 @@ def joined(runtime: Any, seconds: float) -> Iterator[Any]:
         if not runtime.launch.rank:
             raise
         if isinstance(error, NotReached):  # all ranks have the same numbers
-            raise SystemExit(1) from None
+            raise SystemExit(0) from None
         raise ValueError(f"rank {runtime.launch.rank}: {error}") from None
     finally:
         ranks.close()

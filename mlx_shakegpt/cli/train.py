@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -88,37 +89,39 @@ def command(
         try:
             step, config = run.trainer.state.step, run.trainer.config.to_json()
             sinks = open_sinks(report_to if first else (), run.path, config, step, tell)
-            with _interrupts(run, tell) as interrupted, _display(run) as show, closing(sinks):
+            with _interrupts(run, tell), _display(run) as show, closing(sinks):
                 for report in run.follow(checkpoint_every or 0):
                     sinks.log(report)
                     with suppress(OSError):  # a reader that left must not end the training
                         show(report)
-            show_result = emit if first else silent
+            if not first:
+                return 0
             seconds = time.perf_counter() - started
-            return _outcome(run, bool(interrupted), seconds, partial(show_result, as_json))
+            return _outcome(run, seconds, partial(emit, as_json))
         finally:
             run.close()
 
 
 @contextmanager
-def _interrupts(run: Any, tell: Any) -> Iterator[list[int]]:
+def _interrupts(run: Any, tell: Any) -> Iterator[None]:
     """The first interrupt finishes the step and saves; a second one leaves at once."""
-    seen: list[int] = []
+    seen = False
 
     def handle(number: int, _frame: Any) -> None:
+        nonlocal seen
         if seen:
             os._exit(130)
-        seen.append(number)
+        seen = True
         run.trainer.stop()
         if number == signal.SIGHUP:  # the terminal is gone, and writing to it would fail
-            for stream in (1, 2):
+            for stream in (1, 2, sys.stderr.fileno()):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
         tell("Finishing this step and saving; once more to leave at once.")
 
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, handle) for number in signals}
     try:
-        yield seen
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -171,7 +174,7 @@ def _display(run: Any) -> Iterator[Any]:
         yield draw
 
 
-def _outcome(run: Any, interrupted: bool, seconds: float, show: Any) -> int:
+def _outcome(run: Any, seconds: float, show: Any) -> int:
     """Shows how the run stands, as JSON's content and as text; returns the exit code."""
     state, config = run.trainer.state, run.trainer.config
     last = state.evaluations[-1] if state.evaluations else {"nll": None, "complete": False}
@@ -192,7 +195,7 @@ def _outcome(run: Any, interrupted: bool, seconds: float, show: Any) -> int:
     if not over:
         way = f"python cli.py train --resume --run {run.path.name}"
         show(result, f"Stopped {name}; go on with: {way}")
-        return 130 if interrupted else 1
+        return 130  # only an interrupt, of any rank, ends a run before its last step
     about = "" if last["complete"] else "about "
     loss = f"whole-text loss {about}{nll:.4f}, target {config.target_loss:g}"
     if state.reached:

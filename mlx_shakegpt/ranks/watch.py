@@ -14,13 +14,14 @@ import subprocess
 import sys
 import time
 
-_NOISE = b"[ring] "  # a dozen lines for each neighbour that is gone; the rank says it in one
+_NOISE = b"[ring]"  # begins a dozen lines, in pieces, for each neighbour that is gone
 
 
 class Watchdog:
     """Kills this process once `seconds` pass without a `tick`, and says where it waited.
 
-    Meanwhile all that goes to stderr passes through it.
+    What MLX itself writes to stderr passes through it, up to its first line on a lost neighbour;
+    Python's goes there straight.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -31,7 +32,7 @@ class Watchdog:
             command, stdin=subprocess.PIPE, pass_fds=(said,), start_new_session=True
         )
         sys.stderr.flush()
-        self._stderr = os.dup(2)
+        sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
         os.dup2(write, 2)
         os.close(said)
         os.close(write)
@@ -44,12 +45,8 @@ class Watchdog:
             self._process.stdin.flush()
 
     def close(self) -> None:
-        """Watches no longer. What Python still has to say goes straight to stderr, as a launcher
-        may stop to read when this process ends; MLX's own last lines go nowhere."""
-        if self._process.stdin is None or self._process.stdin.closed:
-            return
-        sys.stderr.flush()
-        sys.stderr = os.fdopen(self._stderr, "w", buffering=1)
+        """Watches no longer; MLX's last lines go nowhere."""
+        assert self._process.stdin is not None
         with contextlib.suppress(OSError):
             self._process.stdin.close()
         self._process.wait()
@@ -57,19 +54,17 @@ class Watchdog:
 
 def watch(process: int, seconds: float, said: int) -> None:
     """Reads ticks from stdin until it is closed, or ends the process for want of them; hands on
-    the lines of `said`."""
-    where, rest, sources = b"at its start", b"", [0, said]
+    what comes from `said`."""
+    where, sources, quiet = b"at its start", [0, said], False
     deadline = time.monotonic() + seconds
     while ready := select.select(sources, [], [], max(0.0, deadline - time.monotonic()))[0]:
         if said in ready:
             chunk = os.read(said, 65536)
-            *lines, rest = (rest + chunk).split(b"\n")
             if not chunk:
-                lines, rest = [rest], b""
                 sources.remove(said)
-            for line in lines:
-                if line and not line.startswith(_NOISE):
-                    os.write(2, line + b"\n")
+            heard, noise, _ = chunk.partition(_NOISE)
+            os.write(2, b"" if quiet else heard)
+            quiet = quiet or bool(noise)
         elif not (ticks := os.read(0, 65536)):
             return  # and nothing more was said
         else:
