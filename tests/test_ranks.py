@@ -162,6 +162,20 @@ def test_a_rank_that_hangs_ends_the_others_in_time(home):
     assert len(said) == 1 and "no answer from the other ranks for 5 s" in said[0]
 
 
+def test_the_watchdog_does_its_work_where_nobody_reads():
+    watch = ROOT / "mlx_shakegpt" / "ranks" / "watch.py"
+    victim = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    (said, speaks), (gone, errors) = os.pipe(), os.pipe()
+    os.close(gone)
+    command = [sys.executable, "-I", watch, str(victim.pid), "0.5", str(said)]
+    streams = {"stdin": subprocess.PIPE, "stderr": errors, "pass_fds": (said,)}
+    with subprocess.Popen(command, **streams) as watchdog:
+        assert victim.wait(SOON) == -signal.SIGKILL
+        watchdog.stdin.close()
+    for end in (said, speaks, errors):
+        os.close(end)
+
+
 def test_a_rank_that_never_comes_is_not_awaited_for_ever(home):
     told = Group(home, 2, *TRAIN, "--rank-timeout", "3", missing=[1]).end()
     assert told[0][0] == -signal.SIGKILL

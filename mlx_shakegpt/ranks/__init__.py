@@ -77,11 +77,13 @@ class Ranks:
             summed = mx.distributed.all_sum(held.reshape(-1).view(mx.uint8), group=self._group)
             result[name] = summed.view(dtype).reshape(shape)
             mx.eval(result[name])
+            self.tick(f"sharing {name}")
         return result
 
     def wait(self) -> None:
         """Waits for all ranks to come this far."""
-        self.gather(None)
+        if self._group:
+            mx.eval(self.rows(mx.zeros(1)))
 
     def close(self) -> None:
         """Leaves, without a word to the others."""
@@ -109,7 +111,9 @@ def join(launch: Launch, seconds: float) -> Ranks:
     watchdog.tick(f"rank {launch.rank}, joining")
     try:
         group = mx.distributed.init(strict=True, backend=launch.backend)
-    except RuntimeError as error:
+        if (group.rank(), group.size()) != (launch.rank, launch.size):  # another MPI's launcher
+            raise ValueError(f"{launch.backend} made this rank {group.rank()} of {group.size()}")
+    except (RuntimeError, ValueError) as error:
         watchdog.close()
         raise ValueError(
             f"the ranks cannot join: {error}; see that all were started at once, that each address "

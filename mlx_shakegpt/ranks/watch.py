@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 
+_VERBOSE = "MLX_RING_VERBOSE" in os.environ  # mlx.launch --verbose
 _NOISE = b"[ring]"  # begins a dozen lines, in pieces, for each neighbour that is gone
 
 
@@ -62,8 +63,8 @@ def watch(process: int, seconds: float, said: int) -> None:
             chunk = os.read(said, 65536)
             if not chunk:
                 sources.remove(said)
-            heard, noise, _ = chunk.partition(_NOISE)
-            os.write(2, b"" if quiet else heard)
+            heard, noise, _ = (chunk, b"", b"") if _VERBOSE else chunk.partition(_NOISE)
+            _tell(b"" if quiet else heard)
             quiet = quiet or bool(noise)
         elif not (ticks := os.read(0, 65536)):
             return  # and nothing more was said
@@ -74,9 +75,15 @@ def watch(process: int, seconds: float, said: int) -> None:
         f"Error: {where.decode()}: no answer from the other ranks for {seconds:g} s; see that all "
         "run and reach each other, then start all again with --resume\n"
     )
-    os.write(2, told.encode())
+    _tell(told.encode())
     with contextlib.suppress(ProcessLookupError):
         os.kill(process, signal.SIGKILL)
+
+
+def _tell(text: bytes) -> None:
+    """Writes to stderr, which a launcher that is gone may have taken with it."""
+    with contextlib.suppress(OSError):
+        os.write(2, text)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from shlex import quote
 
@@ -87,7 +88,7 @@ def _borrow(here: Path, own: Path) -> None:
     for kernel in here.glob("mlx/**/*.so"):
         link = own / kernel.relative_to(here)
         link.parent.mkdir(parents=True, exist_ok=True)
-        if not link.exists():
+        with suppress(OSError):  # it is there, or else will be compiled
             os.link(kernel, link)
 
 

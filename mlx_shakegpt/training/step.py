@@ -89,6 +89,8 @@ class Step:
 
         Raises ValueError for an id that the model has no row for.
         """
+        # A GPU's step that waits for a late rank within would be ended by Metal after some seconds.
+        self.ranks.wait()
         self.optimizer.learning_rate = lr
         inputs, targets, weights = self._share(batch)
         ids = map(self.model.admit, (inputs, targets))
