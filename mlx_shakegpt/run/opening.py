@@ -67,7 +67,7 @@ def open_run(
     config = recipe(recipe_name, name if name in PRESETS else None, **given)
     model = start.model.config if start else preset(name).model
     corpus = read_corpus(data, passage, progress)
-    must_fit(runtime, model, config, corpus, ranks)
+    must_fit(runtime, model, config, corpus, ranks, free_bytes())
     names = {"preset": name, "recipe": recipe_name}
     run = Run(path, model, config, corpus, names, start, ranks)
     agree(run)
@@ -89,7 +89,7 @@ def _resumed(
     saved = read_config(path)
     _must_agree(path, saved, asked)
     corpus = read_corpus(asked.get("data") or saved["corpus"]["path"], saved["passage"], progress)
-    must_fit(runtime, saved["model"], saved["train"], corpus, ranks)
+    must_fit(runtime, saved["model"], saved["train"], corpus, ranks, free_bytes())
     start, told = None, saved["init"]
     if told and not any((path / "checkpoints").glob("[0-9]*")):  # which hold all that is left of it
         start = pretrained(told["source"], told["sha256"])
@@ -110,12 +110,17 @@ def read_corpus(data: str | None, passage: Passage, progress: Progress | None) -
 
 
 def must_fit(
-    runtime: Runtime, model: ModelConfig, config: TrainConfig, corpus: Corpus, ranks: Ranks
+    runtime: Runtime,
+    model: ModelConfig,
+    config: TrainConfig,
+    corpus: Corpus,
+    ranks: Ranks,
+    free: int,
 ) -> None:
-    """Raises ValueError where training takes more memory than this machine has left."""
+    """Raises ValueError where the ranks of this machine take more than its `free` bytes."""
     rows = Vocabulary.of(corpus.ids).rows if config.closed_vocab else model.vocab_size
-    free = free_bytes() // runtime.launch.local_size
-    estimate.must_fit(model, config, rows, runtime.device == "cpu", free, ranks.size)
+    share = free // runtime.launch.local_size
+    estimate.must_fit(model, config, rows, runtime.device == "cpu", share, ranks.size)
 
 
 def _must_agree(path: Path, saved: dict[str, Any], asked: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from ..config import ModelConfig, Passage, TrainConfig
 from ..corpus import Corpus
 from ..files import sha256
 from ..ranks import Ranks, Shared
-from ..runtime import Runtime, versions
+from ..runtime import Runtime, free_bytes, versions
 from ..training import StepReport, Trainer
 from ..training.share import share
 from .opening import Progress, Tell, must_fit, open_run, read_corpus
@@ -77,6 +77,7 @@ def open_together(
 
 
 def _member(runtime: Runtime, asked: Mapping[str, Any], resume: bool, ranks: Ranks) -> Member:
+    free = free_bytes()  # before rank 0, maybe on this machine, takes its part
     heads = _exchange(ranks, _head(asked, resume))
     _must_be_alike(heads)
     told, trainer, problem = heads[0], None, None
@@ -84,7 +85,7 @@ def _member(runtime: Runtime, asked: Mapping[str, Any], resume: bool, ranks: Ran
         corpus = _same_text(asked, told["corpus"])
         model = ModelConfig.from_json(told["model"])
         config = TrainConfig.from_json(told["train"])
-        must_fit(runtime, model, config, corpus, ranks)
+        must_fit(runtime, model, config, corpus, ranks, free)
         trainer = trainer_of(model, config, corpus, None, ranks)
     except (ValueError, OSError) as error:
         problem = str(error)
