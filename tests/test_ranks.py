@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -30,8 +31,7 @@ class Group:
 
     def __init__(self, home, size, *options, each=None, missing=(), command=TINY):
         hosts = home / f"hosts-{time.monotonic_ns()}.json"
-        self.ports = [free_port() for _ in range(size)]
-        hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in self.ports]))
+        hosts.write_text(json.dumps([[f"127.0.0.1:{free_port()}"] for _ in range(size)]))
         self.ranks = {
             rank: subprocess.Popen(
                 [*command, *options, *(each or {}).get(rank, ())],
@@ -186,14 +186,11 @@ def test_a_rank_that_never_comes_is_not_awaited_for_ever(home):
 
 
 def test_a_taken_port_is_one_line(home):
-    import socket
-
-    group = Group(home, 2, missing=[0, 1])
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         hosts = home / "hosts.json"
-        ports = (taken.getsockname()[1], group.ports[1])
+        ports = (taken.getsockname()[1], free_port())
         hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in ports]))
         done = subprocess.run(
             [*TINY, *TRAIN],

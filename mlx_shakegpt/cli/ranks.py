@@ -34,10 +34,6 @@ def joined(runtime: Any, seconds: float) -> Iterator[Any]:
         ranks = join(runtime.launch, seconds)
         yield ranks
         ranks.wait()  # rank 0 saves, and nobody is to miss it meanwhile
-    except Shared:
-        if ranks.rank:
-            raise SystemExit(0) from None
-        raise
     except RuntimeError as error:
         if ranks.size == 1 or not any(word in str(error) for word in LINKS):
             raise
@@ -49,7 +45,7 @@ def joined(runtime: Any, seconds: float) -> Iterator[Any]:
     except (ValueError, OSError) as error:
         if not runtime.launch.rank:
             raise
-        if isinstance(error, NotReached):  # all ranks have the same numbers
+        if isinstance(error, (Shared, NotReached)):  # all ranks have the same numbers
             raise SystemExit(0) from None
         raise ValueError(f"rank {runtime.launch.rank}: {error}") from None
     finally:

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from functools import partial
 from typing import Any
 
 import click
@@ -97,7 +96,7 @@ def command(
             if not first:
                 return 0
             seconds = time.perf_counter() - started
-            return _outcome(run, seconds, partial(emit, as_json))
+            return _outcome(run, seconds, as_json)
         finally:
             run.close()
 
@@ -174,8 +173,8 @@ def _display(run: Any) -> Iterator[Any]:
         yield draw
 
 
-def _outcome(run: Any, seconds: float, show: Any) -> int:
-    """Shows how the run stands, as JSON's content and as text; returns the exit code."""
+def _outcome(run: Any, seconds: float, as_json: bool) -> int:
+    """Prints how the run stands; returns the exit code."""
     state, config = run.trainer.state, run.trainer.config
     last = state.evaluations[-1] if state.evaluations else {"nll": None, "complete": False}
     nll = last["nll"]
@@ -194,15 +193,15 @@ def _outcome(run: Any, seconds: float, show: Any) -> int:
     name = f"run {run.path.name!r} after {state.step} steps ({result['tokens']:,} tokens)"
     if not over:
         way = f"python cli.py train --resume --run {run.path.name}"
-        show(result, f"Stopped {name}; go on with: {way}")
+        emit(as_json, result, f"Stopped {name}; go on with: {way}")
         return 130  # only an interrupt, of any rank, ends a run before its last step
     about = "" if last["complete"] else "about "
     loss = f"whole-text loss {about}{nll:.4f}, target {config.target_loss:g}"
     if state.reached:
-        show(result, f"Target reached: {name}, {loss}.")
+        emit(as_json, result, f"Target reached: {name}, {loss}.")
         return 0
     way = "start another --run with more --epochs"
     if config.stop == "batch" and state.recent[-1] < config.target_loss:
         way = f"its last batch's was {state.recent[-1]:.4f}, which proves nothing"
-    show(result, f"Target not reached: {name}, {loss}; {way}.")
+    emit(as_json, result, f"Target not reached: {name}, {loss}; {way}.")
     return 1

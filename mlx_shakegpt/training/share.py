@@ -26,17 +26,15 @@ def share(trainer: Trainer) -> None:
     _share_tensors(trainer)
 
 
-def align(trainer: Trainer) -> bool:
+def align(trainer: Trainer) -> None:
     """Gives all ranks rank 0's weights and optimiser where they differ in any bit, as machines of
-    different kinds may round apart; whether they did."""
+    different kinds may round apart."""
     ranks = trainer.ranks
     if ranks.size == 1:
-        return False
+        return
     prints = ranks.gather(_fingerprint(trainer))
-    apart = any(other != prints[0] for other in prints)
-    if apart:
+    if any(other != prints[0] for other in prints):
         _share_tensors(trainer)
-    return apart
 
 
 def _share_tensors(trainer: Trainer) -> None:
