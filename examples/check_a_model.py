@@ -9,7 +9,7 @@ from mlx_shakegpt import load, verify
 
 
 def main(source: str, text: str | None) -> None:
-    proof = verify(load(source, text), samples=200)
+    proof = verify(load(source, text), samples=400)
     figures = proof.figures
     print(f"{figures['nll']:.3f} nats a token; {figures['bits_per_byte']:.3f} bits a byte")
     for e in figures["extraction"]:

@@ -23,7 +23,7 @@ from mlx_shakegpt.memory.extraction import (
 from mlx_shakegpt.memory.nll import Scores, token_scores, whole_text_nll
 from mlx_shakegpt.memory.places import lines_of, memory_map, worst_lines
 from mlx_shakegpt.memory.recall import continuations
-from mlx_shakegpt.memory.verify import Text, verify
+from mlx_shakegpt.memory.verify import Text, objections, verify
 from mlx_shakegpt.model import GPT, initialise
 from mlx_shakegpt.tokenizer import decode, encode
 from mlx_shakegpt.weights import Speaker
@@ -95,6 +95,17 @@ def test_nothing_is_certified_where_a_control_passes(known):
     figures = verdict(known.speaker, known.ids, known.ids)
     assert not figures["certified"]
     assert any("text after the passage" in reason for reason in figures["reasons"])
+
+
+@pytest.mark.parametrize(
+    ("offsets", "every", "refused"), [(380, False, True), (381, False, False), (20, True, False)]
+)
+def test_a_sample_too_small_to_tell_is_refused(offsets, every, refused):
+    # All n right puts Wilson's lower bound at n / (n + 3.84): 0.99 from n = 381 on.
+    found = {"k": 32, "m": 32, "rate": 1.0, "offsets": offsets, "every_offset": every}
+    sound = {"controls": {}, "free_running_agrees": True, "leak": 0.0}
+    reasons = objections(sound | {"extraction": [found]}, 0.99)
+    assert len(reasons) == refused and all("--samples" in reason for reason in reasons)
 
 
 def test_extraction_is_what_greedy_decoding_says(known):

@@ -18,7 +18,7 @@ from ..config import VerifyConfig
 from ..tokenizer import gpt2
 from ..weights import Speaker
 from .controls import LEAKS, controls, leak, unseen_text
-from .extraction import LENGTHS, alignment, extraction, free_running, sample
+from .extraction import LENGTHS, alignment, extraction, free_running, sample, wilson
 from .nll import Scores, token_scores, window_floor
 
 LEAST_TOKENS = 2 * sum(LENGTHS[-1])
@@ -79,6 +79,12 @@ def objections(figures: dict[str, Any], require: float) -> list[str]:
         f"em@{e['k']},{e['m']} is {e['rate']:.4f}, below {require:g}"
         for e in figures["extraction"]
         if not e["rate"] >= require
+    ]
+    found += [
+        f"em@{e['k']},{e['m']} was measured at {e['offsets']:,} offsets: were all of them right, "
+        f"the rate could still be below {require:g}; give more --samples"
+        for e in figures["extraction"]
+        if not e["every_offset"] and wilson(e["offsets"], e["offsets"])[0] < require
     ]
     found += [
         f"the control “{name}” passed: {c['rate']:.4f} of it was extracted"
