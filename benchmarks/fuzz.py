@@ -101,7 +101,7 @@ def readers(folder: Path) -> list[Reader]:
     from mlx_shakegpt.export import export
     from mlx_shakegpt.files import home
     from mlx_shakegpt.memory import certificate
-    from mlx_shakegpt.run import Run, read_config
+    from mlx_shakegpt.run import Run, of_run, read_config
     from mlx_shakegpt.runtime import setup
     from mlx_shakegpt.tensors import load_tensors
     from mlx_shakegpt.weights import speaker_from_hf, speaker_from_run
@@ -132,9 +132,9 @@ def readers(folder: Path) -> list[Reader]:
         "nll": 0.1, "accuracy": 0.9, "certified": False,
         "extraction": [{"k": 32, "m": 32, "rate": 0.5}, {"k": 50, "m": 50, "rate": 0.4}],
     }  # fmt: skip
-    weights = own / checkpoint.MODEL
+    weights = of_run("fuzzed").hashed()
     paper = certificate.certificate(
-        speaker, "fuzzed", (weights,), corpus.told, VerifyConfig(), setup(), figures
+        speaker, "fuzzed", weights, corpus.told, VerifyConfig(), setup(), figures
     )
     certificate.write(folder / "paper" / "certificate.json", paper)
     saved = checkpoint.newest(own / "checkpoints")[0]

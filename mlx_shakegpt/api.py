@@ -18,7 +18,7 @@ from typing import Any
 from . import tokenizer
 from .config import VerifyConfig
 from .generation import stream
-from .hub import model_folder
+from .hub import model_folder, model_name
 from .lookup import Lookup
 from .proof import Proof, prove
 from .run import Subject, of_folder, of_run, open_run
@@ -36,7 +36,7 @@ def load(source: str | Path | None = None, data: str | Path | None = None) -> Su
     setup()
     text = Path(data) if data else None
     if source is not None and (Path(source).is_dir() or "/" in str(source)):
-        return of_folder(model_folder(str(source)), text)
+        return of_folder(model_folder(str(source)), text, None, model_name(str(source)))
     return of_run(str(source) if source else None, text)
 
 
@@ -72,8 +72,8 @@ def generate(
     """The continuation of a prompt, piece by piece, in whole characters; greedy unless `sampling`
     (fields of Sampling: temperature, top_k, top_p, min_p, seed) says otherwise.
 
-    With `lookup`, guesses from the learned text make it faster, and change nothing else. Raises
-    ValueError for an empty prompt.
+    With `lookup`, guesses from the learned text make it faster; greedy text stays the same, sampled
+    text its distribution. Raises ValueError for an empty prompt.
     """
     guesses = Lookup(model.corpus.ids) if lookup else None
     ids = tokenizer.encode(prompt)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .options import BETA, NOT_NEGATIVE, POSITIVE, SHARE, Checked, one_of, option
+from .options import BETA, NOT_NEGATIVE, POSITIVE, SEED, SHARE, Checked, one_of, option
 
 GPT2_VOCABULARY = 50257
 MAX_POSITIONS = 1024
@@ -90,9 +90,7 @@ class TrainConfig(Checked):
         0.0, "with jitter: share of the windows put around badly known tokens", SHARE
     )
     dtype: str = option("float32", "parameters and activations", one_of("float32", "bfloat16"))
-    seed: int = option(
-        0, "seed of initial weights and data order", (lambda s: 0 <= s < 2**32, "0 … 2^32 − 1")
-    )
+    seed: int = option(0, "seed of initial weights and data order", SEED)
     target_loss: float = option(0.1, "whole-text loss to reach, nats a token", POSITIVE)
     stop: str = option(
         "text",
@@ -131,13 +129,20 @@ class Passage(Checked):
     tokens: int = option(0, "tokens from that line on; 0: to the end of the text", NOT_NEGATIVE)
 
 
+CONTROL_RATE = 0.05  # a control that is extracted at a higher rate has passed, which it must not
+
+
 @dataclass(frozen=True)
 class VerifyConfig(Checked):
     """What a verification measures and asks for."""
 
-    require: float = option(0.99, "smallest extraction rate to certify", SHARE)
+    require: float = option(
+        0.99,
+        "smallest extraction rate to certify",
+        (lambda r: CONTROL_RATE < r <= 1, f"above {CONTROL_RATE:g}, and at most 1"),
+    )
     samples: int = option(
         1000, "offsets to measure where there are more than `every`; 0: all", NOT_NEGATIVE
     )
     every: int = option(4096, "offsets up to which each one is measured", NOT_NEGATIVE)
-    seed: int = option(0, "seed of samples and controls", NOT_NEGATIVE)
+    seed: int = option(0, "seed of samples and controls", SEED)

@@ -5,6 +5,7 @@ Knows nothing of models or MLX.
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -59,23 +60,28 @@ class Corpus:
         told = {"name": self.name, "sha256": self.sha256}
         return told | {"first_line": self.passage.first_line, "tokens": len(self.ids)}
 
-    def around(self) -> tuple[np.ndarray, np.ndarray]:
-        """The ids before and after the passage in the same file, which it does not teach."""
+    def around(self, passage: Passage | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """The ids before and after a passage of the same file, else of this one."""
         lines = _read(Path(self.path) if self.path else None)[2]
-        first = self.passage.first_line - 1
+        around = passage or self.passage
+        first = around.first_line - 1
         before = tokenizer.encode("".join(lines[:first]))
-        after = tokenizer.encode("".join(lines[first:]))[len(self.ids) :]
+        from_there = tokenizer.encode("".join(lines[first:]))
+        after = from_there[around.tokens or len(from_there) :]
         return np.array(before, np.int32), np.array(after, np.int32)
 
 
 def _read(path: Path | None) -> tuple[Path, bytes, list[str]]:
-    """The file of a text, its bytes and its lines. Raises as Corpus.load does."""
+    """The file of a text, its bytes and its lines, which only "\n" ends, as in editors.
+
+    Raises as Corpus.load does.
+    """
     file = path or assets.ensure(assets.TINY_SHAKESPEARE)
     if not file.is_file():
         raise FileNotFoundError(f"no text file {file}; check the path")
     content = file.read_bytes()
     try:
-        return file, content, content.decode().splitlines(keepends=True)
+        return file, content, list(io.StringIO(content.decode(), newline="\n"))
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{file} is not UTF-8: byte {error.start} is 0x{content[error.start]:02x}; "

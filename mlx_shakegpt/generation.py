@@ -196,10 +196,18 @@ class Chooser:
         """Whether each choice (n,) would be the same with the logits rounded otherwise."""
         if not self.greedy:
             return mx.ones(logits.shape[0], mx.bool_)
-        top = logits.max(-1)
         first = mx.arange(logits.shape[-1]) == logits.argmax(-1, keepdims=True)
-        second = mx.where(first, -math.inf, logits).max(-1)
-        return top - second > _CLOSE[logits.dtype] * mx.abs(top)
+        return ~_close(logits, mx.where(first, -math.inf, logits).max(-1))
+
+    def near(self, logits: mx.array, rows: mx.array) -> mx.array:
+        """Whether each of some rows (n,) could be the choice with the logits rounded otherwise."""
+        return _close(logits, mx.take_along_axis(logits, rows[:, None], -1)[:, 0])
+
+
+def _close(logits: mx.array, others: mx.array) -> mx.array:
+    """Whether the largest of each (n, rows) logits is as large as others (n,) but for rounding."""
+    top = logits.max(-1)
+    return top - others <= _CLOSE[logits.dtype] * mx.abs(top)
 
 
 def _mlx_lm(name: str) -> ModuleType:

@@ -8,8 +8,17 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-WANTED = ("config.json", "model*.safetensors", "model.safetensors.index.json", "vocab.json")
+WANTED = (
+    "config.json", "model*.safetensors", "model.safetensors.index.json", "vocab.json",
+    "tokenizer.json",
+)  # fmt: skip
 _ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def model_name(source: str) -> str:
+    """What a folder, or a hub id's model, is called."""
+    path = Path(source).expanduser()
+    return path.resolve().name if path.is_dir() else source.rpartition("/")[2]
 
 
 def model_folder(source: str) -> Path:

@@ -15,6 +15,7 @@ Check = tuple[Callable[[Any], bool], str]
 POSITIVE: Check = (lambda x: x > 0, "a number above 0")
 NOT_NEGATIVE: Check = (lambda x: x >= 0, "0 or more")
 SHARE: Check = (lambda x: 0 <= x <= 1, "between 0 and 1")
+SEED: Check = (lambda s: 0 <= s < 2**32, "0 … 2^32 − 1")
 BETA: Check = (lambda x: 0 <= x < 1, "0 or more and below 1")
 
 

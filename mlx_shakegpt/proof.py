@@ -18,7 +18,6 @@ from .memory.places import memory_map, worst_lines
 from .memory.verify import Text, verify
 from .run import Subject
 from .runtime import setup
-from .weights import weights_hash
 
 CERTIFICATE, MAP = "certificate.json", "memory-map.png"
 
@@ -44,10 +43,10 @@ class Proof:
 
 def prove(subject: Subject, settings: VerifyConfig, done: Done = lambda part: None) -> Proof:
     """Measures all that a certificate tells. Raises ValueError for a text that is too short."""
+    corpus, weights = subject.corpus, subject.hashed()
     figures, scores = _measured(subject, settings, done)
-    corpus = subject.corpus
     figures["worst_lines"] = worst_lines(corpus.ids, scores, corpus.passage.first_line)
-    told = subject.name, subject.weights, corpus.told
+    told = subject.name, weights, corpus.told
     paper = papers.certificate(subject.speaker, *told, settings, setup(), figures)
     return Proof(subject, figures, scores, paper)
 
@@ -56,7 +55,7 @@ def differences(
     paper: dict[str, Any], subject: Subject, done: Done = lambda part: None
 ) -> list[str]:
     """What is not as a certificate tells; other hashes, and if there are none, other figures."""
-    hashes = {"text": subject.corpus.sha256, "weights": weights_hash(subject.weights)}
+    hashes = {"text": subject.corpus.sha256, "weights": subject.hashed()["sha256"]}
     if found := papers.other_hashes(paper, hashes):
         return found
     figures, _ = _measured(subject, VerifyConfig(**paper["settings"]), done)
@@ -75,4 +74,6 @@ def _measured(
     subject: Subject, settings: VerifyConfig, done: Done
 ) -> tuple[dict[str, Any], Scores]:
     corpus = subject.corpus
-    return verify(subject.speaker, Text(corpus.ids, *corpus.around()), settings, done)
+    return verify(
+        subject.speaker, Text(corpus.ids, *corpus.around(subject.learned)), settings, done
+    )

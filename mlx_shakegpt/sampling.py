@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .options import NOT_NEGATIVE, SHARE, Checked, option
+from .options import NOT_NEGATIVE, SEED, SHARE, Checked, option
 
 
 @dataclass(frozen=True)
@@ -17,4 +17,4 @@ class Sampling(Checked):
     top_k: int = option(0, "sample among this many likeliest tokens; 0: all", NOT_NEGATIVE)
     top_p: float = option(0.0, "sample within this share of probability; 0: all", SHARE)
     min_p: float = option(0.0, "leave out tokens below this share of the likeliest's", SHARE)
-    seed: int = option(0, "seed of the sampling", NOT_NEGATIVE)
+    seed: int = option(0, "seed of the sampling", SEED)

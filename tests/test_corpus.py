@@ -21,6 +21,17 @@ def test_passage_starts_at_its_line_and_has_its_tokens():
     assert len(corpus.ids) == 50
 
 
+def test_only_newlines_end_a_line(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_bytes("one\x0cpage\r\ntwo\u2028more\nthree\n".encode())
+    from mlx_shakegpt.tokenizer import decode
+
+    for line, rest in ((2, "two\u2028more\nthree\n"), (3, "three\n")):
+        assert decode(Corpus.load(path, Passage(first_line=line)).ids) == rest
+    with pytest.raises(ValueError, match="has 3 lines"):
+        Corpus.load(path, Passage(first_line=4))
+
+
 @pytest.mark.parametrize(
     ("content", "passage", "words"),
     [

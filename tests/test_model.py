@@ -130,7 +130,7 @@ def test_ids_outside_the_vocabulary_never_reach_mlx(bad):
         lambda: model(mx.array(np.array([[5, bad]]))),
         lambda: window_scores(model, np.array([[5, 5, bad]]), 1),
         lambda: window_scores(model, np.array([[bad, 5, 5]]), 1, speakers[1].vocabulary),
-        lambda: Reader(speakers[0]).read(np.array([[bad]])),
+        lambda: Reader(speakers[0]).read(np.array([[bad]]), np.array([5])),
         lambda: Trainer(TINY, tiny_training(), np.array([5, bad] * 20), None),
         lambda: Trainer(TINY, tiny_training(closed_vocab=False), np.array([5, bad] * 20), None),
         *(lambda speaker=speaker: next(stream(speaker, [5, bad], 2)) for speaker in speakers),

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from mlx_shakegpt.generation import stream
@@ -48,7 +50,7 @@ def test_a_recital_starts_at_a_line(known):
         Recital(known.ids[:10], 32, None, CORRECT)
 
 
-def test_the_commands_recite_and_mark(shakegpt, known_run):
+def test_the_commands_recite_and_mark(shakegpt, known_run, tmp_path):
     result = shakegpt("recite", "--tokens", 60, "--from", 4)
     assert result.code == 0 and result.out.startswith("All:\nSpeak, speak.")
     figures = shakegpt("recite", "--json").json()
@@ -58,5 +60,15 @@ def test_the_commands_recite_and_mark(shakegpt, known_run):
     assert marked["known"]["share"] > 0.9 and marked["known"]["spans"][0]["line"] == 1
     shown = shakegpt("generate", "First Citizen:", "--max-tokens", 60, "--mark")
     assert shown.out.startswith("First Citizen:") and "Known word for word: " in shown.err
+    # A folder that learned another text than Tiny Shakespeare is not marked by that, nor proven.
+    assert shakegpt("export", "--to", tmp_path / "other").code == 0
+    config = tmp_path / "other" / "config.json"
+    told = json.loads(config.read_text())
+    told["learned_text"] |= {"name": "poem.txt", "sha256": "0" * 64}
+    config.write_text(json.dumps(told))
+    other = shakegpt("generate", "First Citizen:", "--model", config.parent, "--mark")
+    assert other.code == 2 and "nothing can be marked" in other.err
+    unproven = shakegpt("verify", "--model", config.parent, "--corpus-tokens", 200)
+    assert unproven.code == 2 and "learned poem.txt; give that text with --data" in unproven.err
     wrong = shakegpt("recite", "--from", 9000)
     assert wrong.code == 2 and "not in the learned passage" in wrong.err

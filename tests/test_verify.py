@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
@@ -10,11 +11,13 @@ from conftest import KNOWN_RATE, ROOT, TINY
 from mlx.utils import tree_map
 
 from mlx_shakegpt import ops
-from mlx_shakegpt.config import VerifyConfig
+from mlx_shakegpt.config import Passage, VerifyConfig
+from mlx_shakegpt.files import sha256
 from mlx_shakegpt.generation import stream
 from mlx_shakegpt.memory.controls import leak, shuffled, unseen_text
 from mlx_shakegpt.memory.extraction import (
     alignment,
+    ambiguous,
     extraction,
     free_running,
     sample,
@@ -25,6 +28,7 @@ from mlx_shakegpt.memory.places import lines_of, memory_map, worst_lines
 from mlx_shakegpt.memory.recall import continuations
 from mlx_shakegpt.memory.verify import Text, objections, verify
 from mlx_shakegpt.model import GPT, initialise
+from mlx_shakegpt.run import of_run
 from mlx_shakegpt.tokenizer import decode, encode
 from mlx_shakegpt.weights import Speaker
 
@@ -98,11 +102,12 @@ def test_nothing_is_certified_where_a_control_passes(known):
 
 
 @pytest.mark.parametrize(
-    ("offsets", "every", "refused"), [(380, False, True), (381, False, False), (20, True, False)]
+    ("right", "offsets", "refused"), [(380, 380, True), (381, 381, False), (995, 1000, True)]
 )
-def test_a_sample_too_small_to_tell_is_refused(offsets, every, refused):
+def test_a_sample_that_leaves_a_lower_rate_possible_is_refused(right, offsets, refused):
     # All n right puts Wilson's lower bound at n / (n + 3.84): 0.99 from n = 381 on.
-    found = {"k": 32, "m": 32, "rate": 1.0, "offsets": offsets, "every_offset": every}
+    found = {"k": 32, "m": 32, "rate": right / offsets, "offsets": offsets}
+    found["low"] = wilson(right, offsets)[0]
     sound = {"controls": {}, "free_running_agrees": True, "leak": 0.0}
     reasons = objections(sound | {"extraction": [found]}, 0.99)
     assert len(reasons) == refused and all("--samples" in reason for reason in reasons)
@@ -134,12 +139,63 @@ def test_extraction_is_what_greedy_decoding_says(known):
             k == 120
         )
         assert 0 < len(failing) < 40
+    half = replace(half, context=64)
     runs = free_running(half, known.ids, 16, 8, 0)
-    assert runs["agrees"] and runs["followed"] > known.speaker.context
+    assert runs["agrees"] and runs["followed"] > half.context
     for o in runs["offsets"][:3]:
-        prompt, length = known.ids[o : o + 16], runs["followed"]
-        said = continuations(half, prompt[None], length).ids[0].tolist()
-        assert said == list(stream(half, prompt.tolist(), length))
+        window = known.ids[o : o + 16 + runs["followed"]]
+        said = continuations(half, window[None], 16).ids[0].tolist()
+        assert said == list(stream(half, window[:16].tolist(), runs["followed"]))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-6])
+def test_a_cached_path_that_errs_is_no_tie(known, monkeypatch, scale):
+    """Also where its logits are so flat that nothing tells one token from another."""
+    head, hidden = GPT.head, GPT.hidden
+    cached = []
+
+    def noted(self, rows, cache=None, last=None):
+        cached[:] = [cache is not None]
+        return hidden(self, rows, cache, last)
+
+    def wrong(self, states):
+        logits = head(self, states)
+        return 30 + scale * mx.roll(logits, 1, axis=-1) if cached[0] else logits
+
+    monkeypatch.setattr(GPT, "hidden", noted)
+    monkeypatch.setattr(GPT, "head", wrong)
+    runs = free_running(known.speaker, known.ids, 32, 32, 0)
+    assert runs["median"] < 2 and not runs["agrees"]
+    assert runs["ties"] == (0 if scale == 1 else len(runs["offsets"]))
+
+
+def test_a_context_shorter_than_the_prompts_is_measured_by_free_runs_alone(known):
+    short = Speaker(known.speaker.model, known.speaker.vocabulary, 16)
+    figures = verdict(short, known.ids, known.after)
+    assert all(e["free_running"] for e in figures["extraction"])
+    assert figures["free_running_agrees"] and not figures["certified"]
+
+
+def test_places_without_a_single_answer_are_those_of_brute_force():
+    ids = np.random.default_rng(0).integers(0, 3, 400).astype(np.int32)
+    for k, m in ((1, 1), (3, 2), (5, 4)):
+        text = ids.tolist()
+        after = {}
+        for o in range(len(text) - k - m + 1):
+            after.setdefault(tuple(text[o : o + k]), set()).add(tuple(text[o + k : o + k + m]))
+        want = [len(after[tuple(text[o : o + k])]) > 1 for o in range(len(text) - k - m + 1)]
+        assert ambiguous(ids, k, m).tolist() == want and sum(want) > 0
+
+
+def test_a_refrain_does_not_count_against_a_model_that_knows_it(known):
+    ids = known.ids.copy()
+    ids[130:166] = ids[20:56]  # what follows differs
+    unclear = np.flatnonzero(ambiguous(ids, 32, 32)).tolist()
+    assert unclear == [*range(20, 25), *range(130, 135)]
+    shorter, longer = verdict(known.speaker, ids, known.after)["extraction"]
+    assert (shorter["ambiguous"], longer["ambiguous"]) == (10, 0)
+    assert shorter["offsets"] == len(ids) - 63 - 10 and longer["offsets"] == len(ids) - 99
+    assert not set(shorter["failing"]) & set(unclear)
 
 
 def test_sampled_chance_is_the_product_of_probabilities(known):
@@ -268,6 +324,25 @@ def test_a_certificate_holds_until_a_byte_changes(shakegpt, known_run, tmp_path)
     (tmp_path / "forged.json").write_text(json.dumps(told))
     forged = shakegpt("verify", "--certificate", tmp_path / "forged.json")
     assert forged.code == 1 and "nll is" in forged.err
+
+
+def test_what_must_not_be_known_lies_outside_of_all_that_was_learned(known_run, known):
+    part = of_run("known", None, Passage(tokens=100))
+    assert part.corpus.ids.tolist() == known.ids[:100].tolist()
+    _, after = part.corpus.around(part.learned)
+    assert after[:100].tolist() == known.after[:100].tolist()
+
+
+def test_weights_that_were_replaced_since_they_were_read_are_not_hashed(known_run):
+    subject = of_run("known")
+    before = subject.hashed()
+    assert before["sha256"] == sha256(known_run / "model.safetensors")
+    copy = known_run / "copy"
+    copy.write_bytes((known_run / "model.safetensors").read_bytes())
+    copy.replace(known_run / "model.safetensors")
+    with pytest.raises(ValueError, match="written anew"):
+        subject.hashed()
+    assert of_run("known").hashed() == before
 
 
 def test_a_changed_text_is_told_by_its_hash(shakegpt, tiny_preset, poem):

@@ -114,7 +114,7 @@ def subject_from(
     """The model of a run, a folder or the hub, with its text or another one."""
     from pathlib import Path
 
-    from ..hub import model_folder
+    from ..hub import model_folder, model_name
     from ..run import of_folder, of_run
 
     if run and model:
@@ -124,7 +124,7 @@ def subject_from(
     if first_line is not None or corpus_tokens is not None:
         passage = Passage(first_line or 1, corpus_tokens or 0)
     if model:
-        return of_folder(model_folder(model), file, passage)
+        return of_folder(model_folder(model), file, passage, model_name(model))
     return of_run(run, file, passage)
 
 

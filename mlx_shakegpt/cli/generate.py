@@ -97,7 +97,7 @@ def command(
 
 
 def _learned(run: str | None, model: str | None) -> Any:
-    """The text that a model learned; for a folder that does not tell, Tiny Shakespeare if at hand.
+    """The text that a model learned, if at hand; for a folder that does not tell, Tiny Shakespeare.
 
     For guesses any text is safe, as they change the speed alone; so one that is gone is no error.
     """
@@ -112,11 +112,11 @@ def _learned(run: str | None, model: str | None) -> Any:
         if not model:
             return load_corpus(find_run(run))
         if assets.TINY_SHAKESPEARE.file.exists():
-            told = learned_text(model_folder(model)) or {}
-            ours = told.get("sha256") == assets.TINY_SHAKESPEARE.sha256
-            return Corpus.load(
-                None, Passage(told["first_line"], told["tokens"]) if ours else Passage()
-            )
+            told = learned_text(model_folder(model))
+            if told is None:
+                return Corpus.load(None, Passage())
+            if told["sha256"] == assets.TINY_SHAKESPEARE.sha256:
+                return Corpus.load(None, Passage(told["first_line"], told["tokens"]))
     except ValueError as error:
         note(f"Warning: {error}. Going on without look-up.")
     return None

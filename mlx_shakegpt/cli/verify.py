@@ -96,8 +96,9 @@ def _done(part: str) -> None:
 def _only(*names: str) -> None:
     """Refuses options that a certificate brings itself."""
     context = click.get_current_context()
-    for name in context.params:
+    for parameter in context.command.params:
+        name = str(parameter.name)
         if name not in names and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise click.UsageError(
-                f"--certificate brings its own settings; leave --{name.replace('_', '-')} out"
+                f"--certificate brings its own settings; leave {parameter.opts[0]} out"
             )

@@ -15,7 +15,7 @@ from .. import assets
 from ..config import Passage, VerifyConfig
 from ..files import read_json, write_atomically
 from ..runtime import Runtime, versions
-from ..weights import Speaker, stored_dtype, weights_hash
+from ..weights import Speaker
 
 FORMAT = "mlx-shakegpt certificate 1"
 LARGEST = 50_000_000  # bytes
@@ -26,25 +26,21 @@ RATE_TOLERANCE, NLL_SHARE, NLL_TOLERANCE = 0.005, 0.02, 1e-4
 def certificate(
     speaker: Speaker,
     name: str,
-    weights: tuple[Path, ...],
+    weights: dict[str, str],
     text: dict[str, Any],
     settings: VerifyConfig,
     runtime: Runtime,
     figures: dict[str, Any],
 ) -> dict[str, Any]:
-    """The certificate of some figures: of the model called `name`, with its weights' files, and of
-    a text, which has name, sha256, first_line and tokens."""
+    """The certificate of some figures: of the model called `name`, of its weights, which have name,
+    sha256 and dtype, and of a text, which has name, sha256, first_line and tokens."""
     config = speaker.model.config
     return {
         "format": FORMAT,
         "text": text,
         "tokenizer": {"name": "gpt2", "sha256": assets.GPT2_MERGES.sha256},
         "name": name,
-        "weights": {
-            "name": weights[0].name,
-            "sha256": weights_hash(weights),
-            "dtype": stored_dtype(weights),
-        },
+        "weights": weights,
         "model": config.to_json() | {"trained_context": speaker.context},
         "settings": asdict(settings),
         "versions": versions(),
@@ -71,6 +67,8 @@ def read(path: Path) -> dict[str, Any]:
             raise ValueError(f"its format is {content['format']!r}, not {FORMAT!r}")
         VerifyConfig(**content["settings"])
         passage_of(content)
+        if not isinstance(content["name"], str):
+            raise ValueError("it has no name of a model")
         for name in ("text", "tokenizer", "weights"):
             if not isinstance(content[name]["sha256"], str):
                 raise ValueError(f"it has no hash of the {name}")

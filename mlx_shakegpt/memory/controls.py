@@ -10,6 +10,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from ..config import CONTROL_RATE
 from ..model import GPT, initialise
 from ..tokenizer import gpt2
 from ..weights import Speaker
@@ -17,7 +18,6 @@ from .extraction import extraction, sample
 from .nll import whole_text_nll
 
 K = M = 32
-MOST = 0.05  # extraction rate at which a control counts as passed
 TOKENS, OFFSETS = 2048, 256
 PIECE = 16  # tokens of a shuffled line at most: less than the prompt and less than what is asked
 LEAKS = 1e-3  # share of the largest logit
@@ -96,7 +96,7 @@ def _figures(speaker: Speaker, ids: np.ndarray, seed: int) -> dict[str, Any]:
     k, m = _fitting(len(ids))
     found = extraction(speaker, ids, k, m, sample(len(ids) - k - m + 1, OFFSETS, seed))
     figures = {"nll": score.nll, "accuracy": score.accuracy, "rate": found["rate"]}
-    return figures | {"offsets": found["offsets"], "passed": found["rate"] > MOST}
+    return figures | {"offsets": found["offsets"], "passed": found["rate"] > CONTROL_RATE}
 
 
 def _fitting(n: int) -> tuple[int, int]:

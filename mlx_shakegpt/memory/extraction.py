@@ -21,6 +21,7 @@ from .recall import continuations
 LENGTHS = ((32, 32), (50, 50))  # k given and m said: Biderman's and Carlini's
 RUN = 256  # tokens that a free run is followed at most
 FREE_RUNS = 64
+TIES = 8  # one free run in so many, or one, may differ from teacher forcing by a tie
 _DRAWS, _CHANCE = (1, 10, 100), 0.9  # of (n, p)-discoverable extraction
 
 
@@ -38,6 +39,29 @@ def sample(n: int, samples: int, seed: int, all_below: int = 0) -> Sample:
         return Sample(np.arange(n), True)
     edges = np.linspace(0, n, samples + 1).astype(int)
     return Sample(np.random.default_rng(seed).integers(edges[:-1], edges[1:]), False)
+
+
+def ambiguous(ids: np.ndarray, k: int, m: int) -> np.ndarray:
+    """Whether the k tokens at each offset stand elsewhere with other m tokens after them, (N,).
+
+    From them nobody could tell which m are asked for.
+    """
+    offsets = len(ids) - k - m + 1
+    prefix, whole = _alike(ids, k)[:offsets], _alike(ids, k + m)
+    _, first = np.unique(whole, return_index=True)  # a place of each distinct window
+    return np.bincount(prefix[first], minlength=len(ids))[prefix] > 1
+
+
+def _alike(ids: np.ndarray, length: int) -> np.ndarray:
+    """A number for the window of `length` ids at each place, the same where windows are the same,
+    by doubling (Karp, Miller and Rosenberg, 1972)."""
+    group, have = ids.astype(np.int64), 1
+    while have < length:
+        step = min(have, length - have)
+        pairs = group[:-step] * (int(group.max()) + 1) + group[step:]
+        group = np.unique(pairs, return_inverse=True)[1]
+        have += step
+    return group
 
 
 def wilson(hits: int, n: int, z: float = 1.959964) -> tuple[float, float]:
@@ -67,7 +91,7 @@ def extraction(speaker: Speaker, ids: np.ndarray, k: int, m: int, chosen: Sample
             "discoverable": {str(n): float((1 - (1 - p_z) ** n >= _CHANCE).mean()) for n in _DRAWS},
         }
     else:
-        exact = np.all(continuations(speaker, windows[:, :k], m).ids == windows[:, k:], axis=1)
+        exact = np.all(continuations(speaker, windows, k).ids == windows[:, k:], axis=1)
         more = {}
     rate = float(exact.mean())
     # Every offset is a count, not an estimate.
@@ -88,25 +112,27 @@ def free_running(speaker: Speaker, ids: np.ndarray, k: int, m: int, seed: int) -
     """Free runs from `k` true tokens at a sample of offsets: their length up to the first error,
     the memorisation score over `m` tokens, and whether teacher forcing tells the same.
 
-    Runs end at RUN tokens or with the text. Teacher forcing and the cache round differently, so
-    they may differ where two tokens are as good as equally likely; that is counted as a tie.
+    Runs end at RUN tokens, or in short texts at half of what follows. Teacher forcing and the cache
+    round differently, so they may differ where the true token and another are as good as equally
+    likely; that is counted as a tie, of which there may be few.
     """
-    length = min(RUN, len(ids) - k)
+    length = min(RUN, (len(ids) - k) // 2)
     offsets = sample(len(ids) - k - length + 1, FREE_RUNS, seed).offsets
     windows = ids[offsets[:, None] + np.arange(k + length)]
-    said = continuations(speaker, windows[:, :k], length)
+    said = continuations(speaker, windows, k)
     equal = said.ids == windows[:, k:]
     runs = _leading(equal)
-    within = min(length, speaker.context + 1 - k)  # tokens that both see from the same start
-    forced = _leading(
-        window_scores(speaker.model, windows[:, : k + within], within, speaker.vocabulary).hit
-    )
-    free = np.minimum(runs, within)
+    # Tokens that both see from the same start; none where the prompt fills the context.
+    within = max(0, min(length, speaker.context + 1 - k))
+    free, forced = np.minimum(runs, within), np.zeros(len(runs), int)
+    if within:
+        seen = windows[:, : k + within]
+        forced = _leading(window_scores(speaker.model, seen, within, speaker.vocabulary).hit)
     differ = np.flatnonzero(free != forced)
-    ties = sum(not said.firm[i, min(free[i], forced[i])] for i in differ)
+    ties = sum(said.tie[i, min(free[i], forced[i])] for i in differ)
     return {
         "offsets": offsets.tolist(),
-        "agrees": bool(len(differ) == ties),
+        "agrees": bool(len(differ) == ties <= max(1, len(offsets) // TIES)),
         "ties": int(ties),
         "score": float(equal[:, :m].mean()),
         "score_tokens": min(m, length),

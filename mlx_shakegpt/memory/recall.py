@@ -20,10 +20,11 @@ TOGETHER = 64  # continuations that share a pass
 
 @dataclass(frozen=True)
 class Continuations:
-    """`ids` (S, m) int32, and `firm` (S, m): whether rounding could not have chosen otherwise."""
+    """`ids` (S, m) int32, and `tie` (S, m): whether rounding could have made a right one wrong, or
+    a wrong one right."""
 
     ids: np.ndarray
-    firm: np.ndarray
+    tie: np.ndarray
 
 
 class Reader:
@@ -38,8 +39,9 @@ class Reader:
         self._cache = prompt_cache(speaker)
         self._history = np.empty((0, 0), np.int32)
 
-    def read(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Reads on, ids (S, n); the likeliest next id (S,), and whether it is firm (S,)."""
+    def read(self, ids: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Reads on, ids (S, n); the likeliest next id (S,), and with ids `true` (S,) whether it is
+        as good as a tie that it is right, or that it is wrong (S,)."""
         speaker, context = self._speaker, self._speaker.context
         self._history = np.concatenate([self._history, ids], 1) if self._history.size else ids
         if self._cache[0].offset + ids.shape[1] > context:
@@ -50,22 +52,24 @@ class Reader:
         states = speaker.model.hidden(rows, self._cache, 1)
         logits = speaker.model.head(states[:, 0])
         chosen, firm = self._choose.ids(logits), self._choose.firm(logits)
-        mx.eval(chosen, firm)
-        return np.array(chosen).astype(np.int32), np.array(firm)
+        near = self._choose.near(logits, speaker.model.admit(speaker.rows(true)))
+        tie = mx.where(chosen == mx.array(true), ~firm, near)
+        mx.eval(chosen, tie)
+        return np.array(chosen).astype(np.int32), np.array(tie)
 
 
-def continuations(speaker: Speaker, prompts: np.ndarray, m: int) -> Continuations:
-    """The `m` tokens that greedy decoding says after each prompt of (S, k) ids."""
-    ids = np.empty((len(prompts), m), np.int32)
-    firm = np.empty((len(prompts), m), bool)
-    for start in range(0, len(prompts), TOGETHER):
+def continuations(speaker: Speaker, windows: np.ndarray, k: int) -> Continuations:
+    """What greedy decoding says after the first `k` ids of windows (S, k + m), for m tokens."""
+    ids = np.empty((len(windows), windows.shape[1] - k), np.int32)
+    tie = np.empty(ids.shape, bool)
+    for start in range(0, len(windows), TOGETHER):
         part = slice(start, start + TOGETHER)
-        reader, said = Reader(speaker), prompts[part]
-        for position in range(m):
-            token, sure = reader.read(said)
-            ids[part, position], firm[part, position] = token, sure
+        reader, said = Reader(speaker), windows[part, :k]
+        for position in range(ids.shape[1]):
+            token, even = reader.read(said, windows[part, k + position])
+            ids[part, position], tie[part, position] = token, even
             said = token[:, None]
-    return Continuations(ids, firm)
+    return Continuations(ids, tie)
 
 
 def recital(speaker: Speaker, ids: np.ndarray, k: int, correct: bool) -> Iterator[int]:
@@ -76,6 +80,6 @@ def recital(speaker: Speaker, ids: np.ndarray, k: int, correct: bool) -> Iterato
     """
     reader, said = Reader(speaker), ids[None, :k]
     for true in ids[k:]:
-        token, _ = reader.read(said)
+        token, _ = reader.read(said, np.array([true], np.int32))
         yield int(token[0])
         said = np.array([[true if correct else token[0]]], np.int32)

@@ -37,6 +37,8 @@ def _recall(f: dict[str, Any]) -> str:
     for e in f["extraction"]:
         where = "every offset" if e["every_offset"] else f"[{e['low']:.4f}, {e['high']:.4f}]"
         line = f"em@{e['k']},{e['m']}   {e['rate']:.4f}  {where}, {e['offsets']:,} offsets"
+        if e["ambiguous"]:
+            line += f"; {e['ambiguous']:,} without a single answer left out"
         if "p_z_half" in e:
             line += f"; sampled with a chance of one half: {e['p_z_half']:.4f}"
         lines.append(line)
@@ -70,5 +72,6 @@ def _end(f: dict[str, Any]) -> str:
         f"{w['text']}"
         for w in f["worst_lines"]
     ]
-    verdict = "CERTIFIED" if f["certified"] else "NOT CERTIFIED"
+    rate = f"at a rate of {f['require']:g} or more"
+    verdict = f"CERTIFIED {rate}" if f["certified"] else f"NOT CERTIFIED {rate}"
     return "\n".join(["worst lines" if lines else "no line has a wrong token", *lines, "", verdict])

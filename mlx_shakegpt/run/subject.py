@@ -11,47 +11,93 @@ from .. import assets
 from ..config import Passage
 from ..corpus import Corpus
 from ..files import sha256
-from ..weights import Speaker, learned_text, speaker_from_hf, weights_files
-from .folder import find_run, load_corpus, load_speaker, read_config, weights_file
+from ..weights import (
+    Speaker,
+    learned_text,
+    speaker_from_hf,
+    speaker_from_run,
+    stored_dtype,
+    weights_files,
+    weights_hash,
+)
+from .folder import find_run, load_corpus, read_config, weights_file
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model, read when first needed, its folder, its weights' files, and the text to know."""
+    """A model, read when first needed, its folder, its weights' files, and the text to know.
+
+    `learned` is the passage that the model learned, where it is of the same text.
+    """
 
     name: str
     folder: Path
     weights: tuple[Path, ...]
     corpus: Corpus
     load: Callable[[], Speaker]
+    learned: Passage | None = None
+
+    @property
+    def speaker(self) -> Speaker:
+        return self._read[0]
+
+    def hashed(self) -> dict[str, str]:
+        """Name, sha256 and dtype of the weights that `speaker` was read from.
+
+        Raises ValueError where other ones have taken their place since.
+        """
+        _, stamps = self._read
+        try:
+            told = {"sha256": weights_hash(self.weights), "dtype": stored_dtype(self.weights)}
+            same = _stamps(self.weights) == stamps
+        except FileNotFoundError:
+            same = False
+        if not same:
+            raise ValueError(
+                f"the weights of {self.name!r} were written anew since they were read; once more"
+            )
+        return {"name": self.weights[0].name} | told
 
     @cached_property
-    def speaker(self) -> Speaker:
-        return self.load()
+    def _read(self) -> tuple[Speaker, list[tuple[int, ...]]]:
+        stamps = _stamps(self.weights)
+        return self.load(), stamps
+
+
+def _stamps(files: tuple[Path, ...]) -> list[tuple[int, ...]]:
+    """What tells one version of a file from another without reading it."""
+    return [(s.st_ino, s.st_size, s.st_mtime_ns) for s in (file.stat() for file in files)]
 
 
 def of_run(name: str | None, data: Path | None = None, passage: Passage | None = None) -> Subject:
     """A run's model with the text that it learned; or with the whole of another one, `data`, or
     with another passage. Raises ValueError where one of them is not to be had."""
     path = find_run(name)
+    config = read_config(path)
+    told = config["corpus"]
     if data is None and passage is None:
         corpus = load_corpus(path)
     else:
-        own = read_config(path)["corpus"]["path"]
-        corpus = Corpus.load(data or (Path(own) if own else None), passage or Passage())
-    return Subject(path.name, path, (weights_file(path),), corpus, partial(load_speaker, path))
+        own = Path(told["path"]) if told["path"] else None
+        corpus = Corpus.load(data or own, passage or Passage())
+    learned = config["passage"] if corpus.sha256 == told["sha256"] else None
+    weights = weights_file(path)
+    load = partial(speaker_from_run, weights, config["model"])
+    return Subject(path.name, path, (weights,), corpus, load, learned)
 
 
-def of_folder(folder: Path, data: Path | None = None, passage: Passage | None = None) -> Subject:
+def of_folder(
+    folder: Path, data: Path | None = None, passage: Passage | None = None, name: str | None = None
+) -> Subject:
     """An exported model with the passage that its config.json tells, of Tiny Shakespeare or of
-    `data`; or with another passage. Raises ValueError where one of them is not to be had."""
-    learned = learned_text(folder)
-    if passage is None and learned:
-        own = data or assets.ensure(assets.TINY_SHAKESPEARE)
-        if own.is_file() and sha256(own) == learned["sha256"]:
-            passage = Passage(learned["first_line"], learned["tokens"])
-        elif data is None:
-            raise ValueError(f"{folder} learned {learned['name']}; give that text with --data")
-    corpus = Corpus.load(data, passage or Passage())
-    load = partial(speaker_from_hf, folder)
-    return Subject(folder.resolve().name, folder, weights_files(folder), corpus, load)
+    `data`; or with another passage. Its name is `name`, else the folder's. Raises ValueError where
+    one of them is not to be had."""
+    told, learned = learned_text(folder), None
+    if told:
+        if data is None and told["sha256"] != assets.TINY_SHAKESPEARE.sha256:
+            raise ValueError(f"{folder} learned {told['name']}; give that text with --data")
+        if data is None or (data.is_file() and sha256(data) == told["sha256"]):
+            learned = Passage(told["first_line"], told["tokens"])
+    corpus = Corpus.load(data, passage or learned or Passage())
+    load, files = partial(speaker_from_hf, folder), weights_files(folder)
+    return Subject(name or folder.resolve().name, folder, files, corpus, load, learned)
