@@ -9,7 +9,7 @@ import pytest
 
 from mlx_shakegpt import estimate, runtime
 from mlx_shakegpt.presets import preset, recipe
-from mlx_shakegpt.runtime import blas
+from mlx_shakegpt.runtime import blas, memory
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="macOS has Accelerate")
 
@@ -58,6 +58,51 @@ def test_without_any_openblas_one_warning_says_what_to_do(monkeypatch):
     found = blas.use_fast_blas()
     assert not found.fast
     assert found.reason == "no OpenBLAS was found"
+
+
+@linux
+def test_an_openblas_that_is_found_by_a_link_of_another_name_is_asked_and_told(tmp_path):
+    """As Debian's and Ubuntu's libopenblas.so.0 is one."""
+    link = tmp_path / "libopenblas.so.0"
+    name, prefix = blas._candidates()[-1]
+    link.symlink_to(Path(name))
+    code = (
+        "from mlx_shakegpt.runtime import blas, lanes\n"
+        f"blas._candidates = lambda: [({str(link)!r}, {prefix!r})]\n"
+        "from mlx_shakegpt import runtime\n"
+        "found = runtime.setup().blas\n"
+        "found.use_threads(1)\n"
+        "with lanes(): print(found.path, found.threads)\n"
+    )
+    command = [sys.executable, "-c", code]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert told.split() == [str(Path(name).resolve()), "1"]
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {
+            "memory.max": "5000",
+            "memory.current": "4000",
+            "memory.stat": "anon 900\ninactive_file 2000\nactive_file 1000\n",
+        },
+        {
+            "memory/memory.limit_in_bytes": "5000",
+            "memory/memory.usage_in_bytes": "4000",
+            "memory/memory.stat": "cache 9\ntotal_inactive_file 2000\ntotal_active_file 1000\n",
+        },
+    ],
+)
+def test_what_a_control_group_caches_is_free(tmp_path, monkeypatch, files):
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    monkeypatch.setattr(memory, "_GROUP", tmp_path)
+    if not runtime.on_gpu():
+        assert runtime.free_bytes() == 5000 - 4000 + 3000
+        (tmp_path / next(iter(files))).write_text("max")
+        assert runtime.free_bytes() > 1e8
 
 
 @linux

@@ -20,7 +20,9 @@ def command(as_json: bool) -> None:
     from ..corpus import Corpus, Vocabulary
 
     found = prepare()
-    gflops = runtime.matmul_gflops()
+    import mlx.core as mx
+
+    gflops = runtime.matmul_gflops(dtype=getattr(mx, found.dtype))
     presets = {}
     for name, chosen in PRESETS.items():
         config = recipe("recite", name, dtype=found.dtype)
@@ -55,7 +57,7 @@ def command(as_json: bool) -> None:
         f"memory   {runtime.memory_bytes() / 1e9:.1f} GB, {runtime.free_bytes() / 1e9:.1f} free\n"
         f"dtype    {found.dtype}\n"
         f"mlx      {version('mlx')}\n"
-        f"products {blas['name']} {blas['path']}, {gflops:.0f} GFLOP/s in float32\n\n"
+        f"products {blas['name']} {blas['path']}, {gflops:.0f} GFLOP/s in {found.dtype}\n\n"
         + report.table(
             ["preset", "parameters", "tokens/step", "memory, estimated", "step, at least"], rows
         )

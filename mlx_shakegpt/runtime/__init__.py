@@ -44,7 +44,7 @@ class Runtime:
 
 @cache
 def setup() -> Runtime:
-    """Prepares MLX for this machine, once a process; changes nothing on a GPU or a Mac.
+    """Prepares MLX for this machine, once a process.
 
     On a Linux CPU, MLX's matrix products are sent to a fast BLAS where one is found. Processes that
     were launched together share the cores, and each compiles its kernels by itself. Raises
@@ -76,6 +76,8 @@ def setup() -> Runtime:
                 "make ~/.cache writable, or name another folder in XDG_CACHE_HOME"
             )
     if not on_cpu:
+        # What is float32 stays so on GPUs that would round its products; training is bfloat16.
+        os.environ.setdefault("MLX_ENABLE_TF32", "0")
         limit = mx.device_info().get("max_recommended_working_set_size")
         if limit and mx.metal.is_available():
             mx.set_wired_limit(int(limit))

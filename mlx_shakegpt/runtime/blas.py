@@ -58,6 +58,7 @@ class Blas:
     path: str = ""
     reason: str = ""
     prefix: str = ""  # of its symbols
+    library: Any = None  # what ctypes loaded
 
     @property
     def threads(self) -> int:
@@ -70,7 +71,7 @@ class Blas:
             self._function("set_num_threads")(count)
 
     def _function(self, name: str) -> Any:
-        return getattr(ctypes.CDLL(self.path), f"{self.prefix}openblas_{name}")
+        return getattr(self.library, f"{self.prefix}openblas_{name}")
 
 
 def use_fast_blas(compiled: Compile | None = None) -> Blas:
@@ -99,6 +100,7 @@ def use_fast_blas(compiled: Compile | None = None) -> Blas:
             continue
         config.restype = ctypes.c_char_p
         address = ctypes.cast(sgemm, ctypes.c_void_p).value or 0
+        file = _file_at(address)  # links may lead to it by other names
         if compiled and (router := compiled("route", _ROUTER)):
             routed = ctypes.CDLL(str(router))
             ctypes.c_void_p.in_dll(routed, "gemm").value = address
@@ -108,7 +110,7 @@ def use_fast_blas(compiled: Compile | None = None) -> Blas:
         for slot in slots:
             _write_pointer(base + slot, address)
         name = " ".join(config().decode().split()[:2])
-        return Blas(True, name, _path_of(found), prefix=prefix)
+        return Blas(True, name, file, prefix=prefix, library=library)
     return Blas(False, "reference", str(path), reason="no OpenBLAS was found")
 
 
@@ -122,21 +124,23 @@ def _candidates() -> list[tuple[str, str]]:
     return found
 
 
-def _maps() -> list[tuple[int, str]]:
-    """Start address and file of each mapped region of this process."""
+def _maps() -> list[tuple[int, int, str]]:
+    """Start address, end and file of each mapped region of this process."""
     lines = Path("/proc/self/maps").read_text().splitlines()
     parts = [line.split(maxsplit=5) for line in lines]
-    return [(int(p[0].split("-")[0], 16), p[5]) for p in parts if len(p) == 6]
+    named = [(*p[0].split("-"), p[5]) for p in parts if len(p) == 6]
+    return [(int(start, 16), int(end, 16), file) for start, end, file in named]
 
 
 def _loaded_library(name: str) -> tuple[Path, int] | None:
     """File and lowest address of a loaded library."""
-    hits = [(start, file) for start, file in _maps() if Path(file).name == name]
+    hits = [(start, file) for start, _, file in _maps() if Path(file).name == name]
     return (Path(hits[0][1]), min(start for start, _ in hits)) if hits else None
 
 
-def _path_of(library: str) -> str:
-    return next((file for _, file in _maps() if Path(file).name.startswith(Path(library).name)), "")
+def _file_at(address: int) -> str:
+    """The file that is mapped at an address."""
+    return next((file for start, end, file in _maps() if start <= address < end), "")
 
 
 def _import_slots(path: Path, symbol: bytes) -> list[int]:

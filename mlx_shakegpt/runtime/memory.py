@@ -5,11 +5,21 @@ from __future__ import annotations
 import os
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import mlx.core as mx
 
 _GROUP = Path("/sys/fs/cgroup")
+# Limit, use and those pages of it that are given up at once, in the two versions of control groups.
+_GROUPS = (
+    ("memory.max", "memory.current", "memory.stat", ("inactive_file", "active_file")),
+    (
+        "memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat",
+        ("total_inactive_file", "total_active_file"),
+    ),
+)  # fmt: skip
 _UNITS = 1024  # of /proc/meminfo
 
 
@@ -32,12 +42,19 @@ def free_bytes() -> int:
         lines = Path("/proc/meminfo").read_text().splitlines()
         told = dict(line.split(":") for line in lines)
         free = int(told["MemAvailable"].split()[0]) * _UNITS
-        limit = (_GROUP / "memory.max").read_text().strip()
-        if limit != "max":
-            free = min(free, int(limit) - int((_GROUP / "memory.current").read_text()))
     except (OSError, KeyError, ValueError):
-        pass  # not Linux, or no control group of its own
-    return max(0, free)
+        pass  # not Linux
+    return max(0, min([free, *_left_in_groups()]))
+
+
+def _left_in_groups() -> Iterator[int]:
+    """Bytes that the process's control groups have left; of a version without a limit none."""
+    for limit, used, stat, given_up in _GROUPS:
+        with suppress(OSError, KeyError, ValueError):
+            most = int((_GROUP / limit).read_text())  # "max" is no number
+            pages = dict(line.split() for line in (_GROUP / stat).read_text().splitlines())
+            cached = sum(int(pages[name]) for name in given_up)
+            yield most - int((_GROUP / used).read_text()) + cached
 
 
 def peak_bytes() -> int:
