@@ -77,10 +77,12 @@ def cross_entropy(logits: mx.array, targets: mx.array, absent: int = 1) -> mx.ar
     if _on_cpu(logits):
         return cpu.cross_entropy(logits, targets, mx.array(float(absent)))[0]
     logits = logits.astype(mx.float32)
-    if absent > 1:
-        last = mx.arange(logits.shape[-1]) == logits.shape[-1] - 1
-        logits = logits + mx.where(last, math.log(absent), 0.0)
-    return nn.losses.cross_entropy(logits, targets)
+    if absent == 1:
+        return nn.losses.cross_entropy(logits, targets)
+    last, more = logits.shape[-1] - 1, math.log(absent)
+    logits = logits + mx.where(mx.arange(last + 1) == last, more, 0.0)
+    # As a target, the shared row is one of its ids, not all of them.
+    return nn.losses.cross_entropy(logits, targets) + mx.where(targets == last, more, 0.0)
 
 
 def norm_linear(
