@@ -150,14 +150,15 @@ def test_a_killed_rank_ends_the_others_with_one_line(home, alone, killed):
 
 
 def test_a_rank_that_hangs_ends_the_others_in_time(home):
-    every = ("--checkpoint-every", "1", "--rank-timeout", "5")
+    every = ("--steps", "5000", "--checkpoint-every", "1", "--rank-timeout", "5")
     group = Group(home, 2, *TRAIN, "--run", "r", *every).until(checkpoint(home, "r", 3))
     group.ranks[1].send_signal(signal.SIGSTOP)
     start = time.monotonic()
-    code = group.ranks[0].wait(SOON)
-    assert code == -signal.SIGKILL and 3 < time.monotonic() - start < 20
+    group.ranks[0].wait(SOON)
+    seconds = time.monotonic() - start
     group.ranks[1].kill()
-    text = group.end()[0][1]
+    code, text = group.end()[0]
+    assert code == -signal.SIGKILL and 3 < seconds < 20, text
     said = [line for line in text.splitlines() if line.startswith("Error: rank 0, after step")]
     assert len(said) == 1 and "no answer from the other ranks for 5 s" in said[0]
 
@@ -173,6 +174,23 @@ def test_the_watchdog_does_its_work_where_nobody_reads():
         assert victim.wait(SOON) == -signal.SIGKILL
         watchdog.stdin.close()
     for end in (said, speaks, errors):
+        os.close(end)
+
+
+def test_a_tick_may_give_more_time_than_others():
+    watch = ROOT / "mlx_shakegpt" / "ranks" / "watch.py"
+    victim = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    said, speaks = os.pipe()
+    command = [sys.executable, "-I", watch, str(victim.pid), "30", str(said)]
+    streams = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE, "pass_fds": (said,)}
+    with subprocess.Popen(command, **streams) as watchdog:
+        watchdog.stdin.write(b"40 opening\n")
+        watchdog.stdin.write(b"0.2 sharing wte\n")
+        watchdog.stdin.flush()
+        assert victim.wait(SOON) == -signal.SIGKILL
+        told = watchdog.stderr.readline()
+    assert b"sharing wte: no answer from the other ranks for 0.2 s" in told
+    for end in (said, speaks):
         os.close(end)
 
 

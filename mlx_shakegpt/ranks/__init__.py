@@ -17,6 +17,8 @@ from mlx import nn
 from ..runtime import Launch
 from .watch import Watchdog
 
+OPENING_SECONDS = 3600.0  # for a run to be opened on all ranks
+
 
 class Shared(ValueError):
     """An error that every rank knows, and rank 0 tells."""
@@ -119,4 +121,6 @@ def join(launch: Launch, seconds: float) -> Ranks:
             f"the ranks cannot join: {error}; see that all were started at once, that each address "
             "is its own, and that their ports are free (mlx.launch --starting-port)"
         ) from None
+    # Rank 0 may fetch a model first, and the others wait for it.
+    watchdog.tick(f"rank {launch.rank}, opening the run", max(seconds, OPENING_SECONDS))
     return Ranks(group, watchdog)

@@ -19,13 +19,15 @@ _NOISE = b"[ring]"  # begins a dozen lines, in pieces, for each neighbour that i
 
 
 class Watchdog:
-    """Kills this process once `seconds` pass without a `tick`, and says where it waited.
+    """Kills this process once `seconds`, or what the last `tick` gave, pass without another, and
+    says where it waited.
 
     What MLX itself writes to stderr passes through it, up to its first line on a lost neighbour;
     Python's goes there straight.
     """
 
     def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
         said, write = os.pipe()
         command = [sys.executable, "-I", __file__, str(os.getpid()), str(seconds), str(said)]
         # A session of its own: Ctrl-C is for the rank.
@@ -38,11 +40,11 @@ class Watchdog:
         os.close(said)
         os.close(write)
 
-    def tick(self, where: str) -> None:
+    def tick(self, where: str, seconds: float | None = None) -> None:
         """Gives another span of time to what happens next."""
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):
-            self._process.stdin.write(f"{where}\n".encode())
+            self._process.stdin.write(f"{seconds or self._seconds:g} {where}\n".encode())
             self._process.stdin.flush()
 
     def close(self) -> None:
@@ -69,7 +71,8 @@ def watch(process: int, seconds: float, said: int) -> None:
         elif not (ticks := os.read(0, 65536)):
             return  # and nothing more was said
         else:
-            where = ticks.splitlines()[-1]
+            span, _, where = ticks.splitlines()[-1].partition(b" ")
+            seconds = float(span)
             deadline = time.monotonic() + seconds
     told = (
         f"Error: {where.decode()}: no answer from the other ranks for {seconds:g} s; see that all "

@@ -26,7 +26,7 @@ class Member:
     """A later rank's part in a run, without a folder."""
 
     def __init__(self, path: Path, trainer: Trainer) -> None:
-        self.path, self.trainer = path, trainer
+        self.path, self.trainer, self.id = path, trainer, ""
 
     def follow(self, every: int = 0) -> Iterator[StepReport]:
         """Trains; rank 0 writes logs and checkpoints."""
