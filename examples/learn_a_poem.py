@@ -5,15 +5,12 @@ python examples/learn_a_poem.py poem.txt
 
 import sys
 from pathlib import Path
-from typing import Any
 
 from mlx_shakegpt import generate, train
 
-SETTINGS: dict[str, Any] = {"batch_size": 1, "context": 64, "short_context": 0, "epochs": 120.0}
-
 
 def main(path: str) -> None:
-    model = train(path, run="a-poem", preset="quick", resume=True, **SETTINGS)
+    model = train(path, run="a-poem", preset="quick", resume=True)
     prompt = " ".join(Path(path).read_text().split()[:3])
     print(prompt, end="")
     for piece in generate(model, prompt, max_tokens=60):

@@ -50,18 +50,25 @@ def memory_bytes(
         # they are gone when the last gradients come.
         ahead = max(0, 60 * tokens * C - trained)
     else:
-        # About 34 C values a block, as MLX's own operations keep their inputs, and no scores.
-        kept = tokens * (34 * L * C + 3 * rows)
+        # About 34 C values a block, as MLX's own operations keep their inputs, and the softmax of
+        # the scores, as attention is only fused where no gradient is asked for.
+        kept = tokens * (L * (34 * C + model.n_head * T) + 3 * rows)
     # Weights, gradients and two moments; in bf16 the first two are half as large, beside masters.
     low = config.dtype == "bfloat16" and not on_cpu
     return 16 * trained + kept * (2 if low else 4) + 4 * ahead + PROGRAM_BYTES
 
 
 def must_fit(
-    model: ModelConfig, config: TrainConfig, rows: int, on_cpu: bool, free: int, ranks: int = 1
+    model: ModelConfig,
+    config: TrainConfig,
+    rows: int,
+    on_cpu: bool,
+    free: int,
+    ranks: int = 1,
+    resumed: bool = False,
 ) -> None:
     """Raises ValueError where training takes more than `free` bytes in each of so many ranks, with
-    what would fit."""
+    what would fit; a run that is `resumed` keeps its batches."""
     size = -(-config.batch_size // ranks)
     need = memory_bytes(model, config, rows, on_cpu, size)
     if need <= free:
@@ -70,6 +77,8 @@ def must_fit(
         size //= 2
     least = memory_bytes(model, config, rows, on_cpu, size)
     way = f"use --batch-size {size * ranks} ({least / 1e9:.1f} GB)"
+    if resumed:
+        way = f"close other programs, or start another --run with {way.removeprefix('use ')}"
     if least > free:
         way = "close other programs, or train a smaller --preset"
     raise ValueError(

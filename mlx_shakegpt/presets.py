@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,16 +37,24 @@ PRESETS: dict[str, Preset] = {
     ),
     "gpt2-124m": Preset(ModelConfig(n_layer=12, n_head=12, n_embd=768), Passage(), {}),
     "gpt2-152m": Preset(ModelConfig(n_layer=16, n_head=12, n_embd=768), Passage(), {}),
-    # The larger sizes of GPT-2 (Radford et al., 2019, table 2).
-    "gpt2-medium": Preset(ModelConfig(n_layer=24, n_head=16, n_embd=1024), Passage(), {}),
-    "gpt2-large": Preset(ModelConfig(n_layer=36, n_head=20, n_embd=1280), Passage(), {}),
-    "gpt2-xl": Preset(ModelConfig(n_layer=48, n_head=25, n_embd=1600), Passage(), {}),
+    # The larger sizes of GPT-2 (Radford et al., 2019, table 2), with rates that fall with the width
+    # (Yang et al., 2022).
+    "gpt2-medium": Preset(
+        ModelConfig(n_layer=24, n_head=16, n_embd=1024), Passage(), {"lr": 2.2e-4}
+    ),
+    "gpt2-large": Preset(
+        ModelConfig(n_layer=36, n_head=20, n_embd=1280), Passage(), {"lr": 1.8e-4}
+    ),
+    "gpt2-xl": Preset(ModelConfig(n_layer=48, n_head=25, n_embd=1600), Passage(), {"lr": 1.4e-4}),
 }
+
+OURS = "recite"
+LEAST_STEPS = 600  # a few hundred of them learn nothing, however short the text
 
 RECIPES: dict[str, TrainConfig] = {
     # Short windows learn fastest; whole ones teach the later positions; the fall makes it stick.
-    "recite": TrainConfig(
-        batch_size=4, context=256, short_context=64, lr=6e-4, hard=0.65, positions="sinusoid"
+    OURS: TrainConfig(
+        batch_size=4, context=256, short_context=64, lr=3e-4, hard=0.65, positions="sinusoid"
     ),
     # github.com/jha-vikas/GPT-2-Shakespeare-Generator: every number of its training script;
     # its weight decay is PyTorch's default.
@@ -98,7 +107,7 @@ def recipe(name: str, preset_name: str | None = None, **changes: Any) -> TrainCo
     Raises ValueError for an unknown name or a value that fails its check.
     """
     config = _named(RECIPES, name, "recipe")
-    if name == "recite" and preset_name:
+    if name == OURS and preset_name:
         config = replace(config, **preset(preset_name).recite)
     if "epochs" in changes:
         changes.setdefault("steps", 0)
@@ -108,6 +117,21 @@ def recipe(name: str, preset_name: str | None = None, **changes: Any) -> TrainCo
     if short and (short > context or tokens % short):
         changes.setdefault("short_context", 0)
     return replace(config, **changes)
+
+
+def suited(config: TrainConfig, tokens: int, given: Collection[str]) -> TrainConfig:
+    """`config` for a text of so many tokens: where neither context nor number of steps was given,
+    a short text gets windows that it has, and epochs for LEAST_STEPS steps.
+    """
+    changes: dict[str, Any] = {}
+    fitting = 1 << max(tokens - 1, 1).bit_length() - 1  # a window needs one more token
+    if not {"context", "short_context"} & set(given) and 2 <= fitting < config.context:
+        changes |= {"context": fitting, "short_context": min(config.short_context, fitting)}
+    config = replace(config, **changes)
+    epochs = math.ceil(LEAST_STEPS * config.tokens_per_step / tokens)
+    if not {"epochs", "steps"} & set(given) and epochs > config.epochs:
+        config = replace(config, epochs=float(epochs))
+    return config
 
 
 def _named(table: dict[str, Any], name: str, kind: str) -> Any:

@@ -34,6 +34,9 @@ def test_training_loading_and_speaking_are_one_line_each(poem, tiny_preset):
     assert isinstance(model.speaker.model, mlx_shakegpt.GPT)
     with pytest.raises(ValueError, match="tokens; 200 or more"):
         mlx_shakegpt.verify(model)
+    for again in (False, True):
+        with pytest.raises(ValueError, match="no setting 'epoch'; there are batch_size, "):
+            mlx_shakegpt.train(poem, resume=again, epoch=5, **settings)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = mlx_shakegpt.nothing
 

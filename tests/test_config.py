@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from mlx_shakegpt.config import ModelConfig, TrainConfig
-from mlx_shakegpt.presets import PRESETS, preset, recipe
+from mlx_shakegpt.presets import PRESETS, preset, recipe, suited
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,24 @@ def test_json_with_unknown_or_wrong_entries_is_refused(change):
 def test_a_context_that_the_short_one_does_not_fit_drops_it():
     assert recipe("recite", "quick", context=50, batch_size=3).short_context == 0
     assert recipe("recite", "quick", context=32).short_context == 0
+
+
+@pytest.mark.parametrize(
+    ("tokens", "given", "want"),
+    [
+        (2048, {}, (128, 64, 2, 92.0)),
+        (200, {}, (128, 64, 2, 768.0)),
+        (128, {}, (64, 64, 2, 600.0)),
+        (40, {}, (32, 32, 2, 960.0)),
+        (40, {"context": 16}, (16, 0, 2, 480.0)),
+        (200, {"epochs": 9.0}, (128, 64, 2, 9.0)),
+        (200, {"steps": 50}, (128, 64, 2, 92.0)),
+    ],
+)
+def test_a_short_text_gets_windows_that_it_has_and_steps_enough(tokens, given, want):
+    config = suited(recipe("recite", "quick", **given), tokens, given)
+    assert (config.context, config.short_context, config.batch_size, config.epochs) == want
+    assert config.context < tokens or "context" in given
 
 
 def test_width_must_be_a_multiple_of_heads():

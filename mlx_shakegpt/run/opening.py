@@ -6,20 +6,21 @@ Knows nothing of terminals: what there is to say goes to a function.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from .. import assets, estimate
 from ..config import ModelConfig, Passage, TrainConfig
 from ..corpus import Corpus, Vocabulary
-from ..presets import PRESETS, preset, preset_like, recipe
+from ..presets import OURS, PRESETS, preset, preset_like, recipe, suited
 from ..ranks import ALONE, Ranks
 from ..runtime import Runtime, free_bytes
 from .folder import CONFIG, read_config, run_path
 from .pretrained import pretrained
 from .session import Run
 
+_NAMES = ("preset", "recipe", "run", "data", "first_line", "corpus_tokens", "init")
 CUSTOM = "custom"  # the preset of a model that has the shape of none
 
 Tell = Callable[[str], None]
@@ -43,13 +44,18 @@ def open_run(
     be had or does not agree with the run as it was started.
     """
     given = dict(asked)
+    known = {*_NAMES, *(field.name for field in fields(TrainConfig))}
+    if unknown := sorted(given.keys() - known):
+        raise ValueError(f"no setting {unknown[0]!r}; there are {', '.join(sorted(known))}")
     init, name = given.pop("init", None), given.pop("preset", "auto")
-    if name == "auto" and not init:
+    default = name == "auto" and not init
+    if default:
         name = "gpt2-124m" if runtime.device == "gpu" else "quick"
-        tell(f"Preset {name}, the default on a {runtime.device.upper()}.")
     path = run_path(given.pop("run", Path(init).name if init else name))
     if resume and (path / CONFIG).exists():
         return _resumed(runtime, path, asked, tell, progress, ranks, agree)
+    if default:
+        tell(f"Preset {name}, the default on a {runtime.device.upper()}.")
     start = pretrained(init) if init else None
     if start:
         shape = preset_like(start.model.config) or CUSTOM
@@ -58,7 +64,7 @@ def open_run(
         name = shape
         tell(f"Beginning with {start.source}, {start.model.config.n_parameters:,} parameters.")
         given = {"closed_vocab": False, "positions": "learned"} | given
-    recipe_name, data = given.pop("recipe", "recite"), given.pop("data", None)
+    recipe_name, data = given.pop("recipe", OURS), given.pop("data", None)
     base = preset(name).passage if data is None and name in PRESETS else Passage()
     passage = Passage(
         given.pop("first_line", base.first_line), given.pop("corpus_tokens", base.tokens)
@@ -67,12 +73,17 @@ def open_run(
     config = recipe(recipe_name, name if name in PRESETS else None, **given)
     model = start.model.config if start else preset(name).model
     corpus = read_corpus(data, passage, progress)
+    if recipe_name == OURS:
+        config = suited(config, len(corpus.ids), given)
     must_fit(runtime, model, config, corpus, ranks, free_bytes())
     names = {"preset": name, "recipe": recipe_name}
     run = Run(path, model, config, corpus, names, start, ranks)
     agree(run)
     run.create(runtime)
-    tell(f"Learning {len(corpus.ids):,} tokens of {corpus.name} in {path}.")
+    tell(
+        f"Learning {len(corpus.ids):,} tokens of {corpus.name} in {path}: "
+        f"at most {run.trainer.state.total:,} steps of {config.tokens_per_step:,} tokens."
+    )
     return run
 
 
@@ -89,7 +100,7 @@ def _resumed(
     saved = read_config(path)
     _must_agree(path, saved, asked)
     corpus = read_corpus(asked.get("data") or saved["corpus"]["path"], saved["passage"], progress)
-    must_fit(runtime, saved["model"], saved["train"], corpus, ranks, free_bytes())
+    must_fit(runtime, saved["model"], saved["train"], corpus, ranks, free_bytes(), resumed=True)
     start, told = None, saved["init"]
     if told and not any((path / "checkpoints").glob("[0-9]*")):  # which hold all that is left of it
         start = pretrained(told["source"], told["sha256"])
@@ -97,7 +108,7 @@ def _resumed(
     run = Run(path, saved["model"], saved["train"], corpus, names, start, ranks)
     agree(run)
     for problem in run.resume():
-        tell(f"Warning: {problem}; going back to the one before.")
+        tell(f"Warning: {problem}.")
     tell(f"Resuming {path.name} after step {run.trainer.state.step}.")
     return run
 
@@ -116,11 +127,12 @@ def must_fit(
     corpus: Corpus,
     ranks: Ranks,
     free: int,
+    resumed: bool = False,
 ) -> None:
     """Raises ValueError where the ranks of this machine take more than its `free` bytes."""
     rows = Vocabulary.of(corpus.ids).rows if config.closed_vocab else model.vocab_size
     share = free // runtime.launch.local_size
-    estimate.must_fit(model, config, rows, runtime.device == "cpu", share, ranks.size)
+    estimate.must_fit(model, config, rows, runtime.device == "cpu", share, ranks.size, resumed)
 
 
 def _must_agree(path: Path, saved: dict[str, Any], asked: Mapping[str, Any]) -> None:
