@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from .training import StepReport
 
+PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
 NUMBERS = ("loss", "lr", "norm", "epoch", "tokens_per_second")
 
 
@@ -35,8 +36,8 @@ def numbers(report: StepReport) -> dict[str, float]:
 class TensorBoard:
     """Event files in `folder`; what an earlier start wrote after `step` no longer shows."""
 
-    def __init__(self, folder: Path, name: str, config: Mapping[str, Any], step: int) -> None:
-        writer = _module("tensorboardX").SummaryWriter
+    def __init__(self, folder: Path, id: str, config: Mapping[str, Any], step: int) -> None:
+        writer = _module(PACKAGES["tensorboard"]).SummaryWriter
         self._writer = writer(str(folder / "tensorboard"), purge_step=step + 1)
 
     def log(self, report: StepReport) -> None:
@@ -50,9 +51,9 @@ class TensorBoard:
 class WandB:
     """A run of Weights & Biases; WANDB_MODE=offline keeps it on this machine."""
 
-    def __init__(self, folder: Path, name: str, config: Mapping[str, Any], step: int) -> None:
-        self._run = _module("wandb").init(
-            project="mlx-shakegpt", name=name, id=name, resume="allow", dir=str(folder),
+    def __init__(self, folder: Path, id: str, config: Mapping[str, Any], step: int) -> None:
+        self._run = _module(PACKAGES["wandb"]).init(
+            project="mlx-shakegpt", name=folder.name, id=id, resume="allow", dir=str(folder),
             config=dict(config),
         )  # fmt: skip
 
@@ -91,18 +92,23 @@ KINDS: dict[str, Callable[[Path, str, Mapping[str, Any], int], Sink]] = {
 }
 
 
+def must_have(kinds: Sequence[str]) -> None:
+    """Raises ImportError for a kind whose package is not installed."""
+    for kind in kinds:
+        _module(PACKAGES[kind])
+
+
 def open_sinks(
     kinds: Sequence[str],
     folder: Path,
+    id: str,
     config: Mapping[str, Any],
     step: int,
     tell: Callable[[str], None],
 ) -> Sinks:
-    """Sinks of some kinds for the run in `folder`, which goes on after `step`.
-
-    Raises ImportError for a kind whose package is not installed.
-    """
-    return Sinks([KINDS[kind](folder, folder.name, config, step) for kind in kinds], tell)
+    """Sinks of some kinds for the run in `folder`, which goes on after `step`; `id` tells it from
+    others of its name. Raises ImportError for a kind whose package is not installed."""
+    return Sinks([KINDS[kind](folder, id, config, step) for kind in kinds], tell)
 
 
 def _module(name: str) -> ModuleType:

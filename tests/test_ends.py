@@ -15,14 +15,18 @@ from mlx_shakegpt import checkpoint
 
 
 @contextmanager
-def training(home, poem, *options):
-    """A training that would take minutes, after its tenth step."""
+def training(home, poem, *options, ignored=()):
+    """A training that would take minutes, after its tenth step; started to ignore some signals."""
     command = [sys.executable, "cli.py", "train", "--preset", "quick", "--data", str(poem)]
     command += ["--run", "q", "--context", "16", "--batch-size", "2", "--epochs", "500"]
     command += ["--target-loss", "0.0001", *options]
     environment = os.environ | {"SHAKEGPT_HOME": str(home)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as process:
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in ignored}
+    started = subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    with started as process:
         for line in process.stderr:
             if line.startswith("step") and int(line.split()[1]) >= 10:
                 break
@@ -44,6 +48,30 @@ def test_a_closed_terminal_saves_first(home, poem):
     logged = (home / "weights" / "q" / "metrics.jsonl").read_text().splitlines()
     steps = [json.loads(line)["step"] for line in logged]
     assert int(newest(home).name) == steps[-1] >= 10
+
+
+def test_what_nohup_ignores_does_not_end_a_training(home, poem):
+    with training(home, poem, ignored=[signal.SIGHUP]) as process:
+        process.send_signal(signal.SIGHUP)
+        said = [next(process.stderr) for _ in range(3)]
+        assert all(line.startswith(("step", "eval")) for line in said)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert process.returncode == 130
+
+
+def test_a_log_that_lost_its_end_costs_lines_and_no_steps(home, poem):
+    with training(home, poem, "--checkpoint-every", "5") as process:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    at, log = int(newest(home).name), home / "weights" / "q" / "metrics.jsonl"
+    os.truncate(log, log.stat().st_size - 30)  # within its last line, as after a power cut
+    with training(home, poem, "--resume") as process:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
+    assert at + 1 in steps and max(steps) == int(newest(home).name) > at
+    assert at not in [json.loads(x)["step"] for x in log.read_text().splitlines() if "loss" in x]
 
 
 def test_a_second_signal_leaves_at_once_with_the_last_checkpoint_intact(home, poem):

@@ -7,7 +7,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-from mlx_shakegpt.sinks import Sinks
+from mlx_shakegpt.sinks import PACKAGES, Sinks
 from mlx_shakegpt.training import StepReport
 
 REPORT = StepReport(1, 0.1, 64, 2.5, 1e-3, 1.0, 0.1, 640.0)
@@ -27,13 +27,20 @@ def test_tensorboard_shows_the_losses_of_the_log(shakegpt, poem, tiny_preset, ho
     assert len(logged) == 3 and events.Scalars("eval/nll")
 
 
+def test_a_package_that_is_missing_leaves_no_run_behind(shakegpt, poem, home, monkeypatch):
+    monkeypatch.setitem(PACKAGES, "wandb", "no_such_package")
+    told = shakegpt("train", "--data", poem, "--run", "p", "--report-to", "wandb")
+    assert told.code == 2 and "pip install 'mlx-shakegpt[reports]'" in told.err
+    assert not (home / "weights" / "p").exists()
+
+
 def test_wandb_keeps_a_run_offline(tmp_path):
     """In a process of its own, as wandb starts threads and leaves them."""
     code = (
         "from pathlib import Path\n"
         "from mlx_shakegpt.sinks import WandB\n"
         "from mlx_shakegpt.training import StepReport\n"
-        f"sink = WandB(Path({str(tmp_path)!r}), 'mine', {{'lr': 0.5}}, 0)\n"
+        f"sink = WandB(Path({str(tmp_path)!r}), 'mine-1a2b', {{'lr': 0.5}}, 0)\n"
         "sink.log(StepReport(1, 0.1, 64, 2.5, 1e-3, 1.0, 0.1, 640.0))\n"
         "sink.log(StepReport(2, 0.2, 128, 1.25, 1e-3, 1.0, 0.1, 640.0))\n"
         "sink.close()\n"
@@ -44,7 +51,7 @@ def test_wandb_keeps_a_run_offline(tmp_path):
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    (written,) = (tmp_path / "wandb").glob("offline-run-*/run-mine.wandb")
+    (written,) = (tmp_path / "wandb").glob("offline-run-*/run-mine-1a2b.wandb")
     content = written.read_bytes()
     assert b"train/loss" in content and b"1.25" in content
 

@@ -75,7 +75,9 @@ def command(
     started = time.perf_counter()
     runtime = prepare()
     from ..run import open_together
-    from ..sinks import open_sinks
+    from ..sinks import must_have, open_sinks
+
+    must_have(report_to)
 
     settings = {name: value for name, value in given.items() if value is not None}
     with joined(runtime, rank_timeout) as ranks:
@@ -87,7 +89,8 @@ def command(
             run = open_together(runtime, settings, resume, tell, progress, ranks)
         try:
             step, config = run.trainer.state.step, run.trainer.config.to_json()
-            sinks = open_sinks(report_to if first else (), run.path, config, step, tell)
+            kinds = report_to if first else ()
+            sinks = open_sinks(kinds, run.path, f"{run.path.name}-{run.id}", config, step, tell)
             with _interrupts(run, tell), _display(run) as show, closing(sinks):
                 for report in run.follow(checkpoint_every or 0):
                     sinks.log(report)
@@ -103,11 +106,16 @@ def command(
 
 @contextmanager
 def _interrupts(run: Any, tell: Any) -> Iterator[None]:
-    """The first interrupt finishes the step and saves; a second one leaves at once."""
+    """The first interrupt finishes the step and saves; a second one leaves at once.
+
+    What this process was started to ignore, as by nohup, it ignores.
+    """
     seen = False
 
     def handle(number: int, _frame: Any) -> None:
         nonlocal seen
+        if seen and number == signal.SIGHUP:  # a shell and its terminal may both send one
+            return
         if seen:
             os._exit(130)
         seen = True
@@ -117,7 +125,8 @@ def _interrupts(run: Any, tell: Any) -> Iterator[None]:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
         tell("Finishing this step and saving; once more to leave at once.")
 
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    every = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    signals = [number for number in every if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, handle) for number in signals}
     try:
         yield

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -43,6 +44,16 @@ def trainer_of(
     return trainer
 
 
+def _cut(log: Path, size: int) -> bool:
+    """Cuts a log to its size at a checkpoint; or, where it is shorter, to whole lines."""
+    held = log.stat().st_size if log.exists() else 0
+    if held > size:
+        os.truncate(log, size)
+    elif held < size and held:
+        os.truncate(log, log.read_bytes().rfind(b"\n") + 1)
+    return held >= size
+
+
 class Run:
     """One training run in its folder, which is locked until `close`."""
 
@@ -60,6 +71,7 @@ class Run:
         weights of `start`, or random ones; `ranks` share the work, of which the first has the
         folder. Raises ValueError as Trainer does."""
         self.path, self.corpus = path, corpus
+        self.id = secrets.token_hex(4)  # tells it from others of its name, wherever it reports to
         self._stack = ExitStack()
         self._model, self._config = model, config
         self._told = names | ({"init": start.told} if start else {})
@@ -74,6 +86,7 @@ class Run:
             )
         self._lock()
         content = {
+            "id": self.id,
             **self._told,
             "model": self._model.to_json(),
             "train": self._config.to_json(),
@@ -89,11 +102,12 @@ class Run:
     def resume(self) -> list[str]:
         """Goes back to the newest sound checkpoint, or the start; cuts the logs to match.
 
-        Returns what is wrong with newer checkpoints. Raises ValueError where checkpoints exist and
-        none is sound, or the run is of another text or configuration.
+        Returns what is wrong with newer checkpoints or the logs. Raises ValueError where
+        checkpoints exist and none is sound, or the run is of another text or configuration.
         """
         self._lock()
         saved = read_config(self.path)
+        self.id = saved.get("id", self.id)
         if saved["corpus"]["sha256"] != self.corpus.sha256:
             raise ValueError(
                 f"run {self.path.name!r} learns another text ({saved['corpus']['name']}); "
@@ -109,13 +123,11 @@ class Run:
             )
         checkpoint.set_aside(self.path / "checkpoints", newest)
         sizes = checkpoint.restore(newest, self.trainer)["logs"] if newest else {}
-        for name in (METRICS, LOG):
-            log = self.path / name
-            if log.exists() and log.stat().st_size < sizes.get(name, 0):
-                raise ValueError(f"{log} is shorter than at the last checkpoint; restore it first")
-            if log.exists():
-                os.truncate(log, sizes.get(name, 0))
-        return damaged
+        problems = [f"{problem}; going back to the one before" for problem in damaged]
+        for log in (self.path / METRICS, self.path / LOG):
+            if not _cut(log, sizes.get(log.name, 0)):
+                problems.append(f"{log} lacks lines, which no step depends on; going on without")
+        return problems
 
     def follow(self, every: int = 0) -> Iterator[StepReport]:
         """Trains; after each report the logs, and where one is due the checkpoint, are on disk.

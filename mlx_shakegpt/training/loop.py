@@ -128,11 +128,13 @@ class Trainer:
         With `ahead`, the default on a GPU, numbers are read one step late, so that the device never
         waits for Python; but those of an evaluated step, of the last one, and of one for which
         `settle(step)` holds are read at once. On a CPU, MLX computes while Python dispatches, and
-        there is nothing to hide; ranks, which have to end after the same step, never go ahead.
-        Raises TrainingError where a loss or norm is not finite.
+        there is nothing to hide; ranks, which have to end after the same step, never go ahead, nor
+        does a run that ends at its first batch below the target. Raises TrainingError where a loss
+        or norm is not finite.
         """
         state = self.state
         ahead = (self.gpu if ahead is None else ahead) and self.ranks.size == 1
+        ahead = ahead and self.config.stop != "batch"
         step_fn = Step(self.model, self.optimizer, self.config.clip, self.absent, self.ranks)
         running: _Running | None = None
         batch = self.batch(state.step)
@@ -145,8 +147,6 @@ class Trainer:
             before, running = running, _Running(state.step + 1, batch, lr, taken)
             if before:
                 report, clock = self._report(before, clock)
-                if self._lucky(report):
-                    state.total = running.step
                 yield report
             state.step += 1
             # An evaluation may change what comes next, and so do the losses seen.
