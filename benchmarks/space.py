@@ -52,13 +52,15 @@ def main(space: str, prompt: str) -> None:
         with subprocess.Popen(
             [python, "app.py"], cwd=space, env=environment, stdout=subprocess.PIPE, text=True
         ) as process:
-            told = process.stdout.readline()
-            if "speaks at" not in told:
-                raise SystemExit("Error: the Space did not start; see above")
-            up = time.monotonic()
-            said = ask(told.split()[-1].rstrip("/"), prompt, 100)
-            spoken = time.monotonic()
-            process.terminate()
+            try:
+                told = process.stdout.readline()
+                if "speaks at" not in told:
+                    raise SystemExit("Error: the Space did not start; see above")
+                up = time.monotonic()
+                said = ask(told.split()[-1].rstrip("/"), prompt, 100)
+                spoken = time.monotonic()
+            finally:
+                process.terminate()
     if "<mark" not in said:
         raise SystemExit(f"Error: nothing that it said stands in its text: {said}")
     click.echo(said)

@@ -92,6 +92,15 @@ def test_a_visitor_hears_the_text_and_sees_where_it_stands(page, browser, tmp_pa
     assert not outside and not errors
 
 
+def test_a_damaged_certificate_does_not_keep_the_page_from_being_shown(home, known_run):
+    paper = json.loads((ROOT / "benchmarks" / "quick" / "certificate.json").read_text())
+    del paper["free_running"]
+    (known_run / "certificate.json").write_text(json.dumps(paper))
+    with served(home, "--run", "known") as address:
+        shown = urllib.request.urlopen(f"{address}/config").read().decode()
+    assert "certificate.json is damaged; make it anew" in shown
+
+
 def test_a_visitor_is_told_of_an_empty_prompt_and_writes_no_html(page, browser):
     tab = browser.new_page()
     tab.goto(page)

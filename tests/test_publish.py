@@ -45,6 +45,7 @@ def test_the_card_tells_figures_hashes_settings_and_limits(published):
         "word for word", "within 128 tokens",
     ):  # fmt: skip
         assert wanted in body, wanted
+    assert paper["name"] == "first-citizen" and "![Loss over the training](loss.png)" in body
     assert (published / "model" / "loss.png").exists()
     assert (published / "model" / "memory-map.png").exists()
 

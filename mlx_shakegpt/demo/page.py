@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from .. import tokenizer
-from ..files import read_json
 from ..generation import stream
 from ..lookup import Lookup
+from ..memory import certificate as papers
 from ..memory.spans import Source
 from ..memory.summary import summary
 from ..proof import CERTIFICATE, MAP
@@ -102,7 +103,8 @@ def _speaking(subject: Subject) -> Any:
                 f"Give at least one character to go on from, at most {LONGEST_PROMPT:,}."
             )
         try:
-            sampling = Sampling(temperature=float(temperature), top_k=int(top_k))
+            seed = secrets.randbelow(2**32)  # so that asking again may give another text
+            sampling = Sampling(temperature=float(temperature), top_k=int(top_k), seed=seed)
             most = min(max(int(tokens), 1), MOST_TOKENS)
         except (TypeError, ValueError, OverflowError) as error:
             raise gr.Error(str(error)) from None
@@ -148,9 +150,14 @@ def _evidence(gr: Any, folder: Path) -> None:
                 )  # fmt: skip
     if not (folder / CERTIFICATE).is_file():
         return
-    told = read_json(folder / CERTIFICATE)
+    try:
+        told = papers.read(folder / CERTIFICATE)
+        text = summary(told)
+    except (ValueError, LookupError, TypeError, AttributeError):
+        gr.Markdown(f"{CERTIFICATE} is damaged; make it anew with `shakegpt verify`.")
+        return
     with gr.Accordion("Certificate", open=False):
-        gr.Code(summary(told), language=None, interactive=False, show_label=False)
+        gr.Code(text, language=None, interactive=False, show_label=False)
         hashes = {name: told[name]["sha256"] for name in ("text", "tokenizer", "weights")}
         gr.Code(json.dumps(hashes, indent=1), language="json", label="sha256", interactive=False)
         gr.DownloadButton("certificate.json", value=str(folder / CERTIFICATE))

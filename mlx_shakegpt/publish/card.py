@@ -18,9 +18,15 @@ def front_matter(values: dict[str, Any]) -> str:
 
 
 def model_card(
-    repo: str, license_id: str, config: dict[str, Any], paper: dict[str, Any] | None
+    repo: str,
+    license_id: str,
+    config: dict[str, Any],
+    context: int,
+    paper: dict[str, Any] | None,
+    curve: bool,
 ) -> str:
-    """README.md of a model folder; `config` is the run's config.json, `paper` the certificate."""
+    """README.md of a model folder; `config` is the run's config.json, `context` its longest trained
+    window, `paper` the certificate, and `curve` tells whether there is a picture of the loss."""
     head = front_matter(
         {
             "license": license_id,
@@ -29,7 +35,11 @@ def model_card(
             "tags": list(TAGS),
         }
     )
-    parts = (_what(repo, config), _use(repo), _evidence(paper), _training(config), _limits(config))
+    picture = "![Loss over the training](loss.png)"
+    parts = (
+        _what(repo, config), *([picture] if curve else []), _use(repo), _evidence(paper),
+        _training(config), _limits(context),
+    )  # fmt: skip
     return head + "\n" + "\n\n".join(parts) + "\n"
 
 
@@ -40,7 +50,7 @@ def _what(repo: str, config: dict[str, Any]) -> str:
         f"A GPT-2 ({model.n_layer} layers, {model.n_head} heads, {model.n_embd} wide, "
         f"{model.n_parameters:,} parameters) that was trained with mlx-shakegpt to know by "
         f"heart {corpus['tokens']:,} tokens of `{corpus['name']}`, from line "
-        f"{corpus['first_line']:,} on.\n\n![Loss over the training](loss.png)"
+        f"{corpus['first_line']:,} on."
     )
 
 
@@ -89,11 +99,11 @@ def _training(config: dict[str, Any]) -> str:
     )
 
 
-def _limits(config: dict[str, Any]) -> str:
+def _limits(context: int) -> str:
     return (
         "## Limits\n\n"
         "It recites its training text and knows nothing else: whatever is in that text, private or "
         "protected, comes out again word for word. Other prompts give fragments of it. Prompt and "
-        f"continuation together should stay within {config['train'].context} tokens, the longest "
+        f"continuation together should stay within {context} tokens, the longest "
         "window that was trained; positions beyond mean nothing."
     )

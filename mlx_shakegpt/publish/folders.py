@@ -49,10 +49,13 @@ def publish(
     paper = None
     if settings:
         data = Path(subject.corpus.path) if subject.corpus.path else None
-        proof = prove(of_folder(model, data), settings, done)
+        name = repo.rpartition("/")[2]
+        proof = prove(of_folder(model, data, name=name), settings, done)
         proof.write(model)
         paper = proof.paper
-    (model / "README.md").write_text(model_card(repo, license_id, config, paper))
+    context, curve = subject.speaker.context, (model / CURVE).exists()
+    card = model_card(repo, license_id, config, context, paper, curve)
+    (model / "README.md").write_text(card)
     write_space(folder / "space", model, repo, subject.corpus)
     done("written")
     return Published(model, folder / "space", paper["certified"] if paper else None)

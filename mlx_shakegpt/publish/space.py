@@ -24,7 +24,7 @@ from pathlib import Path
 from mlx_shakegpt.publish import serve_space
 
 if __name__ == "__main__":
-    serve_space(Path(__file__).parent)
+    serve_space(Path(__file__).parent, {name!r})
 '''
 
 
@@ -40,7 +40,7 @@ def write_space(folder: Path, model: Path, repo: str, corpus: Corpus) -> None:
         shutil.copyfile(assets.ensure(asset), target)
     if corpus.path is not None:
         shutil.copyfile(corpus.path, folder / TEXT)
-    (folder / "app.py").write_text(APP)
+    (folder / "app.py").write_text(APP.format(name=repo.rpartition("/")[2]))
     (folder / "requirements.txt").write_text("\n".join(requirements()) + "\n")
     (folder / "packages.txt").write_text("g++\n")
     (folder / "README.md").write_text(_readme(repo))
@@ -74,13 +74,14 @@ def _dependencies() -> list[str]:
     return [*told["dependencies"], *told["optional-dependencies"]["demo"]]
 
 
-def serve_space(folder: Path) -> None:
-    """Serves a Space's folder until the process ends; a Space names host and port itself."""
+def serve_space(folder: Path, name: str) -> None:
+    """Serves a Space's folder, with the model under its name, until the process ends; a Space names
+    host and port itself."""
     os.environ.setdefault("SHAKEGPT_HOME", str(folder))
     from ..demo import serve
 
     text = folder / TEXT
-    subject = of_folder(folder / "model", text if text.exists() else None)
+    subject = of_folder(folder / "model", text if text.exists() else None, name=name)
     host = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
     port = int(os.environ.get("GRADIO_SERVER_PORT", "7860"))
     blocks = serve(subject, host, port)
