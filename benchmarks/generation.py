@@ -2,7 +2,7 @@
 
     python benchmarks/generation.py [--rounds 2]
 
-The model learns 300 tokens of Tiny Shakespeare by heart first (`--steps` of one batch of them),
+The model learns 320 tokens of Tiny Shakespeare by heart first (`--steps` of one batch of them),
 and is exported; all three programs then speak the same number of tokens after the same prompts,
 in turns. Ours looks guesses up in the whole text, and for unknown text in all but what was learned.
 """

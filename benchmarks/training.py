@@ -25,7 +25,7 @@ from mlx_shakegpt.runtime import peak_resident_bytes
 sys.path.insert(0, str(Path(__file__).parent))
 import common
 
-CASES = ("gpt2-124m:16x64", "gpt2-124m:4x256", "gpt2-124m:2x512", "quick:4x64")
+CASES = ("gpt2-124m:16x64", "gpt2-124m:4x256", "gpt2-124m:2x512", "quick:4x64", "quick:2x128")
 SLOWEST = "PyTorch bf16 autocast"
 CONTENDERS = ("ours", "PyTorch fp32", SLOWEST)
 

@@ -15,7 +15,7 @@ from .training import RunState, StepReport
 
 
 def log_line(report: StepReport) -> str:
-    """The seed projects' log line, plus the tokens a second."""
+    """The log line of the projects whose recipes are in presets.py, plus the tokens a second."""
     return (
         f"step {report.step:5d} | loss: {report.loss:.6f} | lr: {report.lr:.2e} | "
         f"norm: {report.norm:.4f} | dt: {report.dt * 1000:.2f}ms | "

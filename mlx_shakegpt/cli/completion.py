@@ -1,4 +1,4 @@
-"""`completion`: what a shell needs to complete commands, options and runs."""
+"""`completion`: what a shell needs to complete commands and options."""
 
 from __future__ import annotations
 
