@@ -36,7 +36,7 @@ def load(source: str | Path | None = None, data: str | Path | None = None) -> Su
     setup()
     text = Path(data) if data else None
     if source is not None and (Path(source).is_dir() or "/" in str(source)):
-        return of_folder(model_folder(str(source)), text, None, model_name(str(source)))
+        return of_folder(model_folder(str(source)), text, name=model_name(str(source)))
     return of_run(str(source) if source else None, text)
 
 

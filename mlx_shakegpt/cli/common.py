@@ -124,7 +124,7 @@ def subject_from(
     if first_line is not None or corpus_tokens is not None:
         passage = Passage(first_line or 1, corpus_tokens or 0)
     if model:
-        return of_folder(model_folder(model), file, passage, model_name(model))
+        return of_folder(model_folder(model), file, passage, name=model_name(model))
     return of_run(run, file, passage)
 
 
