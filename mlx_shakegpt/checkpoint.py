@@ -27,6 +27,7 @@ MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 ORDER, STATE = "order.safetensors", "state.json"
 TENSORS = (MODEL, OPTIMIZER, ORDER)
 KEEP = 2
+LENGTH = {"epochs", "steps"}  # of the configuration, what a run may have more of later
 
 
 class DamagedCheckpoint(ValueError):
@@ -120,18 +121,24 @@ def check(path: Path) -> dict[str, Any]:
 
 
 def restore(path: Path, trainer: Trainer) -> dict[str, Any]:
-    """Puts a trainer where the saved one stood, and returns the `extra` that was saved.
+    """Puts a trainer where the saved one stood, and returns the `extra` that was saved. Where the
+    trainer's configuration gives it more steps, it has more to go.
 
-    Raises ValueError where the run was saved with another model or training configuration.
+    Raises ValueError where the run was saved with another model or training configuration, or with
+    more steps.
     """
     saved = check(path)
     for kind, ours in (("model", trainer.model.config), ("train", trainer.config)):
         theirs, mine = saved[kind], ours.to_json()
-        if odd := sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k)):
+        odd = {k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k)}
+        if other := min(odd - LENGTH, default=None):
             raise ValueError(
-                f"checkpoint {path} was trained with {odd[0]}={theirs.get(odd[0])}, "
-                f"not {mine.get(odd[0])}; resume with the run's own settings"
+                f"checkpoint {path} was trained with {other}={theirs.get(other)}, "
+                f"not {mine.get(other)}; resume with the run's own settings"
             )
+    state = RunState(**saved["state"])
+    if odd:
+        state = state.extended(trainer.state)
     tensors = load_tensors(path / MODEL)
     for name in (CLOSED_IDS, TRAINED_CONTEXT):
         tensors.pop(name, None)
@@ -140,7 +147,7 @@ def restore(path: Path, trainer: Trainer) -> dict[str, Any]:
     # MLX drops empty dicts when it flattens a state; init puts them back and keeps the rest.
     trainer.optimizer.init(trainer.model.trainable_parameters())
     trainer.order.restore(load_tensors(path / ORDER))
-    trainer.state = RunState(**saved["state"])
+    trainer.state = state
     return saved["extra"]
 
 

@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import shutil
 
@@ -163,3 +164,31 @@ def test_the_best_checkpoint_is_kept_beside_the_last_ones(ids, tmp_path):
         "00000005",
         "00000006",
     ]
+
+
+def test_a_run_made_longer_before_its_rate_falls_is_as_if_planned_so(ids, saved):
+    longer = fresh(ids, steps=20)
+    checkpoint.restore(saved / "00000005", longer)
+    assert numbers(longer) == numbers(fresh(ids, steps=20))[5:]
+
+
+@pytest.mark.parametrize("hold", [0.5, 1.0])
+def test_a_run_made_longer_at_its_end_goes_on_with_the_longer_fall_or_none(ids, tmp_path, hold):
+    short = fresh(ids, hold=hold)
+    begun = numbers(short)
+    path = checkpoint.save(tmp_path, short, {})
+    longer = fresh(ids, hold=hold, steps=20)
+    checkpoint.restore(path, longer)
+    added = numbers(longer)
+    assert [step for step, *_ in begun + added] == list(range(1, 21))
+    fallen = [0.0] * 8 if hold == 1 else [share / 14 for share in range(6, 14)]
+    peak = longer.config.lr
+    expected = [peak * (1 + math.cos(math.pi * share)) / 2 for share in fallen]
+    assert [lr for *_, lr, _ in added] == pytest.approx(expected)
+
+
+def test_a_run_cannot_be_made_shorter(ids, saved):
+    trainer = fresh(ids, steps=11)
+    with pytest.raises(ValueError, match="has 12 steps, and 11 were asked for"):
+        checkpoint.restore(saved / "00000005", trainer)
+    assert trainer.state.step == 0

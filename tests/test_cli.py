@@ -107,6 +107,34 @@ def test_an_existing_run_needs_resume_and_goes_on_with_it(shakegpt, poem, traine
     assert other.code == 2 and "started with lr 0.003" in other.err
 
 
+def test_a_run_that_fell_short_is_made_longer(shakegpt, trained):
+    def steps_and_losses():
+        told = map(json.loads, (trained / "metrics.jsonl").read_text().splitlines())
+        return [(line["step"], line["loss"]) for line in told if "loss" in line]
+
+    short = shakegpt("train", "--preset", "tiny", "--resume")
+    assert short.code == 1
+    assert "go on with: python cli.py train --resume --run tiny --steps 12" in short.out
+    config, begun = (trained / "config.json").read_text(), steps_and_losses()
+    shorter = shakegpt("train", "--run", "tiny", "--resume", "--steps", "4")
+    assert shorter.code == 2 and "has 6 steps, and 4 were asked for" in shorter.err
+    assert (trained / "config.json").read_text() == config
+    longer = shakegpt("train", "--run", "tiny", "--resume", "--steps", "9")
+    assert longer.code == 1, longer.err
+    assert "Resuming tiny after step 6 of 9 at most." in longer.err
+    told, losses = json.loads((trained / "config.json").read_text()), steps_and_losses()
+    assert told["train"]["steps"] == 9
+    assert told["lengthened"] == [{"step": 6, "epochs": 40.0, "steps": 6}]
+    assert losses[:6] == begun and [step for step, _ in losses] == list(range(1, 10))
+    newest = trained / "checkpoints" / "00000009"
+    weights = newest / "model.safetensors"
+    assert (trained / "model.safetensors").read_bytes() == weights.read_bytes()
+    shutil.rmtree(newest)  # a crash before the first checkpoint of what was added
+    again = shakegpt("train", "--run", "tiny", "--resume")
+    assert again.code == 1 and "after step 6 of 9 at most." in again.err
+    assert steps_and_losses() == losses
+
+
 def test_an_interrupted_run_resumes_to_the_same_losses_and_logs(
     shakegpt, poem, tiny_preset, home, monkeypatch
 ):

@@ -42,7 +42,10 @@ LINES_EVERY = 10  # steps between log lines where there is no terminal
     help="Begin with a GPT-2's weights: a folder, or a hub id like openai-community/gpt2.",
 )  # fmt: skip
 @click.option("--run", help="Name of the run's folder in weights/; else the preset's.")
-@click.option("--resume", is_flag=True, help="Go on from the newest sound checkpoint.")
+@click.option(
+    "--resume", is_flag=True,
+    help="Go on from the newest sound checkpoint; with more --epochs or --steps, further.",
+)  # fmt: skip
 @click.option(
     "--checkpoint-every", type=click.IntRange(1), metavar="STEPS",
     help="Steps between checkpoints; else one every two minutes.",
@@ -209,7 +212,8 @@ def _outcome(run: Any, seconds: float, as_json: bool) -> int:
     if state.reached:
         emit(as_json, result, f"Target reached: {name}, {loss}.")
         return 0
-    way = "start another --run with more --epochs"
+    more = f"--steps {2 * config.steps}" if config.steps else f"--epochs {1.5 * config.epochs:g}"
+    way = f"go on with: python cli.py train --resume --run {run.path.name} {more}"
     if config.stop == "batch" and state.recent[-1] < config.target_loss:
         way = f"its last batch's was {state.recent[-1]:.4f}, which proves nothing"
     emit(as_json, result, f"Target not reached: {name}, {loss}; {way}.")

@@ -6,11 +6,11 @@ Knows nothing of terminals: what there is to say goes to a function.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from .. import assets, estimate
+from .. import assets, checkpoint, estimate
 from ..config import ModelConfig, Passage, TrainConfig
 from ..corpus import Corpus, Vocabulary
 from ..presets import OURS, PRESETS, preset, preset_like, recipe, suited
@@ -96,20 +96,22 @@ def _resumed(
     ranks: Ranks,
     agree: Callable[[Run], None],
 ) -> Run:
-    """A run that goes on with the settings that it was started with."""
+    """A run that goes on with the settings that it was started with, but for its length."""
     saved = read_config(path)
-    _must_agree(path, saved, asked)
+    config = _lengthened(saved["train"], asked)
+    _must_agree(path, saved | {"train": config}, asked)
     corpus = read_corpus(asked.get("data") or saved["corpus"]["path"], saved["passage"], progress)
-    must_fit(runtime, saved["model"], saved["train"], corpus, ranks, free_bytes(), resumed=True)
+    must_fit(runtime, saved["model"], config, corpus, ranks, free_bytes(), resumed=True)
     start, told = None, saved["init"]
     if told and not any((path / "checkpoints").glob("[0-9]*")):  # which hold all that is left of it
         start = pretrained(told["source"], told["sha256"])
     names = {"preset": saved["preset"], "recipe": saved["recipe"]}
-    run = Run(path, saved["model"], saved["train"], corpus, names, start, ranks)
+    run = Run(path, saved["model"], config, corpus, names, start, ranks)
     agree(run)
     for problem in run.resume():
         tell(f"Warning: {problem}.")
-    tell(f"Resuming {path.name} after step {run.trainer.state.step}.")
+    state = run.trainer.state
+    tell(f"Resuming {path.name} after step {state.step} of {state.total} at most.")
     return run
 
 
@@ -133,6 +135,14 @@ def must_fit(
     rows = Vocabulary.of(corpus.ids).rows if config.closed_vocab else model.vocab_size
     share = free // runtime.launch.local_size
     estimate.must_fit(model, config, rows, runtime.device == "cpu", share, ranks.size, resumed)
+
+
+def _lengthened(config: TrainConfig, asked: Mapping[str, Any]) -> TrainConfig:
+    """A run's configuration with the number of epochs or steps that is asked for, if any."""
+    length = {name: asked[name] for name in checkpoint.LENGTH & asked.keys()}
+    if length.get("epochs", config.epochs) != config.epochs:
+        length.setdefault("steps", 0)  # which would count before epochs
+    return replace(config, **length)
 
 
 def _must_agree(path: Path, saved: dict[str, Any], asked: Mapping[str, Any]) -> None:

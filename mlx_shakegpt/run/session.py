@@ -13,11 +13,12 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from .. import assets, checkpoint, report
 from ..config import ModelConfig, TrainConfig
 from ..corpus import Corpus
-from ..files import sync, write_atomically
+from ..files import read_json, sync, write_atomically
 from ..memory.nll import whole_text_nll
 from ..model import GPT
 from ..pictures import loss_curve
@@ -100,12 +101,20 @@ class Run:
         write_atomically(self.path / CONFIG, json.dumps(content, indent=1) + "\n")
 
     def resume(self) -> list[str]:
-        """Goes back to the newest sound checkpoint, or the start; cuts the logs to match.
+        """Goes back to the newest sound checkpoint, or the start; cuts the logs to match. Where the
+        run has more steps than config.json says, it is written anew.
 
         Returns what is wrong with newer checkpoints or the logs. Raises ValueError where
         checkpoints exist and none is sound, or the run is of another text or configuration.
         """
         self._lock()
+        try:
+            return self._gone_back()
+        except BaseException:
+            self.close()
+            raise
+
+    def _gone_back(self) -> list[str]:
         saved = read_config(self.path)
         self.id = saved.get("id", self.id)
         if saved["corpus"]["sha256"] != self.corpus.sha256:
@@ -123,11 +132,23 @@ class Run:
             )
         checkpoint.set_aside(self.path / "checkpoints", newest)
         sizes = checkpoint.restore(newest, self.trainer)["logs"] if newest else {}
+        self._note_length(saved)
         problems = [f"{problem}; going back to the one before" for problem in damaged]
         for log in (self.path / METRICS, self.path / LOG):
             if not _cut(log, sizes.get(log.name, 0)):
                 problems.append(f"{log} lacks lines, which no step depends on; going on without")
         return problems
+
+    def _note_length(self, saved: dict[str, Any]) -> None:
+        """Writes down that the run is longer than config.json says, and what it said."""
+        old, new = saved["train"], self._config
+        if old == new:
+            return
+        content = read_json(self.path / CONFIG)
+        before = {"step": self.trainer.state.step, "epochs": old.epochs, "steps": old.steps}
+        content["lengthened"] = [*content.get("lengthened", []), before]
+        content["train"] = new.to_json()
+        write_atomically(self.path / CONFIG, json.dumps(content, indent=1) + "\n")
 
     def follow(self, every: int = 0) -> Iterator[StepReport]:
         """Trains; after each report the logs, and where one is due the checkpoint, are on disk.
@@ -183,6 +204,7 @@ class Run:
             sync(self.path / name)
         sizes = {name: (self.path / name).stat().st_size for name in (METRICS, LOG)}
         checkpoint.save(self.path / "checkpoints", self.trainer, {"logs": sizes})
+        (self.path / checkpoint.MODEL).unlink(missing_ok=True)  # older, if there
 
     def _lock(self) -> None:
         """Takes the folder's lock, which the system frees when the process ends in any way."""

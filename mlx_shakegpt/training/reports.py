@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 RECENT = 25  # steps whose losses tell what is usual
 SPIKE = 3.0  # times their median
@@ -56,6 +56,17 @@ class RunState:
     reached: bool = False  # the last evaluation was below the target
     evaluations: list[dict[str, float]] = field(default_factory=list)
     recent: list[float] = field(default_factory=list)  # losses of the last steps
+
+    def extended(self, plan: RunState) -> RunState:
+        """This state with the steps of a longer plan; whole windows and the rate's fall, where they
+        have not begun, begin as it says. Raises ValueError where it is not longer."""
+        if plan.total <= self.total:
+            raise ValueError(
+                f"the run has {self.total:,} steps, and {plan.total:,} were asked for; ask for more"
+            )
+        full_at = plan.full_at if self.step <= self.full_at else self.full_at
+        decay_at = plan.decay_at if self.step <= self.decay_at else self.decay_at
+        return replace(self, full_at=full_at, decay_at=decay_at, total=plan.total)
 
     def note(self, loss: float) -> float:
         """Takes a step's loss; how many times the recent ones' median it is if it is a spike."""
