@@ -17,6 +17,7 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_unflatten
 
+from .config import LENGTH
 from .files import read_json, sha256, sync, write_atomically
 from .tensors import check_tensors, load_tensors, save_tensors
 from .training import RunState, Trainer
@@ -27,7 +28,6 @@ MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 ORDER, STATE = "order.safetensors", "state.json"
 TENSORS = (MODEL, OPTIMIZER, ORDER)
 KEEP = 2
-LENGTH = {"epochs", "steps"}  # of the configuration, what a run may have more of later
 
 
 class DamagedCheckpoint(ValueError):
@@ -137,7 +137,7 @@ def restore(path: Path, trainer: Trainer) -> dict[str, Any]:
                 f"not {mine.get(other)}; resume with the run's own settings"
             )
     state = RunState(**saved["state"])
-    if odd:
+    if saved["train"] != trainer.config.to_json():  # in its length
         state = state.extended(trainer.state)
     tensors = load_tensors(path / MODEL)
     for name in (CLOSED_IDS, TRAINED_CONTEXT):

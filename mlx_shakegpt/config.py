@@ -121,6 +121,9 @@ class TrainConfig(Checked):
         return self.batch_size * self.context
 
 
+LENGTH = {"epochs", "steps"}  # of TrainConfig, what a run may have more of later
+
+
 @dataclass(frozen=True)
 class Passage(Checked):
     """The part of a text that is learned: `tokens` ids from line `first_line` (from 1) on."""

@@ -10,8 +10,8 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from .. import assets, checkpoint, estimate
-from ..config import ModelConfig, Passage, TrainConfig
+from .. import assets, estimate
+from ..config import LENGTH, ModelConfig, Passage, TrainConfig
 from ..corpus import Corpus, Vocabulary
 from ..presets import OURS, PRESETS, preset, preset_like, recipe, suited
 from ..ranks import ALONE, Ranks
@@ -139,7 +139,7 @@ def must_fit(
 
 def _lengthened(config: TrainConfig, asked: Mapping[str, Any]) -> TrainConfig:
     """A run's configuration with the number of epochs or steps that is asked for, if any."""
-    length = {name: asked[name] for name in checkpoint.LENGTH & asked.keys()}
+    length = {name: asked[name] for name in LENGTH & asked.keys()}
     if length.get("epochs", config.epochs) != config.epochs:
         length.setdefault("steps", 0)  # which would count before epochs
     return replace(config, **length)

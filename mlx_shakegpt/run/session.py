@@ -11,7 +11,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -85,20 +85,21 @@ class Run:
                 f"run {self.path.name!r} exists in {self.path.parent}; go on with --resume, "
                 "or choose another name with --run"
             )
-        self._lock()
-        content = {
-            "id": self.id,
-            **self._told,
-            "model": self._model.to_json(),
-            "train": self._config.to_json(),
-            "corpus": self.corpus.told | {"path": self.corpus.path},
-            "tokenizer": {"name": "gpt2", "sha256": assets.GPT2_MERGES.sha256},
-            "versions": versions(),
-            "device": runtime.device,
-            "dtype": self._config.dtype,
-            "seed": self._config.seed,
-        }
-        write_atomically(self.path / CONFIG, json.dumps(content, indent=1) + "\n")
+        with self._locked():
+            self._write_config(
+                {
+                    "id": self.id,
+                    **self._told,
+                    "model": self._model.to_json(),
+                    "train": self._config.to_json(),
+                    "corpus": self.corpus.told | {"path": self.corpus.path},
+                    "tokenizer": {"name": "gpt2", "sha256": assets.GPT2_MERGES.sha256},
+                    "versions": versions(),
+                    "device": runtime.device,
+                    "dtype": self._config.dtype,
+                    "seed": self._config.seed,
+                }
+            )
 
     def resume(self) -> list[str]:
         """Goes back to the newest sound checkpoint, or the start; cuts the logs to match. Where the
@@ -107,21 +108,30 @@ class Run:
         Returns what is wrong with newer checkpoints or the logs. Raises ValueError where
         checkpoints exist and none is sound, or the run is of another text or configuration.
         """
-        self._lock()
-        try:
-            return self._gone_back()
-        except BaseException:
-            self.close()
-            raise
+        with self._locked():
+            saved = read_config(self.path)
+            self.id = saved.get("id", self.id)
+            if saved["corpus"]["sha256"] != self.corpus.sha256:
+                raise ValueError(
+                    f"run {self.path.name!r} learns another text ({saved['corpus']['name']}); "
+                    "resume with the text it was started with"
+                )
+            newest, damaged = self._newest()
+            checkpoint.set_aside(self.path / "checkpoints", newest)
+            sizes = checkpoint.restore(newest, self.trainer)["logs"] if newest else {}
+            if saved["train"] != self._config:
+                self._note_length(saved["train"])
+            problems = [f"{problem}; going back to the one before" for problem in damaged]
+            for log in (self.path / METRICS, self.path / LOG):
+                if not _cut(log, sizes.get(log.name, 0)):
+                    problems.append(
+                        f"{log} lacks lines, which no step depends on; going on without"
+                    )
+            return problems
 
-    def _gone_back(self) -> list[str]:
-        saved = read_config(self.path)
-        self.id = saved.get("id", self.id)
-        if saved["corpus"]["sha256"] != self.corpus.sha256:
-            raise ValueError(
-                f"run {self.path.name!r} learns another text ({saved['corpus']['name']}); "
-                "resume with the text it was started with"
-            )
+    def _newest(self) -> tuple[Path | None, list[str]]:
+        """The newest sound checkpoint, None for a run that has none yet, and what is wrong with
+        newer ones. Raises ValueError where all are damaged or gone."""
         newest, damaged = checkpoint.newest(self.path / "checkpoints")
         if newest is None and damaged:
             raise ValueError(f"no sound checkpoint is left: {damaged[0]}; start anew with --run")
@@ -130,24 +140,16 @@ class Run:
                 f"run {self.path.name!r} is over and its checkpoints are gone; "
                 "start another with --run"
             )
-        checkpoint.set_aside(self.path / "checkpoints", newest)
-        sizes = checkpoint.restore(newest, self.trainer)["logs"] if newest else {}
-        self._note_length(saved)
-        problems = [f"{problem}; going back to the one before" for problem in damaged]
-        for log in (self.path / METRICS, self.path / LOG):
-            if not _cut(log, sizes.get(log.name, 0)):
-                problems.append(f"{log} lacks lines, which no step depends on; going on without")
-        return problems
+        return newest, damaged
 
-    def _note_length(self, saved: dict[str, Any]) -> None:
+    def _note_length(self, before: TrainConfig) -> None:
         """Writes down that the run is longer than config.json says, and what it said."""
-        old, new = saved["train"], self._config
-        if old == new:
-            return
         content = read_json(self.path / CONFIG)
-        before = {"step": self.trainer.state.step, "epochs": old.epochs, "steps": old.steps}
-        content["lengthened"] = [*content.get("lengthened", []), before]
-        content["train"] = new.to_json()
+        told = {"step": self.trainer.state.step, "epochs": before.epochs, "steps": before.steps}
+        content["lengthened"] = [*content.get("lengthened", []), told]
+        self._write_config(content | {"train": self._config.to_json()})
+
+    def _write_config(self, content: dict[str, Any]) -> None:
         write_atomically(self.path / CONFIG, json.dumps(content, indent=1) + "\n")
 
     def follow(self, every: int = 0) -> Iterator[StepReport]:
@@ -206,14 +208,19 @@ class Run:
         checkpoint.save(self.path / "checkpoints", self.trainer, {"logs": sizes})
         (self.path / checkpoint.MODEL).unlink(missing_ok=True)  # older, if there
 
-    def _lock(self) -> None:
-        """Takes the folder's lock, which the system frees when the process ends in any way."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-        self._stack.callback(os.close, lock)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"another process trains run {self.path.name!r}; wait for it, or use --run"
-            ) from None
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Takes the folder's lock, which the system frees when the process ends in any way; where
+        what is done under it fails, gives it free at once. Else `close` does."""
+        with ExitStack() as stack:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+            stack.callback(os.close, lock)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(
+                    f"another process trains run {self.path.name!r}; wait for it, or use --run"
+                ) from None
+            yield
+            self._stack = stack.pop_all()
