@@ -99,7 +99,9 @@ def exp_between(x: mx.array, top: mx.array, more: mx.array) -> mx.array:
 
 @mx.compile
 def gelu_forward(x: mx.array) -> mx.array:
-    return ((0.5 * barrier(x)) * (1 + _rational(x, *_TANH))).reshape(x.shape)
+    """Below the fit's limit it is 0: 1 + tanh is off by 2e-7 there, which x would multiply."""
+    y = barrier(x)
+    return mx.where(y < -_TANH[0], 0.0, 0.5 * y * (1 + _rational(x, *_TANH))).reshape(x.shape)
 
 
 @mx.compile
