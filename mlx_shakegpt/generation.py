@@ -1,6 +1,6 @@
 """Text from a model as a stream: KV cache, samplers, guesses, and going on past the context.
 
-The cache and the samplers are mlx-lm's. Knows nothing of runs, folders or terminals.
+The cache and the samplers' filters are mlx-lm's. Knows nothing of runs, folders or terminals.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ def stream(
 
     Where the trained context is full, its last half becomes the beginning of a new one. With
     `lookup`, its guesses are checked many at a time; that changes the speed, but not the ids of
-    greedy decoding, nor the distribution of sampled ones. Raises ValueError for an empty prompt or
-    an id outside the vocabulary.
+    greedy decoding, nor the distribution of sampled ones. Each stream draws from its own random
+    numbers, so the seed decides, whatever else draws meanwhile. Raises ValueError for an empty
+    prompt or an id outside the vocabulary.
     """
     if not prompt:
         raise ValueError("the prompt is empty; give at least one character to go on from")
     sampling = sampling or Sampling()
     choose = Chooser(speaker, sampling)
-    mx.random.seed(sampling.seed)
     # Rows that are not yet in the cache; a prompt longer than the window starts from its last half.
     fresh = list(prompt)
     if len(fresh) > speaker.context:
@@ -126,13 +126,9 @@ def _guessed(
 
 
 def _until_trusted(
-    speaker: Speaker,
-    history: list[int],
-    fresh: list[int],
-    choose: Chooser,
-    lookup: Lookup,
+    speaker: Speaker, history: list[int], fresh: list[int], choose: Chooser, lookup: Lookup,
     cache: list[Any],
-) -> Iterator[int]:
+) -> Iterator[int]:  # fmt: skip
     """One token a pass, as in _plain, until guesses would have been right or the cache is full; all
     tokens but the last are in the cache then."""
     token = choose.ids(_logits(speaker, fresh, cache))
@@ -178,11 +174,7 @@ class Chooser:
         self.speaker, self.greedy = speaker, sampling.temperature == 0
         if self.greedy:
             return
-        # mlx-lm refuses a top_k that filters nothing.
-        top_k = sampling.top_k if sampling.top_k < speaker.model.config.vocab_size else 0
-        self._sample = _mlx_lm("sample_utils").make_sampler(
-            temp=sampling.temperature, top_p=sampling.top_p, min_p=sampling.min_p, top_k=top_k
-        )
+        self._sampling, self._key = sampling, mx.random.key(sampling.seed)
 
     def ids(self, logits: mx.array) -> mx.array:
         """One id (n,) for each of (n, rows) logits."""
@@ -190,7 +182,22 @@ class Chooser:
             chosen = logits.argmax(-1)
             return self.speaker.ids[chosen] if self.speaker.vocabulary else chosen
         logits = self.speaker.expand(logits).astype(mx.float32)
-        return self._sample(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
+        logits = self._filtered(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
+        # Less the largest, as a low temperature would multiply its rounding, or overflow.
+        logits = (logits - logits.max(-1, keepdims=True)) * (1 / self._sampling.temperature)
+        self._key, key = mx.random.split(self._key)
+        return mx.random.categorical(logits, key=key)
+
+    def _filtered(self, logits: mx.array) -> mx.array:
+        """Log-probabilities with -inf for what top_p, min_p and top_k leave out."""
+        filters, limits = _mlx_lm("sample_utils"), self._sampling
+        if 0 < limits.top_p < 1:
+            logits = filters.apply_top_p(logits, limits.top_p)
+        if limits.min_p:
+            logits = filters.apply_min_p(logits, limits.min_p)
+        if 0 < limits.top_k < logits.shape[-1]:  # mlx-lm refuses one that filters nothing
+            logits = filters.apply_top_k(logits, limits.top_k)
+        return logits
 
     def firm(self, logits: mx.array) -> mx.array:
         """Whether each choice (n,) would be the same with the logits rounded otherwise."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .options import NOT_NEGATIVE, SEED, SHARE, Checked, option
+from .options import NOT_NEGATIVE, SEED, SHARE, Check, Checked, option
+
+# Beyond these, float32 rounds or overflows, and what is drawn is noise.
+_TEMPERATURE: Check = (lambda t: t == 0 or 1e-6 <= t <= 1e6, "0, or between 1e-6 and 1e6")
 
 
 @dataclass(frozen=True)
@@ -12,7 +15,7 @@ class Sampling(Checked):
     """How the next token is chosen among the model's predictions."""
 
     temperature: float = option(
-        0.0, "0 takes the likeliest token; 1 samples as trained", NOT_NEGATIVE
+        0.0, "0 takes the likeliest token; 1 samples as trained", _TEMPERATURE
     )
     top_k: int = option(0, "sample among this many likeliest tokens; 0: all", NOT_NEGATIVE)
     top_p: float = option(0.0, "sample within this share of probability; 0: all", SHARE)

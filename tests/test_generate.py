@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
@@ -76,6 +77,29 @@ def test_sampling_follows_its_seed_and_its_limits(speaker):
     greedy = list(stream(speaker, [5], 30))
     for limit in ({"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}):
         assert list(stream(speaker, [5], 30, Sampling(temperature=1.0, **limit))) == greedy
+
+
+def test_streams_that_take_turns_draw_as_each_alone(speaker):
+    hot = [Sampling(temperature=1.5, seed=seed) for seed in (1, 2)]
+    alone = [list(stream(speaker, [5], 20, sampling)) for sampling in hot]
+    mx.random.seed(7)
+    state = np.array(mx.random.state[0])
+    turns = list(zip(*(stream(speaker, [5], 20, sampling) for sampling in hot), strict=True))
+    assert [list(ids) for ids in zip(*turns, strict=True)] == alone
+    assert (np.array(mx.random.state[0]) == state).all()  # the caller's own numbers go on as before
+
+
+def test_the_lowest_temperature_is_greedy_and_a_lower_one_refused(speaker):
+    cold = [Sampling(temperature=1e-6, top_k=top_k) for top_k in (0, 9)]
+    greedy = list(stream(speaker, [5], 30))
+    assert [list(stream(speaker, [5], 30, sampling)) for sampling in cold] == [greedy, greedy]
+    hottest = Sampling(temperature=1e6, top_k=2)
+    best = np.array(speaker.model(mx.array([[5]]))[0, -1]).argsort()[-2:]
+    drawn = [next(stream(speaker, [5], 1, replace(hottest, seed=seed))) for seed in range(40)]
+    assert set(drawn) == set(best.tolist())
+    for temperature in (1e-39, 1e-7, 1e7, -1.0):
+        with pytest.raises(ValueError, match="it must be 0, or between 1e-6 and 1e6"):
+            Sampling(temperature=temperature)
 
 
 def test_sampled_frequencies_are_the_softmax_at_that_temperature(speaker):
