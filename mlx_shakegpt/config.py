@@ -12,6 +12,7 @@ from .options import BETA, NOT_NEGATIVE, POSITIVE, SEED, SHARE, Checked, one_of,
 
 GPT2_VOCABULARY = 50257
 MAX_POSITIONS = 1024
+LEAST_CONTEXT = 2
 
 
 class NotReached(ValueError):
@@ -56,12 +57,15 @@ class TrainConfig(Checked):
     context: int = option(
         128,
         "tokens in a window",
-        (lambda n: 2 <= n <= MAX_POSITIONS, f"between 2 and {MAX_POSITIONS}"),
+        (
+            lambda n: LEAST_CONTEXT <= n <= MAX_POSITIONS,
+            f"between {LEAST_CONTEXT} and {MAX_POSITIONS}",
+        ),
     )
     short_context: int = option(
         0,
         "window length at first, at the same tokens a step; 0: `context`",
-        (lambda n: n == 0 or n >= 2, "0, or 2 or more"),
+        (lambda n: n == 0 or n >= LEAST_CONTEXT, f"0, or {LEAST_CONTEXT} or more"),
     )
     grow: float = option(0.7, "share of the steps after which windows are whole", SHARE)
     steps: int = option(0, "steps at most; 0: as many as `epochs` takes", NOT_NEGATIVE)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .config import LEAST_CONTEXT
+
 ENOUGH = (
     12  # tokens of context that tell a place in a text (Tiny Shakespeare's entropy: 0.009 nats)
 )
@@ -69,9 +71,10 @@ class Windows:
         Raises ValueError for a text shorter than a window.
         """
         if len(ids) < context + 1:
+            way = f"use --context {len(ids) - 1}, or " if len(ids) > LEAST_CONTEXT else "use "
             raise ValueError(
-                f"the text has {len(ids)} tokens, fewer than one window of {context} and its next "
-                f"token; use --context {max(len(ids) - 1, 2)} or less, or a longer text"
+                f"the text has {len(ids)} token{'s' * (len(ids) != 1)}, fewer than one window of "
+                f"{context} and its next token; {way}a longer text"
             )
         self.ids, self.batch_size, self.context = ids, batch_size, context
         self.seed, self.jitter, self.stream = seed, jitter, stream
