@@ -11,10 +11,14 @@ import hashlib
 import json
 import os
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+PROJECT = "mlx-shakegpt"
 
 
 def home() -> Path:
@@ -24,12 +28,24 @@ def home() -> Path:
     """
     if chosen := os.environ.get("SHAKEGPT_HOME"):
         return Path(chosen).expanduser()
-    checkout = Path(__file__).resolve().parent.parent
-    if (checkout / "pyproject.toml").exists():
-        return checkout
+    if own := checkout():
+        return own
     from platformdirs import user_data_path
 
-    return user_data_path("mlx-shakegpt", appauthor=False)
+    return user_data_path(PROJECT, appauthor=False)
+
+
+@cache
+def checkout() -> Path | None:
+    """The checkout that this package lies in, if it does: beside it stands a pyproject.toml of this
+    project, and not of another one that it was installed or copied into."""
+    folder = Path(__file__).resolve().parent.parent
+    try:
+        with open(folder / "pyproject.toml", "rb") as file:
+            name = tomllib.load(file)["project"]["name"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return folder if name == PROJECT else None
 
 
 def data_dir() -> Path:

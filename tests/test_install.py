@@ -66,6 +66,33 @@ def test_the_wheel_trains_and_speaks_away_from_the_checkout(installed, site, tmp
     assert [p.name for p in (tmp_path / "away").iterdir()] == ["poem.txt"]
 
 
+@pytest.mark.parametrize(
+    ("project", "own"),
+    [
+        ('[project]\nname = "mlx-shakegpt"\n', True),
+        ('[project]\nname = "another"\n', False),
+        ("[tool.black]\n", False),
+        ("project = 3\n", False),
+        ("not TOML", False),
+        (None, False),
+    ],
+)
+def test_only_its_own_checkout_is_home_to_a_copy_of_the_package(tmp_path, project, own):
+    package = tmp_path / "mlx_shakegpt"
+    package.mkdir()
+    for name in ("__init__.py", "files.py"):
+        shutil.copyfile(ROOT / "mlx_shakegpt" / name, package / name)
+    if project:
+        (tmp_path / "pyproject.toml").write_text(project)
+    environment = {k: v for k, v in os.environ.items() if k != "SHAKEGPT_HOME"}
+    done = subprocess.run(
+        [sys.executable, "-c", "from mlx_shakegpt.files import home; print(home())"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert (done.stdout.strip() == str(tmp_path)) == own
+    assert own or done.stdout.strip().endswith("mlx-shakegpt")
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
 def test_a_shell_completes_commands(shakegpt, shell):
     script = shakegpt("completion", shell)

@@ -67,10 +67,9 @@ def requirements() -> list[str]:
 def _dependencies() -> list[str]:
     """The dependencies that the checkout tells, which its installation may lag behind; without one
     those that the installation tells."""
-    project = PACKAGE.parent / "pyproject.toml"
-    if not project.is_file():
-        return metadata.requires("mlx-shakegpt") or []
-    told = tomllib.loads(project.read_text())["project"]
+    if not (own := files.checkout()):
+        return metadata.requires(files.PROJECT) or []
+    told = tomllib.loads((own / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return [*told["dependencies"], *told["optional-dependencies"]["demo"]]
 
 
