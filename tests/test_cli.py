@@ -237,6 +237,9 @@ BAD_TRAIN = {
     "too many tokens": (["--corpus-tokens", "5000"], "cannot have 5000"),
     "passage below a window": (["--corpus-tokens", "9"], "fewer than one window of 16"),
     "run name with a path": (["--run", "../../etc"], "must be a plain folder name"),
+    "run name of two lines": (["--run", "a\nb"], r"run name 'a\nb' must be a plain folder name"),
+    "run name that rings": (["--run", "a\x07"], r"run name 'a\x07' must be a plain folder name"),
+    "run name without letters": (["--run", ""], "must be a plain folder name"),
     "no checkpoints": (["--checkpoint-every", "0"], "--checkpoint-every"),
     "unknown option": (["--speed", "11"], "No such option"),
 }

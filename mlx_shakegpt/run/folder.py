@@ -16,8 +16,11 @@ CONFIG, METRICS, LOG, CURVE = "config.json", "metrics.jsonl", "training_log.txt"
 
 def run_path(name: str) -> Path:
     """The folder of the run called `name`. Raises ValueError for a name that is not plain."""
-    if not name or name.startswith(".") or Path(name).name != name:
-        raise ValueError(f"run name {name!r} must be a plain folder name, like 'romeo'")
+    if not (name and name.isprintable()) or name.startswith(".") or Path(name).name != name:
+        raise ValueError(
+            f"run name {name!r} must be a plain folder name, without control characters, "
+            "like 'romeo'"
+        )
     return weights_dir() / name
 
 
