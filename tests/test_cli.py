@@ -107,6 +107,20 @@ def test_an_existing_run_needs_resume_and_goes_on_with_it(shakegpt, poem, traine
     assert other.code == 2 and "started with lr 0.003" in other.err
 
 
+def test_the_whole_text_is_the_same_passage_by_any_number(shakegpt, poem, tiny_preset):
+    options = ("--first-line", 3, "--corpus-tokens")
+    assert train(shakegpt, poem, *options, 0).code == 1
+    tokens = len(tokenizer.encode("".join(poem.read_text().splitlines(keepends=True)[2:])))
+    for number in (0, tokens):
+        again = train(shakegpt, poem, *options, number, "--resume")
+        assert again.code == 1 and "Resuming tiny after step 6" in again.err, again.err
+    other = train(shakegpt, poem, *options, 20, "--resume")
+    assert other.code == 2 and f"was started with corpus-tokens {tokens}" in other.err
+    assert train(shakegpt, poem, "--corpus-tokens", 30, "--run", "part").code == 1
+    whole = train(shakegpt, poem, "--corpus-tokens", 0, "--run", "part", "--resume")
+    assert whole.code == 2 and "was started with corpus-tokens 30" in whole.err
+
+
 def test_a_run_that_fell_short_is_made_longer(shakegpt, trained):
     def steps_and_losses():
         told = map(json.loads, (trained / "metrics.jsonl").read_text().splitlines())

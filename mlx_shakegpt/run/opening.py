@@ -99,8 +99,12 @@ def _resumed(
     """A run that goes on with the settings that it was started with, but for its length."""
     saved = read_config(path)
     config = _lengthened(saved["train"], asked)
+    data, passage = asked.get("data") or saved["corpus"]["path"], saved["passage"]
+    if asked.get("corpus_tokens") == 0:
+        whole = read_corpus(data, replace(passage, tokens=0), progress)
+        asked = {**asked, "corpus_tokens": len(whole.ids)}
     _must_agree(path, saved | {"train": config}, asked)
-    corpus = read_corpus(asked.get("data") or saved["corpus"]["path"], saved["passage"], progress)
+    corpus = read_corpus(data, passage, progress)
     must_fit(runtime, saved["model"], config, corpus, ranks, free_bytes(), resumed=True)
     start, told = None, saved["init"]
     if told and not any((path / "checkpoints").glob("[0-9]*")):  # which hold all that is left of it
@@ -155,8 +159,8 @@ def _must_agree(path: Path, saved: dict[str, Any], asked: Mapping[str, Any]) -> 
         "first_line": saved["passage"].first_line,
         "corpus_tokens": saved["passage"].tokens,
     }
-    if "init" in asked and Path(asked["init"]).is_dir():
-        asked = {**asked, "init": str(Path(asked["init"]).resolve())}
+    if "init" in asked and (folder := Path(asked["init"]).expanduser()).is_dir():
+        asked = {**asked, "init": str(folder.resolve())}
     for key, value in asked.items():
         if value != started.get(key, value) and value != "auto":
             option = key.replace("_", "-")
