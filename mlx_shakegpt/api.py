@@ -28,16 +28,18 @@ from .training import StepReport
 
 
 def load(source: str | Path | None = None, data: str | Path | None = None) -> Subject:
-    """A model with the text that it is to know: a run's by name (None: the one trained last), or
-    that of a folder or hub id in Hugging Face's form. `data` is another text's path.
+    """A model with the text that it is to know. `data` is another text's path.
+
+    `source` is the name of a run (None: the one trained last), or, in Hugging Face's form, a folder
+    or hub id. A plain name is always a run's: a folder beside you is "./name", or a Path.
 
     Raises ValueError, or FileNotFoundError, where there is none.
     """
     setup()
     text = Path(data) if data else None
-    if source is not None and (Path(source).is_dir() or "/" in str(source)):
+    if isinstance(source, Path) or "/" in (source or ""):
         return of_folder(model_folder(str(source)), text, name=model_name(str(source)))
-    return of_run(str(source) if source else None, text)
+    return of_run(source, text)
 
 
 def train(

@@ -3,6 +3,7 @@
 import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,6 +40,21 @@ def test_training_loading_and_speaking_are_one_line_each(poem, tiny_preset):
             mlx_shakegpt.train(poem, resume=again, epoch=5, **settings)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = mlx_shakegpt.nothing
+
+
+def test_a_plain_name_is_a_runs_and_a_path_a_folders(poem, tiny_preset, tmp_path, monkeypatch):
+    mlx_shakegpt.train(poem, preset=tiny_preset, run="p", steps=1, context=32)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p").mkdir()
+    assert mlx_shakegpt.load("p").folder.parent.name == "weights"
+    for folder in ("./p", Path("p"), str(tmp_path / "p")):
+        with pytest.raises(
+            FileNotFoundError, match=r"config\.json"
+        ):  # it looks in the empty folder
+            mlx_shakegpt.load(folder)
+    (tmp_path / "q").mkdir()
+    with pytest.raises(ValueError, match="no run 'q'"):
+        mlx_shakegpt.load("q")
 
 
 def test_the_poem_example_learns_and_says_it(tmp_path, capsys):
