@@ -23,6 +23,7 @@ from . import (
     train,
     verify,
 )
+from .common import note
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -59,7 +60,7 @@ def _run() -> int:
     except click.ClickException as error:
         return _fail(error.format_message())
     except (click.Abort, KeyboardInterrupt):
-        click.echo("Interrupted.", err=True)
+        note("Interrupted.")
         return 130
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -89,5 +90,5 @@ def _remedy(error: OSError) -> str:
 
 
 def _fail(message: str, code: int = 2) -> int:
-    click.echo("Error: " + " ".join(message.split()), err=True)
+    note("Error: " + " ".join(message.split()))
     return code

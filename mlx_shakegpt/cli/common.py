@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
@@ -13,6 +15,9 @@ import click
 from ..config import Passage
 
 KINDS = {"int": int, "float": float, "str": str}
+
+# C0, DEL and C1; what reorders a line; and bytes of a file's name that are not UTF-8.
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
@@ -51,14 +56,30 @@ def _checked(check: Any) -> Callable[[Any, click.Parameter, Any], Any]:
     return callback
 
 
+def visible(text: str, kept: str = "\n\t") -> str:
+    """A text with its control characters, but for those `kept`, as escapes like \\x1b.
+
+    What a model says, or a file holds, may be anything, and a terminal would obey it.
+    """
+    return _UNSEEN.sub(lambda c: c[0] if c[0] in kept else ascii(c[0])[1:-1], text)
+
+
+def say(text: str, nl: bool = True, fg: str | None = None) -> None:
+    """Text on stdout: coloured, and `visible`, in a terminal; a pipe or file gets it as it is."""
+    if sys.stdout.isatty():
+        click.echo(click.style(visible(text), fg) if fg else visible(text), nl=nl)
+    else:
+        click.echo(text, nl=nl, color=True)  # else click takes out what looks like a colour
+
+
 def note(text: str) -> None:
     """A line for people, on stderr."""
-    click.echo(text, err=True)
+    click.echo(visible(text, kept="\t"), err=True)
 
 
 def emit(as_json: bool, result: dict[str, Any], text: str) -> None:
     """A result on stdout: one JSON object, or text."""
-    click.echo(json.dumps(result) if as_json else text)
+    say(json.dumps(result) if as_json else text)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import time
 
 import click
 
-from .common import note, prepare, subject_from, text_options
+from .common import note, prepare, say, subject_from, text_options
 
 
 @click.command("demo")
@@ -28,7 +28,7 @@ def command(
 
     subject = subject_from(run, model, data, first_line, corpus_tokens)
     blocks = serve(subject, host, port)
-    click.echo(f"{subject.name} speaks at {blocks.local_url}")
+    say(f"{subject.name} speaks at {blocks.local_url}")
     note("Ctrl-C ends it.")
     try:
         while True:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ..sampling import Sampling
-from .common import emit, json_option, note, options, prepare, speaker_from
+from .common import emit, json_option, note, options, prepare, say, speaker_from
 
 
 @click.command("generate")
@@ -63,16 +63,16 @@ def command(
 
     streamed = not as_json and not mark  # what is to be marked is shown when it is whole
     if streamed:
-        click.echo(prompt, nl=False)
+        say(prompt, nl=False)
     pieces = []
     for piece in tokenizer.decode_stream(counted()):
         pieces.append(piece)
         if piece and streamed:
-            click.echo(piece, nl=False)
+            say(piece, nl=False)
     seconds = time.perf_counter() - started
     rate = len(made) / seconds
     text = "".join(pieces)
-    result = {
+    result: dict[str, Any] = {
         "model": name,
         "prompt": prompt,
         "text": text,
@@ -87,6 +87,8 @@ def command(
     if mark:
         result["known"] = _mark(prompt, text, learned, as_json)
     emit(as_json, result, "")
+    if mark:
+        note(_places(result["known"]))
     if stats:
         note(f"{len(made)} tokens in {seconds:.2f} s: {rate:.1f} tokens/s")
         if guesses:
@@ -123,7 +125,7 @@ def _learned(run: str | None, model: str | None) -> Any:
 
 
 def _mark(prompt: str, text: str, learned: Any, quiet: bool) -> dict[str, Any]:
-    """Shows a text with its known spans in colour, and where they stand; returns the figures."""
+    """Shows a text with its known spans in colour; returns where they stand, and the figures."""
     from .. import tokenizer
     from ..memory.spans import Source, covered
 
@@ -133,14 +135,19 @@ def _mark(prompt: str, text: str, learned: Any, quiet: bool) -> dict[str, Any]:
     if not quiet:
         shown = 0
         for span in spans:
-            click.echo(whole[shown : span.start], nl=False)
-            click.secho(whole[span.start : span.stop], nl=False, fg="green")
+            say(whole[shown : span.start], nl=False)
+            say(whole[span.start : span.stop], nl=False, fg="green")
             shown = span.stop
-        click.echo(whole[shown:], nl=False)
+        say(whole[shown:], nl=False)
     share, longest = covered(spans, whole), max((span.words for span in spans), default=0)
-    places = ", ".join(f"line {span.line} ({span.words} words)" for span in spans) or "none"
-    note(
-        f"{'' if quiet else chr(10)}Known word for word: {share:.1%}; longest {longest} words; "
+    return {"share": share, "longest_words": longest, "spans": [asdict(span) for span in spans]}
+
+
+def _places(known: dict[str, Any]) -> str:
+    """What `_mark` measured, as a line."""
+    spans = known["spans"]
+    places = ", ".join(f"line {span['line']} ({span['words']} words)" for span in spans) or "none"
+    return (
+        f"Known word for word: {known['share']:.1%}; longest {known['longest_words']} words; "
         f"spans in order: {places}"
     )
-    return {"share": share, "longest_words": longest, "spans": [asdict(span) for span in spans]}

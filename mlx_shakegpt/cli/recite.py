@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .common import emit, json_option, note, prepare, subject_from, text_options
+from .common import emit, json_option, note, prepare, say, subject_from, text_options
 
 
 @click.command("recite")
@@ -45,12 +45,12 @@ def command(
     started = time.perf_counter()
     shown = not as_json
     if shown:
-        click.echo(tokenizer.decode(said.prompt), nl=False)
+        say(tokenizer.decode(said.prompt), nl=False)
     for piece in said.pieces(subject.speaker):
         if shown:
-            click.secho(piece.text, nl=False, fg="red" if piece.wrong else None)
+            say(piece.text, nl=False, fg="red" if piece.wrong else None)
             if piece.right:
-                click.secho(f"[{piece.right}]", nl=False, fg="green")
+                say(f"[{piece.right}]", nl=False, fg="green")
     seconds = time.perf_counter() - started
     figures: dict[str, Any] = said.figures() | {
         "model": subject.name,
@@ -58,7 +58,7 @@ def command(
         "pages_per_minute": round(said.words() / 250 / seconds * 60, 2),
     }
     if shown:
-        click.echo()
+        say("")
     emit(as_json, figures, "")
     note(
         f"{figures['tokens']:,} tokens, {figures['wrong']} of them wrong; "
