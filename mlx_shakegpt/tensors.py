@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import mlx.core as mx
 
 from .files import atomic_path
 
+LARGEST_EXTENT, LARGEST_FILE = 2**31 - 1, 2**63 - 1  # of MLX's integers
 _BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "U8": 1, "BOOL": 1}
 _BYTES |= {"U64": 8, "I16": 2, "U16": 2, "I8": 1}
 
@@ -56,12 +58,8 @@ def check_tensors(path: Path) -> dict[str, Any]:
             header.pop("__metadata__", None)
             spans = []
             for name, entry in header.items():
-                start, end = map(int, entry["data_offsets"])
-                count = 1
-                for extent in entry["shape"]:
-                    if not isinstance(extent, int) or extent < 0:
-                        raise ValueError(f"tensor {name!r} has shape {entry['shape']}")
-                    count *= extent
+                start, end = _counts(name, entry["data_offsets"], LARGEST_FILE)
+                count = math.prod(_counts(name, entry["shape"], LARGEST_EXTENT))
                 if end - start != count * _BYTES[entry["dtype"]]:
                     raise ValueError(f"tensor {name!r} does not fill its bytes")
                 spans.append((start, end))
@@ -77,3 +75,10 @@ def check_tensors(path: Path) -> dict[str, Any]:
     if 8 + length + position != size:
         raise ValueError(f"{path} is cut short: {size} bytes instead of {8 + length + position}")
     return dict(header)
+
+
+def _counts(name: str, values: list[Any], largest: int) -> list[int]:
+    """Whole numbers from 0 to `largest`. Raises ValueError where others are among them."""
+    if any(type(value) is not int or not 0 <= value <= largest for value in values):
+        raise ValueError(f"tensor {name!r} has shape or offsets {values}")
+    return values

@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -21,6 +22,19 @@ from mlx_shakegpt.model import GPT, initialise
 from mlx_shakegpt.tokenizer import encode
 from mlx_shakegpt.training import Evaluation, Trainer
 from mlx_shakegpt.weights import Speaker
+
+# Without a time limit, as other programs may take the cores; the fixtures of each test, an empty
+# home, may serve all its examples.
+_ALWAYS = {
+    "deadline": None,
+    "suppress_health_check": [
+        hypothesis.HealthCheck.function_scoped_fixture,
+        hypothesis.HealthCheck.too_slow,
+    ],
+}
+hypothesis.settings.register_profile("suite", derandomize=True, max_examples=60, **_ALWAYS)
+hypothesis.settings.register_profile("search", max_examples=3000, **_ALWAYS)
+hypothesis.settings.load_profile("suite")
 
 # First, so that no worker begins with one of them when the other is nearly done.
 LONG = ("verify", "torture", "ranks", "train", "publish", "demo")

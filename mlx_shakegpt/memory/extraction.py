@@ -65,11 +65,12 @@ def _alike(ids: np.ndarray, length: int) -> np.ndarray:
 
 
 def wilson(hits: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share of `hits` in `n` draws (Wilson, 1927)."""
+    """Wilson's 95 % interval of a share of `hits` in `n` draws (Wilson, 1927); rounding must not
+    leave out the share itself, where it is 0 or 1."""
     share, z2 = hits / n, z * z
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return min(max(0.0, middle - half), share), max(min(1.0, middle + half), share)
 
 
 def extraction(speaker: Speaker, ids: np.ndarray, k: int, m: int, chosen: Sample) -> dict[str, Any]:
