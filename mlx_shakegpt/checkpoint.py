@@ -48,7 +48,8 @@ def save(folder: Path, trainer: Trainer, extra: Mapping[str, Any]) -> Path:
     try:
         save_tensors(writing / MODEL, weights_of(trainer))
         save_tensors(writing / OPTIMIZER, flat(trainer.optimizer.state))
-        save_tensors(writing / ORDER, trainer.order.saved())
+        order = trainer.order.saved(trainer.state.step, trainer.state.full_at)
+        save_tensors(writing / ORDER, order)
         state = {
             "state": asdict(trainer.state),
             "model": trainer.model.config.to_json(),

@@ -99,8 +99,10 @@ class Windows:
         return rng.permutation(order)
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step, counted from 0."""
+        """The batch of a step, counted from 0; epochs that end before it are forgotten."""
         first = step * self.batch_size
+        begun = self._epoch_of(first)
+        self._epochs = {epoch: rows for epoch, rows in self._epochs.items() if epoch >= begun}
         rows = []
         for index in range(first, first + self.batch_size):
             epoch = self._epoch_of(index)
@@ -117,10 +119,10 @@ class Windows:
         )
 
     def draws(self, step: int) -> bool:
-        """Whether a step's batch begins an epoch, whose windows the losses seen so far decide."""
-        return (
-            self.hard > 0 and self._epoch_of((step + 1) * self.batch_size - 1) not in self._epochs
-        )
+        """Whether a step's batch begins an epoch, whose windows the losses of all steps before it
+        decide."""
+        first = step * self.batch_size
+        return self.hard > 0 and self._starts[self._epoch_of(first + self.batch_size - 1)] >= first
 
     def epoch(self, step: int) -> float:
         """Passes over the text when a step, counted from 0, is done."""
@@ -137,9 +139,15 @@ class Windows:
         windows += round((epochs - whole) * (self._starts[whole + 1] - windows))
         return max(1, -(-windows // self.batch_size))
 
-    def drawn(self) -> dict[str, np.ndarray]:
-        """The windows of the epochs in progress, by epoch: what `restore` needs to go on."""
-        return {str(epoch): windows for epoch, windows in self._epochs.items()}
+    def drawn(self, step: int) -> dict[str, np.ndarray]:
+        """The windows of the epoch that the steps before a step began and did not end, by epoch:
+        what `restore` needs to go on with that step.
+
+        An epoch that the step itself begins is left out, drawn or not: it follows from the losses.
+        """
+        first = step * self.batch_size
+        epoch = self._epoch_of(first)
+        return {str(epoch): self._windows(epoch)} if self._starts[epoch] < first else {}
 
     def restore(self, drawn: Mapping[str, np.ndarray]) -> None:
         """Goes on with windows that `drawn` gave."""
@@ -173,7 +181,5 @@ class Windows:
 
     def _windows(self, epoch: int) -> np.ndarray:
         if epoch not in self._epochs:
-            while len(self._epochs) > 1:
-                self._epochs.pop(next(iter(self._epochs)))
             self._epochs[epoch] = self.epoch_windows(epoch)
         return self._epochs[epoch]

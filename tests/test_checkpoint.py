@@ -10,8 +10,10 @@ from conftest import TINY, tiny_training
 
 from mlx_shakegpt import checkpoint
 from mlx_shakegpt.checkpoint import MODEL, OPTIMIZER, ORDER, STATE, DamagedCheckpoint
+from mlx_shakegpt.config import ModelConfig
 from mlx_shakegpt.tensors import check_tensors, load_tensors, save_tensors
 from mlx_shakegpt.training import Evaluation, Trainer
+from mlx_shakegpt.windows import CAP
 
 
 def fresh(ids, **changes):
@@ -55,6 +57,66 @@ def test_a_resumed_run_repeats_the_losses_exactly(ids, tmp_path, dtype, stop_at,
     second = fresh(ids, **changes)
     checkpoint.restore(path, second)
     assert seen + numbers(second) == undisturbed
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize(
+    ("tokens", "changes"),
+    [
+        (90, {"grow": 0.2}),
+        (60, {"batch_size": 5, "grow": 0.5}),  # several epochs a step
+    ],
+)
+def test_stops_while_any_report_is_handled_change_nothing(ids, tmp_path, tokens, changes, ahead):
+    """The next batch is drawn before the state is saved, and the run was resumed before."""
+    shape = ModelConfig(n_layer=1, n_head=1, n_embd=16, n_positions=32)
+    changes = {"batch_size": 2, "context": 32, "short_context": 16, "hard": 0.6} | changes
+    changes |= {"steps": 45, "lr": 0.02}
+
+    def new():
+        config = tiny_training(**changes)
+        return Trainer(shape, config, ids[:tokens], lambda *_: Evaluation(9, 0, 0, 1, True))
+
+    undisturbed, seen = numbers(new()), []
+    trainer = new()
+    for stop_at in (2, 9, 10, *range(17, 34), 45):
+        for r in trainer.run(ahead=ahead):
+            seen.append((r.step, r.loss, r.norm, r.lr, r.epoch))
+            if r.step == stop_at:
+                trainer.stop()
+        path = checkpoint.save(tmp_path, trainer, {})
+        trainer = new()
+        checkpoint.restore(path, trainer)
+    assert seen == undisturbed
+    assert undisturbed[-1][1] < CAP - 1  # so losses differ as weights of windows
+
+
+def test_a_checkpoint_is_the_same_whether_the_next_batch_was_drawn_or_not(ids, tmp_path):
+    """What is drawn ahead of the step is decided anew, by the same losses or by a longer plan."""
+    trainer, saved = fresh(ids, steps=30, grow=0.5), []
+    for report in trainer.run():
+        files = [tmp_path / f"{report.step}-{when}" / ORDER for when in ("before", "after")]
+        for file in files:
+            file.parent.mkdir()
+            save_tensors(file, trainer.order.saved(trainer.state.step, trainer.state.full_at))
+            if report.step < 30:
+                trainer.batch(report.step)
+        saved.append([file.read_bytes() for file in files])
+    assert len(saved) == 30 and all(before == after for before, after in saved)
+
+
+@pytest.mark.parametrize("at", [5, 6])
+def test_a_run_made_longer_as_whole_windows_begin_is_as_if_planned_so(ids, tmp_path, at):
+    """At step 6 of 12, windows were to be whole from there on; in the longer plan they wait."""
+    short = fresh(ids, grow=0.5, hold=1.0)
+    for report in short.run():
+        if report.step == at:
+            short.stop()
+    assert short.state.full_at == 6
+    path = checkpoint.save(tmp_path, short, {})
+    longer = fresh(ids, grow=0.5, hold=1.0, steps=40)
+    checkpoint.restore(path, longer)
+    assert numbers(longer) == numbers(fresh(ids, grow=0.5, hold=1.0, steps=40))[at:]
 
 
 def test_what_was_saved_beside_the_state_comes_back(ids, saved):

@@ -118,10 +118,28 @@ def test_windows_drawn_by_loss_go_on_as_they_were_after_a_restart():
     assert one.draws(0)
     first = [one.batch(step).starts for step in range(3)]
     assert not one.draws(3)
+    drawn = one.drawn(3)
+    assert list(drawn) == ["0"]
     two = make()
     two.seen.nll[:] = 0.5  # what is seen later does not touch an epoch in progress
-    two.restore(one.drawn())
+    two.restore(drawn)
     for step in range(3, 6):
         assert (two.batch(step).starts == one.batch(step).starts).all()
     assert first[0].shape == (4,)
     assert any(one.draws(step) for step in range(6, 9))
+
+
+@pytest.mark.parametrize(("n", "batch_size"), [(400, 4), (400, 1), (40, 7)])
+def test_what_is_drawn_ahead_is_not_kept_and_what_is_under_way_is(n, batch_size):
+    """Whatever was drawn: windows that a step itself begins follow from the losses before it."""
+    losses = np.random.default_rng(0)
+    one = Windows(np.arange(n), batch_size, 16, seed=0, jitter=True, hard=0.5, seen=Seen(n))
+    for step in range(60):
+        drawn = one.drawn(step)
+        two = Windows(np.arange(n), batch_size, 16, 0, True, 0.5, Seen(n))
+        two.seen.nll[:] = one.seen.nll
+        two.restore(drawn)
+        batch = one.batch(step)
+        assert (two.batch(step).starts == batch.starts).all()
+        assert drawn.keys() == one.drawn(step).keys() and len(drawn) <= 1
+        one.seen.nll[:] = losses.uniform(0, CAP, n)

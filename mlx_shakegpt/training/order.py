@@ -46,11 +46,16 @@ class Order:
         """Steps that `epochs` passes over the text take with the windows of the start."""
         return self._short.steps(epochs)
 
-    def saved(self) -> dict[str, mx.array]:
-        """What decides the batches to come, besides the configuration."""
+    def saved(self, step: int, full_at: int) -> dict[str, mx.array]:
+        """What decides the batches from a step on, besides the configuration.
+
+        At `full_at` itself the short windows under way are still kept, as a longer plan may go on
+        with them.
+        """
         arrays = {"seen": self.seen.nll}
-        for name, stream in self._streams.items():
-            arrays |= {f"{name}.{epoch}": windows for epoch, windows in stream.drawn().items()}
+        name, own = ("short", step) if step <= full_at else ("full", step - full_at)
+        drawn = self._streams[name].drawn(own)
+        arrays |= {f"{name}.{epoch}": windows for epoch, windows in drawn.items()}
         return {name: mx.array(values) for name, values in arrays.items()}
 
     def restore(self, saved: Mapping[str, mx.array]) -> None:

@@ -21,8 +21,9 @@ def share(trainer: Trainer) -> None:
     """Puts every rank's trainer where rank 0's stands, before it runs: weights, optimiser, order
     and progress."""
     ranks = trainer.ranks
-    trainer.state = RunState(**ranks.gather(asdict(trainer.state))[0])
-    trainer.order.restore(ranks.from_first(trainer.order.saved()))
+    state = trainer.state = RunState(**ranks.gather(asdict(trainer.state))[0])
+    saved = trainer.order.saved(state.step, state.full_at)
+    trainer.order.restore(ranks.from_first(saved))
     _share_tensors(trainer)
 
 
