@@ -11,6 +11,7 @@ from mlx.utils import tree_unflatten
 from mlx_shakegpt.corpus import Vocabulary
 from mlx_shakegpt.training import Evaluation, RunState, Step, Trainer, TrainingError
 from mlx_shakegpt.training.positions import grow
+from mlx_shakegpt.training.share import _fingerprint
 from mlx_shakegpt.trees import flat
 from mlx_shakegpt.weights import CONV1D, Speaker, full_tensors
 
@@ -173,6 +174,22 @@ def test_bf16_models_have_no_float32_activations(ids):
     taken = Step(t.model, t.optimizer, 1.0, t.absent)(t.batch(0), 1e-3)
     assert taken.loss.dtype == taken.norm.dtype == mx.float32
     assert all(v.dtype == mx.bfloat16 for v in flat(t.model.parameters()).values())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("places", [(0, 1), (3, 700), (5, 5 + 256)])
+def test_ulps_that_cancel_in_one_array_still_show(ids, dtype, places):
+    """Ranks compare sums of bits; one ulp up and one down, wherever, must show."""
+    t = trainer(ids, dtype=dtype)
+    before = _fingerprint(t)
+    weight = t.model.wte.weight
+    bits = np.array(weight.view(mx.uint32 if dtype == "float32" else mx.uint16))
+    up, down = places
+    bits.reshape(-1)[up] += 1
+    bits.reshape(-1)[down] -= 1
+    t.model.wte.weight = mx.array(bits).view(weight.dtype)
+    after = _fingerprint(t)
+    assert {name for name in before if before[name] != after[name]} == {"model.wte.weight"}
 
 
 def test_a_context_over_the_models_is_refused(ids):

@@ -14,7 +14,8 @@ from .reports import RunState
 if TYPE_CHECKING:
     from .loop import Trainer
 
-_WORDS = {1: mx.uint8, 2: mx.uint16, 4: mx.uint32, 8: mx.uint64}
+_WORDS = {1: mx.uint8, 2: mx.uint16, 4: mx.uint32, 8: mx.uint32}
+_MIXER = 2654435761  # 2³² over the golden ratio (Knuth, The Art of Computer Programming, 6.4)
 
 
 def share(trainer: Trainer) -> None:
@@ -49,10 +50,13 @@ def _fingerprint(trainer: Trainer) -> dict[str, int]:
     """A sum of the bits of each array of the weights and the optimiser's state, by name."""
     arrays = {f"model.{name}": value for name, value in flat(trainer.model.parameters()).items()}
     arrays |= flat(trainer.optimizer.state)
-    sums = mx.stack(
-        [
-            value.reshape(-1).view(_WORDS[value.dtype.size]).astype(mx.uint32).sum()
-            for value in arrays.values()
-        ]
-    )
+    sums = mx.stack([_sum_of_bits(value) for value in arrays.values()])
     return dict(zip(arrays, np.array(sums).tolist(), strict=True))
+
+
+def _sum_of_bits(values: mx.array) -> mx.array:
+    """An array's words, each times an odd number of its place, so that changes do not cancel out;
+    a uint32, modulo 2³²."""
+    words = values.reshape(-1).view(_WORDS[values.dtype.size]).astype(mx.uint32)
+    places = mx.arange(words.size, dtype=mx.uint32) * _MIXER
+    return (words * (places ^ (places >> 15) | 1)).sum()
