@@ -31,6 +31,11 @@ class Batch:
     epoch: float  # passes over the text when this batch is done
 
 
+def enough(context: int) -> int:
+    """Tokens before a target that make its loss count: ENOUGH, or half of a shorter window."""
+    return min(ENOUGH, context // 2)
+
+
 class Seen:
     """The loss of every token of a text when it was last trained with some context, in nats."""
 
@@ -41,7 +46,7 @@ class Seen:
         """Takes the losses, (B, T), of a batch's targets."""
         starts = batch.starts[:, None]
         positions = np.arange(batch.inputs.shape[1])[None]
-        known = (batch.weights > 0) & ((positions >= ENOUGH) | (starts == 0))
+        known = (batch.weights > 0) & ((positions >= enough(positions.size)) | (starts == 0))
         self.nll[(starts + positions + 1)[known]] = nll[known]
 
 
@@ -163,7 +168,7 @@ class Windows:
         mass = np.cumsum(np.minimum(self.seen.nll[1:], CAP), dtype=np.float64)
         points = (rng.random() + np.arange(n)) / n * mass[-1]
         targets = np.minimum(np.searchsorted(mass, points), last - 1) + 1
-        context = rng.integers(min(ENOUGH, self.context - 1), self.context, n)
+        context = rng.integers(enough(self.context), self.context, n)
         starts = np.maximum(targets - 1 - context, 0)
         return np.stack([starts, np.minimum(self.context, last - starts)], 1)
 

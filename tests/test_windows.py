@@ -98,16 +98,30 @@ def test_every_place_is_still_visited_where_hard_ones_draw_windows():
     assert visits[1:].min() >= 3 and visits[200] > 5 * np.median(visits)
 
 
-def test_losses_are_noted_where_there_was_context():
+@pytest.mark.parametrize("context", [2, 3, 12, 16, 40])
+def test_losses_are_noted_where_there_was_context(context):
     seen = Seen(200)
-    windows = Windows(np.arange(200), 3, 16, seed=0, jitter=True, seen=seen)
+    windows = Windows(np.arange(200), 3, context, seed=0, jitter=True, seen=seen)
     batch = windows.batch(2)
-    seen.note(batch, np.arange(48.0).reshape(3, 16))
+    seen.note(batch, np.arange(3.0 * context).reshape(3, context))
+    noted = 0
     for row, start in enumerate(batch.starts):
-        for position in range(16):
-            if batch.weights[row, position] and (position >= ENOUGH or start == 0):
-                assert seen.nll[start + position + 1] == 16 * row + position
-    assert (seen.nll == CAP).sum() >= 200 - 48
+        for position in range(context):
+            before = position >= min(ENOUGH, context // 2)
+            if batch.weights[row, position] and (before or start == 0):
+                assert seen.nll[start + position + 1] == context * row + position
+                noted += 1
+    assert noted and (seen.nll == CAP).sum() >= 200 - noted
+
+
+@pytest.mark.parametrize("context", [2, 5, 12])
+def test_losses_of_short_windows_are_noted_too(context):
+    """In some epochs nearly each token has had half a window before it."""
+    seen = Seen(300)
+    windows = Windows(np.arange(300), 4, context, seed=0, jitter=True, hard=0.5, seen=seen)
+    for step in range(windows.steps(6)):
+        seen.note(windows.batch(step), np.full((4, context), 0.5))
+    assert (seen.nll[1:] == 0.5).mean() > 0.9
 
 
 def test_windows_drawn_by_loss_go_on_as_they_were_after_a_restart():
