@@ -121,6 +121,36 @@ def test_the_whole_text_is_the_same_passage_by_any_number(shakegpt, poem, tiny_p
     assert whole.code == 2 and "was started with corpus-tokens 30" in whole.err
 
 
+def test_an_existing_run_is_refused_before_anything_is_built(shakegpt, poem, trained, monkeypatch):
+    from mlx_shakegpt.run import opening
+
+    monkeypatch.setattr(opening, "Run", None)  # model, optimiser and all
+    again = train(shakegpt, poem)
+    assert again.code == 2 and "run 'tiny' exists" in again.err
+
+
+def test_a_run_that_another_process_made_meanwhile_is_refused_under_the_lock(
+    shakegpt, poem, trained, monkeypatch
+):
+    """It came and went between the first look and the lock."""
+    from mlx_shakegpt.run import session
+
+    made = trained.rename(trained.with_name("made"))
+    flock = session.fcntl.flock
+
+    def late(*arguments):
+        if made.exists():
+            shutil.copytree(made, trained, dirs_exist_ok=True)
+            shutil.rmtree(made)
+        flock(*arguments)
+
+    monkeypatch.setattr(session.fcntl, "flock", late)
+    config = (made / "config.json").read_bytes()
+    again = train(shakegpt, poem, "--lr", "0.5")
+    assert again.code == 2 and "run 'tiny' exists" in again.err
+    assert (trained / "config.json").read_bytes() == config
+
+
 def test_a_run_that_fell_short_is_made_longer(shakegpt, trained):
     def steps_and_losses():
         told = map(json.loads, (trained / "metrics.jsonl").read_text().splitlines())

@@ -24,6 +24,15 @@ def run_path(name: str) -> Path:
     return weights_dir() / name
 
 
+def must_be_new(path: Path) -> None:
+    """Raises ValueError where a folder has a run already."""
+    if (path / CONFIG).exists():
+        raise ValueError(
+            f"run {path.name!r} exists in {path.parent}; go on with --resume, "
+            "or choose another name with --run"
+        )
+
+
 def find_run(name: str | None) -> Path:
     """The folder of a run, or without a name of the one that was trained last.
 

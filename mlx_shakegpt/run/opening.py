@@ -16,7 +16,7 @@ from ..corpus import Corpus, Vocabulary
 from ..presets import OURS, PRESETS, preset, preset_like, recipe, suited
 from ..ranks import ALONE, Ranks
 from ..runtime import Runtime, free_bytes
-from .folder import CONFIG, read_config, run_path
+from .folder import CONFIG, must_be_new, read_config, run_path
 from .pretrained import pretrained
 from .session import Run
 
@@ -54,6 +54,7 @@ def open_run(
     path = run_path(given.pop("run", Path(init).name if init else name))
     if resume and (path / CONFIG).exists():
         return _resumed(runtime, path, asked, tell, progress, ranks, agree)
+    must_be_new(path)
     if default:
         tell(f"Preset {name}, the default on a {runtime.device.upper()}.")
     start = pretrained(init) if init else None

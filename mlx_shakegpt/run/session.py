@@ -26,7 +26,7 @@ from ..ranks import ALONE, Ranks
 from ..runtime import Runtime, versions
 from ..tensors import save_tensors
 from ..training import Evaluation, StepReport, Trainer
-from .folder import CONFIG, CURVE, LOG, METRICS, read_config
+from .folder import CONFIG, CURVE, LOG, METRICS, must_be_new, read_config
 from .pretrained import Pretrained
 
 SECONDS_BETWEEN_CHECKPOINTS, SECONDS_BETWEEN_BEST = 120, 30
@@ -80,12 +80,8 @@ class Run:
 
     def create(self, runtime: Runtime) -> None:
         """Makes the folder. Raises ValueError where the run exists."""
-        if (self.path / CONFIG).exists():
-            raise ValueError(
-                f"run {self.path.name!r} exists in {self.path.parent}; go on with --resume, "
-                "or choose another name with --run"
-            )
         with self._locked():
+            must_be_new(self.path)
             self._write_config(
                 {
                     "id": self.id,
