@@ -151,6 +151,20 @@ def test_a_run_that_another_process_made_meanwhile_is_refused_under_the_lock(
     assert (trained / "config.json").read_bytes() == config
 
 
+def test_a_text_that_moved_is_remembered_where_it_is(shakegpt, poem, trained):
+    moved = poem.rename(poem.with_name("moved.txt"))
+    lost = shakegpt("train", "--preset", "tiny", "--resume")
+    assert lost.code == 2 and "no text file" in lost.err
+    resumed = shakegpt("train", "--preset", "tiny", "--resume", "--data", moved)
+    assert resumed.code == 1
+    corpus = json.loads((trained / "config.json").read_text())["corpus"]
+    assert (corpus["path"], corpus["name"]) == (str(moved), "moved.txt")
+    again = shakegpt("train", "--preset", "tiny", "--resume", "--steps", "8")
+    assert again.code == 1, again.err
+    verified = shakegpt("verify", "--run", "tiny")
+    assert verified.code == 2 and "200 or more" in verified.err  # a text, though a short one
+
+
 def test_a_run_that_fell_short_is_made_longer(shakegpt, trained):
     def steps_and_losses():
         told = map(json.loads, (trained / "metrics.jsonl").read_text().splitlines())

@@ -88,7 +88,7 @@ class Run:
                     **self._told,
                     "model": self._model.to_json(),
                     "train": self._config.to_json(),
-                    "corpus": self.corpus.told | {"path": self.corpus.path},
+                    "corpus": self._text,
                     "tokenizer": {"name": "gpt2", "sha256": assets.GPT2_MERGES.sha256},
                     "versions": versions(),
                     "device": runtime.device,
@@ -99,7 +99,7 @@ class Run:
 
     def resume(self) -> list[str]:
         """Goes back to the newest sound checkpoint, or the start; cuts the logs to match. Where the
-        run has more steps than config.json says, it is written anew.
+        run has more steps than config.json says, or its text has moved, it is written anew.
 
         Returns what is wrong with newer checkpoints or the logs. Raises ValueError where
         checkpoints exist and none is sound, or the run is of another text or configuration.
@@ -115,8 +115,7 @@ class Run:
             newest, damaged = self._newest()
             checkpoint.set_aside(self.path / "checkpoints", newest)
             sizes = checkpoint.restore(newest, self.trainer)["logs"] if newest else {}
-            if saved["train"] != self._config:
-                self._note_length(saved["train"])
+            self._note_changes(saved)
             problems = [f"{problem}; going back to the one before" for problem in damaged]
             for log in (self.path / METRICS, self.path / LOG):
                 if not _cut(log, sizes.get(log.name, 0)):
@@ -138,12 +137,24 @@ class Run:
             )
         return newest, damaged
 
-    def _note_length(self, before: TrainConfig) -> None:
-        """Writes down that the run is longer than config.json says, and what it said."""
-        content = read_json(self.path / CONFIG)
-        told = {"step": self.trainer.state.step, "epochs": before.epochs, "steps": before.steps}
-        content["lengthened"] = [*content.get("lengthened", []), told]
-        self._write_config(content | {"train": self._config.to_json()})
+    @property
+    def _text(self) -> dict[str, Any]:
+        """What config.json says of the text."""
+        return self.corpus.told | {"path": self.corpus.path}
+
+    def _note_changes(self, saved: dict[str, Any]) -> None:
+        """Writes down where the text is now, and a longer plan with what it was before."""
+        before = saved["train"]
+        changes: dict[str, Any] = {}
+        if saved["corpus"]["path"] != self.corpus.path:
+            changes["corpus"] = self._text
+        if before != self._config:
+            length = {"step": self.trainer.state.step, "epochs": before.epochs}
+            length["steps"] = before.steps
+            changes["lengthened"] = [*saved.get("lengthened", []), length]
+            changes["train"] = self._config.to_json()
+        if changes:
+            self._write_config(read_json(self.path / CONFIG) | changes)
 
     def _write_config(self, content: dict[str, Any]) -> None:
         write_atomically(self.path / CONFIG, json.dumps(content, indent=1) + "\n")
