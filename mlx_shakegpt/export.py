@@ -48,13 +48,16 @@ def export(
 
     `text` has name, sha256, first_line and tokens of what the model learned, for the record. With
     `bits`, 4 or 8, weights are quantised in mlx-lm's way, which transformers does not read; their
-    logits are compared with those of the same weights dequantised. The folder appears only when
-    it has proved good. Raises ValueError where it exists and is not empty, or the model's width
-    does not allow quantisation; ExportError where the comparison fails.
+    logits are compared with those of the same weights dequantised. The folder appears, or where it
+    is there and empty is filled, only when all has proved good. Raises ValueError where it exists
+    and is not empty, or the model's width does not allow quantisation; ExportError where the
+    comparison fails.
     """
     must_be_empty(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    writing = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    folder = folder.resolve()  # a link keeps its place, and "." gets a parent
+    place = folder if folder.exists() else folder.parent
+    place.mkdir(parents=True, exist_ok=True)
+    writing = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=place))
     try:
         kind = getattr(mx, dtype)
         tensors = {name: value.astype(kind) for name, value in full_tensors(speaker).items()}
@@ -72,14 +75,23 @@ def export(
         difference = _compare(speaker_from_hf(writing) if bits else speaker, writing, kind)
         for file in writing.iterdir():
             sync(file)
-        writing.chmod(0o755)
-        if folder.exists():
-            folder.rmdir()
-        os.rename(writing, folder)
-        sync(folder.parent)
+        if place == folder:
+            _move(writing, folder)
+        else:
+            writing.chmod(0o755)
+            os.rename(writing, folder)
+            sync(folder.parent)
     finally:
         shutil.rmtree(writing, ignore_errors=True)
     return difference
+
+
+def _move(writing: Path, folder: Path) -> None:
+    """Moves files into an existing folder, which may be someone's working directory or a mount.
+    Nobody can load it before config.json, the last, is there."""
+    for file in sorted(writing.iterdir(), key=lambda file: file.name == "config.json"):
+        os.rename(file, folder / file.name)
+    sync(folder)
 
 
 def _json_files(config: ModelConfig, context: int, dtype: str) -> dict[str, Any]:

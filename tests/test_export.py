@@ -1,8 +1,10 @@
 """The exported folder in the programs that it is for."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -137,6 +139,21 @@ def test_an_existing_folder_is_not_touched(speaker, tmp_path):
     with pytest.raises(ValueError, match="exists and is not an empty folder"):
         export(speaker, tmp_path / "mine")
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["letter.txt"]
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "here"])
+def test_a_link_or_the_working_directory_is_filled(speaker, tmp_path, monkeypatch, kind):
+    target, link = tmp_path / "target", tmp_path / "link"
+    link.symlink_to(target)
+    if kind != "dangling link":
+        target.mkdir()
+    if kind == "here":
+        monkeypatch.chdir(target)
+    export(speaker, Path() if kind == "here" else link)
+    assert link.is_symlink() and speaker_from_hf(target).context == 64
+    assert not [path.name for path in target.iterdir() if path.name.startswith(".")]
+    if kind == "here":
+        assert os.path.samefile(os.getcwd(), target)
 
 
 def test_a_folder_that_does_not_reload_as_the_same_model_never_appears(
