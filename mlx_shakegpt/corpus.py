@@ -6,6 +6,7 @@ Knows nothing of models or MLX.
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -69,6 +70,25 @@ class Corpus:
         from_there = tokenizer.encode("".join(lines[first:]))
         after = from_there[around.tokens or len(from_there) :]
         return np.array(before, np.int32), np.array(after, np.int32)
+
+    def excerpt(self) -> bytes:
+        """What has to be known of the file to have the passage: the whole file where it is the
+        passage, else the shortest text whose first tokens are the passage's. It may end some
+        characters after the last token, whose bounds depend on what follows.
+
+        Raises ValueError where the file has changed.
+        """
+        _, content, lines = _read(Path(self.path) if self.path else None)
+        first, ids = self.passage.first_line - 1, self.ids.tolist()
+        rest = "".join(lines[first:]).encode()
+        if not first and tokenizer.encode(rest.decode()) == ids:
+            return content
+        shortest = sum(map(len, tokenizer.gpt2().decode_tokens_bytes(ids)))
+        for size in range(shortest, len(rest) + 1):
+            with suppress(UnicodeDecodeError):  # within a character
+                if tokenizer.encode(rest[:size].decode())[: len(ids)] == ids:
+                    return rest[:size]
+        raise ValueError(f"{self.path} was written anew since it was read; once more")
 
 
 def _read(path: Path | None) -> tuple[Path, bytes, list[str]]:

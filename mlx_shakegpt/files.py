@@ -66,6 +66,11 @@ def sha256(data: bytes | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def as_text(name: str) -> str:
+    """The name of a file as text that can be written; bytes that are not UTF-8 become U+FFFD."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 def must_be_empty(folder: Path) -> None:
     """Raises ValueError where a folder to be written holds something already."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -104,7 +109,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def write_atomically(path: Path, data: bytes | str) -> None:
     """Writes `data` to `path` whole or not at all."""
     with atomic_path(path) as temporary:
-        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+        temporary.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
 
 
 def read_json(path: Path) -> dict[str, Any]:

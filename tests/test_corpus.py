@@ -46,3 +46,24 @@ def test_texts_that_cannot_be_learned_are_refused(tmp_path, content, passage, wo
     path.write_bytes(content)
     with pytest.raises(ValueError, match=words):
         Corpus.load(path, passage)
+
+
+def test_an_excerpt_has_the_passage_and_no_more_than_its_tokens_need(tmp_path):
+    from mlx_shakegpt.tokenizer import encode, gpt2
+
+    text = "Title\n\n\nEntwürfe: naïve 👩‍👩‍👧 中文  \n\n   unbelievably, it's 1234567 \n\n\nlast\n"
+    file = tmp_path / "text.txt"
+    file.write_text(text, encoding="utf-8")
+    assert Corpus.load(file, Passage()).excerpt() == file.read_bytes()
+    for line in (1, 3, 4):
+        rest = "".join(text.splitlines(keepends=True)[line - 1 :])
+        for n in range(1, len(encode(rest))):
+            passage = Corpus.load(file, Passage(line, n))
+            cut, ids = passage.excerpt().decode(), passage.ids.tolist()
+            assert rest.startswith(cut) and encode(cut)[:n] == ids
+            more = len(cut.encode()) - sum(map(len, gpt2().decode_tokens_bytes(ids)))
+            assert 0 <= more <= len(" unbelievably"), (line, n, cut)
+    part = Corpus.load(file, Passage(1, 20))
+    file.write_text("another text", encoding="utf-8")
+    with pytest.raises(ValueError, match="written anew"):
+        part.excerpt()

@@ -5,13 +5,23 @@ import os
 import subprocess
 import sys
 from importlib import metadata
+from types import SimpleNamespace
 
+import httpx
 import pytest
-from conftest import ROOT, free_port
+from conftest import ROOT, free_port, opinionated
 
 from mlx_shakegpt.cli.publish import command as publish_command
+from mlx_shakegpt.config import Passage
+from mlx_shakegpt.corpus import Corpus
+from mlx_shakegpt.export import export
+from mlx_shakegpt.files import sha256
+from mlx_shakegpt.memory.certificate import other_hashes
+from mlx_shakegpt.publish import Published, upload
 from mlx_shakegpt.publish.space import _readme, requirements
-from mlx_shakegpt.weights import speaker_from_hf
+from mlx_shakegpt.run import of_folder
+from mlx_shakegpt.tokenizer import encode
+from mlx_shakegpt.weights import learned_text, speaker_from_hf
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from space import ask
@@ -48,6 +58,43 @@ def test_the_card_tells_figures_hashes_settings_and_limits(published):
     assert paper["name"] == "first-citizen" and "![Loss over the training](loss.png)" in body
     assert (published / "model" / "loss.png").exists()
     assert (published / "model" / "memory-map.png").exists()
+
+
+SECRET = "Nobody is to read this line.\n"
+
+
+def test_of_a_text_of_ones_own_only_what_was_learned_leaves(
+    shakegpt, tiny_preset, poem, tmp_path, home
+):
+    start = tmp_path / "private" / "start"
+    export(opinionated(32), start)
+    poem.write_text(SECRET + poem.read_text() * 3 + SECRET)
+    passage = ["--data", poem, "--first-line", 2, "--corpus-tokens", 250]
+    options = ["--init", start, "--run", "own", "--steps", 1]
+    assert shakegpt("train", *passage, *options).code == 1
+    out = tmp_path / "out"
+    result = shakegpt("publish", "--repo", "someone/own", "--to", out, "--dry-run", "--json")
+    assert result.code == 0 and result.json()["certified"] is False, result.err
+
+    text, model = out / "space" / "text.txt", out / "model"
+    learned = Corpus.load(poem, Passage(2, 250))
+    assert encode(text.read_text(encoding="utf-8"))[:250] == learned.ids.tolist()
+    for file in out.rglob("*"):
+        content = file.read_bytes() if file.is_file() else b""
+        for private in (SECRET.strip(), str(tmp_path), str(home), str(ROOT), learned.sha256):
+            assert private.encode() not in content, (file, private)
+
+    told = {"name": "poem.txt", "sha256": sha256(text), "first_line": 1, "tokens": 250}
+    paper = json.loads((model / "certificate.json").read_text())
+    assert paper["text"] == learned_text(model) == told
+    card = (model / "README.md").read_text(encoding="utf-8")
+    assert "250 tokens of `poem.txt`, from line 2 on" in card and sha256(text) in card
+    origin = f"| began with | `start`, sha256 `{sha256(start / 'model.safetensors')}` |"
+    assert origin in card and "--model . --data text.txt" in card
+    published = of_folder(model, text)
+    assert published.corpus.ids.tolist() == learned.ids.tolist()
+    hashes = {"text": published.corpus.sha256, "weights": published.hashed()["sha256"]}
+    assert not other_hashes(paper, hashes)
 
 
 def test_the_certificate_holds_for_the_published_folder(shakegpt, published):
@@ -99,29 +146,68 @@ def test_without_a_token_it_says_how_to_get_one(shakegpt, monkeypatch, tmp_path)
     assert publish_command.name == "publish"
 
 
-def test_uploads_go_through_the_hubs_own_library(published, monkeypatch):
+class Hub:
+    """The hub's library, with the repositories that exist: whether each is private."""
+
+    def __init__(self, existing):
+        self.existing, self.calls = existing, []
+
+    def whoami(self):
+        return {"name": "someone"}
+
+    def repo_info(self, repo, repo_type):
+        from huggingface_hub.errors import RepositoryNotFoundError
+
+        if repo not in self.existing:
+            request = httpx.Request("GET", f"https://huggingface.co/{repo}")
+            raise RepositoryNotFoundError("none", response=httpx.Response(404, request=request))
+        return SimpleNamespace(private=self.existing[repo])
+
+    def create_repo(self, repo, **options):
+        import huggingface_hub
+
+        name = repo if "/" in repo else f"someone/{repo}"
+        self.calls.append(("create", name, options.get("repo_type", "model")))
+        return huggingface_hub.RepoUrl(f"https://huggingface.co/{name}")
+
+    def upload_folder(self, repo_id, folder_path, repo_type="model"):
+        self.calls.append(("upload", repo_id, repo_type))
+        assert (folder_path / "README.md").exists()
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub on which someone is logged in and one repository exists, a public one."""
     import huggingface_hub
 
-    from mlx_shakegpt.publish import Published, upload
-
-    calls = []
-
-    class Api:
-        def create_repo(self, repo, **options):
-            calls.append(("create", repo, options.get("repo_type", "model")))
-            return huggingface_hub.RepoUrl(f"https://huggingface.co/{repo}")
-
-        def upload_folder(self, repo_id, folder_path, repo_type="model"):
-            calls.append(("upload", repo_id, repo_type))
-            assert (folder_path / "README.md").exists()
-
+    api = Hub({"someone/known-demo": False})
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: "hf_x")
-    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: api)
+    return api
+
+
+def test_uploads_go_through_the_hubs_own_library(published, hub):
     folders = Published(published / "model", published / "space", True)
     upload(folders, "someone/first-citizen", private=True)
-    assert calls == [
+    assert hub.calls == [
         ("create", "someone/first-citizen", "model"),
-        ("upload", "someone/first-citizen", "model"),
         ("create", "someone/first-citizen-demo", "space"),
+        ("upload", "someone/first-citizen", "model"),
         ("upload", "someone/first-citizen-demo", "space"),
     ]
+
+
+@pytest.mark.parametrize("repo", ["someone/known", "known"])
+def test_what_is_to_be_private_does_not_go_where_all_can_read_it(
+    shakegpt, published, hub, tmp_path, repo
+):
+    result = shakegpt("publish", "--repo", repo, "--to", tmp_path / "out", "--private")
+    assert result.code == 2 and result.err.count("\n") == 1
+    assert "the space someone/known-demo exists and is public" in result.err
+    folders = Published(published / "model", published / "space", True)
+    with pytest.raises(ValueError, match="exists and is public"):
+        upload(folders, repo, private=True)
+    assert not (tmp_path / "out").exists() and not hub.calls
+    hub.existing = dict.fromkeys(("someone/known", "someone/known-demo"), True)
+    upload(folders, repo, private=True)
+    assert [call[0] for call in hub.calls] == ["create", "create", "upload", "upload"]

@@ -31,10 +31,10 @@ def command(
     """Writes a model folder with its card and a Space that speaks, and uploads both."""
     prepare()
     from ..publish import publish, upload
-    from ..publish.upload import must_have_token
+    from ..publish.upload import check_upload
 
     if not dry_run:
-        must_have_token()
+        check_upload(repo, private)
     folder = Path(target or repo.rpartition("/")[2])
     config = VerifyConfig(**settings) if verified else None
     made = publish(run, repo, folder, license_id, config, lambda part: note(f"  {part}"))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
+from ..files import as_text
 from ..memory.summary import summary
 from ..report import table
 
@@ -24,9 +26,12 @@ def model_card(
     context: int,
     paper: dict[str, Any] | None,
     curve: bool,
+    text: dict[str, Any],
 ) -> str:
     """README.md of a model folder; `config` is the run's config.json, `context` its longest trained
-    window, `paper` the certificate, and `curve` tells whether there is a picture of the loss."""
+    window, `paper` the certificate, `curve` tells whether there is a picture of the loss, and
+    `text` has the sha256 of the published text and its file in the Space, None for one that
+    everybody has."""
     head = front_matter(
         {
             "license": license_id,
@@ -37,8 +42,8 @@ def model_card(
     )
     picture = "![Loss over the training](loss.png)"
     parts = (
-        _what(repo, config), *([picture] if curve else []), _use(repo), _evidence(paper),
-        _training(config), _limits(context),
+        _what(repo, config), *([picture] if curve else []), _use(repo),
+        _evidence(paper, text["file"]), _training(repo, config, text), _limits(context),
     )  # fmt: skip
     return head + "\n" + "\n\n".join(parts) + "\n"
 
@@ -68,7 +73,7 @@ def _use(repo: str) -> str:
     )
 
 
-def _evidence(paper: dict[str, Any] | None) -> str:
+def _evidence(paper: dict[str, Any] | None, file: str | None) -> str:
     if paper is None:
         return "## Evidence\n\nNot verified: nothing is claimed about how well it knows its text."
     hashes = [[name, f"`{paper[name]['sha256']}`"] for name in ("text", "tokenizer", "weights")]
@@ -79,23 +84,29 @@ def _evidence(paper: dict[str, Any] | None) -> str:
         "em@k,m is the share of places in the text where k true tokens are enough for greedy "
         "decoding to say the next m exactly. Every figure and failing offset is in "
         "`certificate.json`; measure again with `shakegpt verify --certificate certificate.json "
-        "--model .`\n\n![The loss of each token](memory-map.png)\n\n"
-        + table(["what", "sha256"], hashes)
+        f"--model .{f' --data {file}' if file else ''}`\n\n"
+        "![The loss of each token](memory-map.png)\n\n" + table(["what", "sha256"], hashes)
     )
 
 
-def _training(config: dict[str, Any]) -> str:
+def _training(repo: str, config: dict[str, Any], text: dict[str, Any]) -> str:
     settings = config["train"].to_json()
     rows = [[name, f"`{value}`"] for name, value in settings.items()]
     rows.append(["preset, recipe", f"`{config['preset']}`, `{config['recipe']}`"])
     if config["init"]:
-        rows.append(["began with", f"`{config['init']['source']}`"])
+        source = config["init"]["source"]
+        if Path(source).is_absolute():  # where it lies here is nobody's business
+            source = as_text(Path(source).name)
+        rows.append(["began with", f"`{source}`, sha256 `{config['init']['sha256']}`"])
     versions = ", ".join(f"{name} {value}" for name, value in config["versions"].items())
+    place = ""
+    if text["file"]:
+        place = f"; it is `{text['file']}` in the Space `{repo}-demo`, and holds what was learned"
     return (
         "## Training\n\n"
         + table(["setting", "value"], rows)
         + f"\n\nOn a {config['device'].upper()}, with {versions}. Text: sha256 "
-        f"`{config['corpus']['sha256']}`."
+        f"`{text['sha256']}`{place}."
     )
 
 

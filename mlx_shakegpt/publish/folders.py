@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..config import VerifyConfig
+from ..config import Passage, VerifyConfig
+from ..corpus import Corpus
 from ..export import export
-from ..files import must_be_empty
+from ..files import must_be_empty, write_atomically
 from ..proof import prove
 from ..run import CURVE, of_folder, of_run, read_config
 from .card import model_card
-from .space import write_space
+from .space import TEXT, write_space
 
 
 @dataclass(frozen=True)
@@ -35,27 +36,37 @@ def publish(
 ) -> Published:
     """Writes a run's model and its Space below `folder`; nothing leaves the machine.
 
-    With `settings` the exported model is verified, and its certificate lies beside it. Raises
-    ValueError where the folder is not empty or the run cannot be exported.
+    Of a text of one's own the Space has what was learned, and no other part; certificate and
+    config.json speak of that. With `settings` the exported model is verified, and its certificate
+    lies beside it. Raises ValueError where the folder is not empty or the run cannot be exported.
     """
     must_be_empty(folder)
     subject = of_run(run)
     config = read_config(subject.folder)
-    model = folder / "model"
-    export(subject.speaker, model, text=subject.corpus.told)
+    model, space = folder / "model", folder / "space"
+    corpus = _excerpt(subject.corpus, space / TEXT) if subject.corpus.path else subject.corpus
+    export(subject.speaker, model, text=corpus.told)
     done("exported")
     if (subject.folder / CURVE).exists():
         shutil.copyfile(subject.folder / CURVE, model / CURVE)
     paper = None
     if settings:
-        data = Path(subject.corpus.path) if subject.corpus.path else None
-        name = repo.rpartition("/")[2]
-        proof = prove(of_folder(model, data, name=name), settings, done)
+        data = Path(corpus.path) if corpus.path else None
+        exported = of_folder(model, data, name=repo.rpartition("/")[2])
+        proof = prove(replace(exported, corpus=corpus), settings, done)
         proof.write(model)
         paper = proof.paper
     context, curve = subject.speaker.context, (model / CURVE).exists()
-    card = model_card(repo, license_id, config, context, paper, curve)
-    (model / "README.md").write_text(card)
-    write_space(folder / "space", model, repo, subject.corpus)
+    text = corpus.told | {"file": TEXT if corpus.path else None}
+    card = model_card(repo, license_id, config, context, paper, curve, text)
+    (model / "README.md").write_text(card, encoding="utf-8")
+    write_space(space, model, repo, own_text=corpus.path is not None)
     done("written")
-    return Published(model, folder / "space", paper["certified"] if paper else None)
+    return Published(model, space, paper["certified"] if paper else None)
+
+
+def _excerpt(corpus: Corpus, file: Path) -> Corpus:
+    """Writes what was learned of a text of one's own, and nothing else of it, as a text with a hash
+    of its own; returns it under the old name."""
+    write_atomically(file, corpus.excerpt())
+    return replace(Corpus.load(file, Passage(tokens=len(corpus.ids))), name=corpus.name)

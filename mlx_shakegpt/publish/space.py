@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from .. import assets, files
-from ..corpus import Corpus
 from ..run import of_folder
 from .card import front_matter
 
@@ -28,22 +27,24 @@ if __name__ == "__main__":
 '''
 
 
-def write_space(folder: Path, model: Path, repo: str, corpus: Corpus) -> None:
-    """Writes the Space of an exported model: app, requirements, the program, text and weights."""
+def write_space(folder: Path, model: Path, repo: str, own_text: bool) -> None:
+    """Writes the Space of an exported model: app, requirements, the program, weights, and Tiny
+    Shakespeare, where the folder has not a text of its own."""
     shutil.copytree(model, folder / "model", copy_function=_link)
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(PACKAGE, folder / PACKAGE.name, ignore=ignored)
-    kept = assets.ASSETS if corpus.path is None else assets.ASSETS[1:]
+    kept = assets.ASSETS[1:] if own_text else assets.ASSETS
     for asset in kept:
         target = folder / "data" / asset.path
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(assets.ensure(asset), target)
-    if corpus.path is not None:
-        shutil.copyfile(corpus.path, folder / TEXT)
-    (folder / "app.py").write_text(APP.format(name=repo.rpartition("/")[2]))
-    (folder / "requirements.txt").write_text("\n".join(requirements()) + "\n")
-    (folder / "packages.txt").write_text("g++\n")
-    (folder / "README.md").write_text(_readme(repo))
+    for name, content in {
+        "app.py": APP.format(name=repo.rpartition("/")[2]),
+        "requirements.txt": "\n".join(requirements()) + "\n",
+        "packages.txt": "g++\n",
+        "README.md": _readme(repo),
+    }.items():
+        (folder / name).write_text(content, encoding="utf-8")
 
 
 def requirements() -> list[str]:
