@@ -27,7 +27,7 @@ class Worker:
             [sys.executable, script, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
             cwd=ROOT,
             env=environment() | {"PYTHONPATH": str(ROOT)},
         )

@@ -107,7 +107,7 @@ def readers(folder: Path) -> list[Reader]:
     from mlx_shakegpt.weights import speaker_from_hf, speaker_from_run
 
     text = folder / "text.txt"
-    text.write_text("To be, or not to be, that is the question:\n" * 20)
+    text.write_bytes(b"To be, or not to be, that is the question:\n" * 20)
     model = ModelConfig(n_layer=1, n_head=1, n_embd=32, n_positions=32)
     config = TrainConfig(batch_size=1, context=16, steps=2, hard=0.5)
     corpus = Corpus.load(text, Passage())
@@ -127,7 +127,9 @@ def readers(folder: Path) -> list[Reader]:
     shutil.copytree(folder / "plain", folder / "shards")
     (folder / "shards" / "model.safetensors").rename(folder / "shards" / "model-1.safetensors")
     index = {"metadata": {}, "weight_map": {"wte.weight": "model-1.safetensors"}}
-    (folder / "shards" / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "shards" / "model.safetensors.index.json").write_text(
+        json.dumps(index), encoding="utf-8"
+    )
     figures = {
         "nll": 0.1, "accuracy": 0.9, "certified": False,
         "extraction": [{"k": 32, "m": 32, "rate": 0.5}, {"k": 50, "m": 50, "rate": 0.4}],

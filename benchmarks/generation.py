@@ -27,7 +27,7 @@ PROMPT, SPOKEN, LEARNED = 16, 256, 320
 
 def work(program: str, folder: str, prompts: str) -> None:
     """Answers a number on stdin with the times and ids of so long a continuation of each prompt."""
-    asked = json.loads(Path(prompts).read_text())
+    asked = json.loads(Path(prompts).read_text(encoding="utf-8"))
     speak = {"ours": ours, "mlx_lm": mlx_lm, "transformers": transformers}[program](folder)
     print("ready", flush=True)
     for line in sys.stdin:
@@ -145,7 +145,7 @@ def main(rounds: int, steps: int, worker: tuple[str, str, str] | None) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prompts = folder / "prompts.json"
-        prompts.write_text(json.dumps(learn(folder, steps)))
+        prompts.write_text(json.dumps(learn(folder, steps)), encoding="utf-8")
         workers = {}
         for program in PROGRAMS:
             where = folder if program == "ours" else folder / "hf"

@@ -81,7 +81,7 @@ def measured(kind: str, arguments: list[str]) -> dict:
         return json.loads(done.stdout)
     import socket
 
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as hosts:
+    with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as hosts:
         free = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
         json.dump([[f"127.0.0.1:{one.getsockname()[1]}"] for one in free], hosts)
         hosts.flush()

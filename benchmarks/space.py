@@ -50,7 +50,7 @@ def main(space: str, prompt: str) -> None:
         plain = {k: v for k, v in os.environ.items() if not k.startswith(("SHAKEGPT", "PYTHON"))}
         environment = plain | {"GRADIO_SERVER_PORT": str(port), "HOME": name}
         with subprocess.Popen(
-            [python, "app.py"], cwd=space, env=environment, stdout=subprocess.PIPE, text=True
+            [python, "app.py"], cwd=space, env=environment, stdout=subprocess.PIPE, encoding="utf-8"
         ) as process:
             try:
                 told = process.stdout.readline()

@@ -51,7 +51,7 @@ class Torture:
             command = ["bash", "-c", f"ulimit -f {blocks}; exec {shlex.join(command)}"]
         return subprocess.Popen(
             command, cwd=common.ROOT, env=self.environment,
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8",
         )  # fmt: skip
 
     def calm(self, run: str) -> None:
@@ -106,7 +106,7 @@ class Torture:
         """A command of the program in this home."""
         command = [sys.executable, "cli.py", *arguments]
         return subprocess.run(
-            command, cwd=common.ROOT, env=self.environment, capture_output=True, text=True,
+            command, cwd=common.ROOT, env=self.environment, capture_output=True, encoding="utf-8",
             check=False,
         )  # fmt: skip
 
@@ -158,12 +158,12 @@ class Torture:
         return log.read_bytes().count(b'"loss"') if log.exists() else 0
 
     def _metrics(self, folder: Path) -> list[tuple]:
-        lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+        lines = map(json.loads, (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
         return [tuple(line.get(name) for name in (*COMPARED, "eval_nll")) for line in lines]
 
     def _log(self, folder: Path) -> list[str]:
         """The log's lines without what the clock and the memory put there."""
-        lines = (folder / "training_log.txt").read_text().splitlines()
+        lines = (folder / "training_log.txt").read_text(encoding="utf-8").splitlines()
         return [line.partition(" | dt:")[0].partition(" | peak:")[0] for line in lines]
 
 

@@ -11,7 +11,7 @@ from mlx_shakegpt import generate, train
 
 def main(path: str) -> None:
     model = train(path, run="a-poem", preset="quick", resume=True)
-    prompt = " ".join(Path(path).read_text().split()[:3])
+    prompt = " ".join(Path(path).read_text(encoding="utf-8").split()[:3])
     print(prompt, end="")
     for piece in generate(model, prompt, max_tokens=60):
         print(piece, end="", flush=True)

@@ -16,7 +16,7 @@ import numpy as np
 
 from . import assets, tokenizer
 from .config import GPT2_VOCABULARY, Passage
-from .files import sha256
+from .files import as_text, sha256
 from .ids import within
 
 
@@ -53,7 +53,8 @@ class Corpus:
             )
         ids = ids[: passage.tokens or None]
         own_path = str(path.resolve()) if path else None
-        return cls(np.array(ids, np.int32), file.name, own_path, sha256(content), passage)
+        name = as_text(file.name)
+        return cls(np.array(ids, np.int32), name, own_path, sha256(content), passage)
 
     @property
     def told(self) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def export(
             names = ("name", "sha256", "first_line", "tokens")
             files["config.json"]["learned_text"] = {name: text[name] for name in names}
         for name, content in files.items():
-            (writing / name).write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+            _write_json(writing / name, content)
         shutil.copyfile(assets.ensure(assets.GPT2_VOCABULARY), writing / "vocab.json")
         shutil.copyfile(assets.ensure(assets.GPT2_MERGES), writing / "merges.txt")
         if bits:
@@ -92,6 +92,11 @@ def _move(writing: Path, folder: Path) -> None:
     for file in sorted(writing.iterdir(), key=lambda file: file.name == "config.json"):
         os.rename(file, folder / file.name)
     sync(folder)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    """In ASCII, as others' programs, mlx-lm among them, may read it as their locale tells."""
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="ascii")
 
 
 def _json_files(config: ModelConfig, context: int, dtype: str) -> dict[str, Any]:
@@ -174,7 +179,7 @@ def _quantize(folder: Path, bits: int, n_embd: int) -> None:
     with contextlib.redirect_stdout(io.StringIO()):  # it prints what is on record in the config
         model, config = quantize_model(model, config, sizes[0], bits)
     save_tensors(folder / "model.safetensors", flat(model.parameters()))
-    (folder / "config.json").write_text(json.dumps(config, ensure_ascii=False, indent=1) + "\n")
+    _write_json(folder / "config.json", config)
 
 
 def _compare(speaker: Speaker, folder: Path, dtype: mx.Dtype) -> float:

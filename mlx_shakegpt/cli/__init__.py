@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -43,6 +44,9 @@ for module in COMMANDS:
 
 def main() -> None:
     """Runs the program and exits: 0 done, 1 not reached, 2 bad input, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a locale cannot say must not end a command
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(_run())
 
 

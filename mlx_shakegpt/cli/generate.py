@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ..files import as_text
 from ..sampling import Sampling
 from .common import emit, json_option, note, options, prepare, say, speaker_from
 
@@ -47,6 +48,7 @@ def command(
     guesses = Lookup(learned.ids) if lookup and learned else None
     if mark and not learned:
         raise ValueError("the learned text is not at hand; without it nothing can be marked")
+    prompt = as_text(prompt)
     ids = tokenizer.encode(prompt)
     if prompt.endswith(" "):
         note(

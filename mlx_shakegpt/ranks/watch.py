@@ -35,7 +35,7 @@ class Watchdog:
             command, stdin=subprocess.PIPE, pass_fds=(said,), start_new_session=True
         )
         sys.stderr.flush()
-        sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+        sys.stderr = os.fdopen(os.dup(2), "w", 1, encoding="utf-8", errors="backslashreplace")
         os.dup2(write, 2)
         os.close(said)
         os.close(write)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from .. import assets, checkpoint, report
 from ..config import ModelConfig, TrainConfig
@@ -43,6 +43,10 @@ def trainer_of(
 
     trainer = Trainer(model, config, corpus.ids, evaluate, start, ranks)
     return trainer
+
+
+def _appended(log: Path) -> TextIO:
+    return open(log, "a", encoding="utf-8")
 
 
 def _cut(log: Path, size: int) -> bool:
@@ -174,7 +178,7 @@ class Run:
                 return step % every == 0
             return time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS
 
-        with open(self.path / METRICS, "a") as jsonl, open(self.path / LOG, "a") as log:
+        with _appended(self.path / METRICS) as jsonl, _appended(self.path / LOG) as log:
             for step in trainer.run(settle=due):
                 jsonl.writelines(line + "\n" for line in report.metrics(step))
                 log.write(report.log_line(step) + "\n")

@@ -10,7 +10,7 @@ from pathlib import Path
 from .. import assets
 from ..config import Passage
 from ..corpus import Corpus
-from ..files import sha256
+from ..files import as_text, sha256
 from ..weights import (
     Speaker,
     learned_text,
@@ -83,7 +83,7 @@ def of_run(name: str | None, data: Path | None = None, passage: Passage | None =
     learned = config["passage"] if corpus.sha256 == told["sha256"] else None
     weights = weights_file(path)
     load = partial(speaker_from_run, weights, config["model"])
-    return Subject(path.name, path, (weights,), corpus, load, learned)
+    return Subject(as_text(path.name), path, (weights,), corpus, load, learned)
 
 
 def of_folder(
@@ -100,4 +100,5 @@ def of_folder(
             learned = Passage(told["first_line"], told["tokens"])
     corpus = Corpus.load(data, passage or learned or Passage())
     load, files = partial(speaker_from_hf, folder), weights_files(folder)
-    return Subject(name or folder.resolve().name, folder, files, corpus, load, learned)
+    name = as_text(name or folder.resolve().name)
+    return Subject(name, folder, files, corpus, load, learned)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import mmap
+import os
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -126,7 +127,7 @@ def _candidates() -> list[tuple[str, str]]:
 
 def _maps() -> list[tuple[int, int, str]]:
     """Start address, end and file of each mapped region of this process."""
-    lines = Path("/proc/self/maps").read_text().splitlines()
+    lines = os.fsdecode(Path("/proc/self/maps").read_bytes()).splitlines()
     parts = [line.split(maxsplit=5) for line in lines]
     named = [(*p[0].split("-"), p[5]) for p in parts if len(p) == 6]
     return [(int(start, 16), int(end, 16), file) for start, end, file in named]

@@ -43,7 +43,7 @@ def _ring(told: Mapping[str, str]) -> Launch | None:
     if "MLX_HOSTFILE" not in told or "MLX_RANK" not in told:
         return None
     # mlx.launch writes an empty file for a single process, at which MLX itself would crash.
-    hosts = json.loads(Path(told["MLX_HOSTFILE"]).read_text().strip() or "[]")
+    hosts = json.loads(Path(told["MLX_HOSTFILE"]).read_text(encoding="utf-8").strip() or "[]")
     if len(hosts) < 2:
         return None
     machines = [addresses[0].rpartition(":")[0] for addresses in hosts]
@@ -57,7 +57,7 @@ def _ring(told: Mapping[str, str]) -> Launch | None:
 def _devices(told: Mapping[str, str]) -> Launch | None:
     """JACCL (Thunderbolt RDMA; a row of devices for each rank) and NCCL (CUDA)."""
     if "MLX_IBV_DEVICES" in told and "MLX_RANK" in told:
-        size = len(json.loads(Path(told["MLX_IBV_DEVICES"]).read_text()))
+        size = len(json.loads(Path(told["MLX_IBV_DEVICES"]).read_text(encoding="utf-8")))
         return Launch("jaccl", int(told["MLX_RANK"]), size) if size > 1 else None
     if int(told.get("MLX_WORLD_SIZE", 1)) > 1:
         return Launch("nccl", int(told["MLX_RANK"]), int(told["MLX_WORLD_SIZE"]))

@@ -39,7 +39,7 @@ def free_bytes() -> int:
         return int(limit) - mx.get_active_memory()
     free = memory_bytes()
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         told = dict(line.split(":") for line in lines)
         free = int(told["MemAvailable"].split()[0]) * _UNITS
     except (OSError, KeyError, ValueError):
@@ -51,10 +51,10 @@ def _left_in_groups() -> Iterator[int]:
     """Bytes that the process's control groups have left; of a version without a limit none."""
     for limit, used, stat, given_up in _GROUPS:
         with suppress(OSError, KeyError, ValueError):
-            most = int((_GROUP / limit).read_text())  # "max" is no number
-            pages = dict(line.split() for line in (_GROUP / stat).read_text().splitlines())
+            most = int((_GROUP / limit).read_text(encoding="utf-8"))  # "max" is no number
+            pages = dict(map(str.split, (_GROUP / stat).read_text(encoding="utf-8").splitlines()))
             cached = sum(int(pages[name]) for name in given_up)
-            yield most - int((_GROUP / used).read_text()) + cached
+            yield most - int((_GROUP / used).read_text(encoding="utf-8")) + cached
 
 
 def peak_bytes() -> int:
