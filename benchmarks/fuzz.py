@@ -100,7 +100,7 @@ def readers(folder: Path) -> list[Reader]:
     from mlx_shakegpt.corpus import Corpus
     from mlx_shakegpt.export import export
     from mlx_shakegpt.files import home
-    from mlx_shakegpt.memory import certificate
+    from mlx_shakegpt.memory import certificate, comparison
     from mlx_shakegpt.run import Run, of_run, read_config
     from mlx_shakegpt.runtime import setup
     from mlx_shakegpt.tensors import load_tensors
@@ -132,7 +132,10 @@ def readers(folder: Path) -> list[Reader]:
     )
     figures = {
         "nll": 0.1, "accuracy": 0.9, "certified": False,
-        "extraction": [{"k": 32, "m": 32, "rate": 0.5}, {"k": 50, "m": 50, "rate": 0.4}],
+        "extraction": [
+            {"k": 32, "m": 32, "rate": 0.5, "low": 0.4, "high": 0.6},
+            {"k": 50, "m": 50, "rate": 0.4, "low": 0.3, "high": 0.5},
+        ],
     }  # fmt: skip
     weights = of_run("fuzzed").hashed()
     paper = certificate.certificate(
@@ -149,7 +152,7 @@ def readers(folder: Path) -> list[Reader]:
     def told(path: Path) -> None:
         content = certificate.read(path / "certificate.json")
         certificate.passage_of(content)
-        certificate.differences(content, figures)
+        comparison.compare(content, paper)
 
     def own_weights(path: Path) -> None:
         speaker_from_run(path / checkpoint.MODEL, model)

@@ -152,4 +152,3 @@ class VerifyConfig(Checked):
         1000, "offsets to measure where there are more than `every`; 0: all", NOT_NEGATIVE
     )
     every: int = option(4096, "offsets up to which each one is measured", NOT_NEGATIVE)
-    seed: int = option(0, "seed of samples and controls", SEED)

@@ -5,6 +5,7 @@ Knows nothing of terminals; whoever asks is told of each part that is done.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from typing import Any
 
 from .config import VerifyConfig
 from .memory import certificate as papers
+from .memory.comparison import Comparison, compare
+from .memory.fresh import FreshRate, fresh_rates
 from .memory.nll import Scores
 from .memory.places import memory_map, worst_lines
 from .memory.verify import Text, verify
@@ -44,22 +47,48 @@ class Proof:
 def prove(subject: Subject, settings: VerifyConfig, done: Done = lambda part: None) -> Proof:
     """Measures all that a certificate tells. Raises ValueError for a text that is too short."""
     corpus, weights = subject.corpus, subject.hashed()
-    figures, scores = _measured(subject, settings, done)
+    text = Text(corpus.ids, *corpus.around(subject.learned))
+    seed = sample_seed(corpus.sha256, weights["sha256"])
+    figures, scores = verify(subject.speaker, text, settings, seed, done)
     figures["worst_lines"] = worst_lines(corpus.ids, scores, corpus.passage.first_line)
     told = subject.name, weights, corpus.told
     paper = papers.certificate(subject.speaker, *told, settings, setup(), figures)
     return Proof(subject, figures, scores, paper)
 
 
-def differences(
+def sample_seed(text: str, weights: str) -> int:
+    """The seed of a verification, from the hashes of text and weights: nobody can choose it without
+    changing one of them, and no training can know it."""
+    return int.from_bytes(hashlib.sha256(f"{text}\n{weights}".encode()).digest()[:4])
+
+
+def measure_again(
     paper: dict[str, Any], subject: Subject, done: Done = lambda part: None
-) -> list[str]:
-    """What is not as a certificate tells; other hashes, and if there are none, other figures."""
+) -> Comparison:
+    """Compares a certificate with a new measurement; only the hashes, where they differ."""
+    if other := _other_hashes(paper, subject):
+        return other
+    return compare(paper, prove(subject, VerifyConfig(**paper["settings"]), done).paper)
+
+
+def sample_again(
+    paper: dict[str, Any], subject: Subject, seed: int, samples: int, done: Done = lambda part: None
+) -> tuple[Comparison, list[FreshRate]]:
+    """Tests a certificate's rates on fresh samples of `samples` offsets (0: all); only the hashes
+    are compared where they differ."""
+    if other := _other_hashes(paper, subject):
+        return other, []
+    rates = fresh_rates(
+        paper["extraction"], subject.speaker, subject.corpus.ids, seed, samples, done
+    )
+    differences = [str(rate) for rate in rates if not rate.agrees]
+    return Comparison(differences, [rate.name for rate in rates], ["all other figures"]), rates
+
+
+def _other_hashes(paper: dict[str, Any], subject: Subject) -> Comparison | None:
     hashes = {"text": subject.corpus.sha256, "weights": subject.hashed()["sha256"]}
-    if found := papers.other_hashes(paper, hashes):
-        return found
-    figures, _ = _measured(subject, VerifyConfig(**paper["settings"]), done)
-    return papers.differences(paper, figures)
+    found = papers.other_hashes(paper, hashes)
+    return Comparison(found, ["sha256 of text, tokenizer and weights"], []) if found else None
 
 
 def writable(folder: Path) -> Path:
@@ -68,12 +97,3 @@ def writable(folder: Path) -> Path:
     if not os.access(folder, os.W_OK):
         raise ValueError(f"{folder} cannot be written; choose another folder with --to")
     return folder
-
-
-def _measured(
-    subject: Subject, settings: VerifyConfig, done: Done
-) -> tuple[dict[str, Any], Scores]:
-    corpus = subject.corpus
-    return verify(
-        subject.speaker, Text(corpus.ids, *corpus.around(subject.learned)), settings, done
-    )

@@ -131,6 +131,24 @@ def known(pinned, trained):
     return Known(trained(ids[:KNOWN_TOKENS], 400), ids[:KNOWN_TOKENS], ids[KNOWN_TOKENS:1200])
 
 
+@pytest.fixture(scope="session")
+def known_paper(known, device):
+    """A certificate of `known`, with made-up hashes."""
+    from mlx_shakegpt.config import VerifyConfig
+    from mlx_shakegpt.memory.certificate import certificate
+    from mlx_shakegpt.memory.places import worst_lines
+    from mlx_shakegpt.memory.verify import Text, verify
+
+    settings = VerifyConfig(require=KNOWN_RATE)
+    text = Text(known.ids, np.empty(0, np.int32), known.after)
+    figures, scores = verify(known.speaker, text, settings, 7)
+    figures["worst_lines"] = worst_lines(known.ids, scores, 1)
+    told = {"name": "tinyshakespeare.txt", "sha256": "0" * 64, "first_line": 1}
+    told |= {"tokens": KNOWN_TOKENS}
+    weights = {"name": "model.safetensors", "sha256": "1" * 64, "dtype": "F32"}
+    return certificate(known.speaker, "known", weights, told, settings, device, figures)
+
+
 @pytest.fixture
 def known_run(monkeypatch, shakegpt, home, known):
     """The folder of a run whose weights are those of `known`."""

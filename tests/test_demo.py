@@ -42,10 +42,9 @@ def served(home, *options):
 
 
 @pytest.fixture
-def page(home, known_run):
+def page(home, known_run, known_paper):
     """A page of the small model that knows its text, certified, and its address."""
-    figures = json.loads((ROOT / "benchmarks" / "quick" / "certificate.json").read_text())
-    (known_run / "certificate.json").write_text(json.dumps(figures))
+    (known_run / "certificate.json").write_text(json.dumps(known_paper))
     with served(home, "--run", "known") as address:
         yield address
 
@@ -92,9 +91,10 @@ def test_a_visitor_hears_the_text_and_sees_where_it_stands(page, browser, tmp_pa
     assert not outside and not errors
 
 
-def test_a_damaged_certificate_does_not_keep_the_page_from_being_shown(home, known_run):
-    paper = json.loads((ROOT / "benchmarks" / "quick" / "certificate.json").read_text())
-    del paper["free_running"]
+def test_a_damaged_certificate_does_not_keep_the_page_from_being_shown(
+    home, known_run, known_paper
+):
+    paper = {name: value for name, value in known_paper.items() if name != "free_running"}
     (known_run / "certificate.json").write_text(json.dumps(paper))
     with served(home, "--run", "known") as address:
         shown = urllib.request.urlopen(f"{address}/config").read().decode()

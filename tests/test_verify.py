@@ -1,5 +1,6 @@
 """A model that knows its text is certified; one that does not, or cheats, is refused."""
 
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -7,17 +8,17 @@ from dataclasses import replace
 import mlx.core as mx
 import numpy as np
 import pytest
-from conftest import KNOWN_RATE, ROOT, TINY
+from conftest import KNOWN_RATE, TINY
 from mlx.utils import tree_map
 
 from mlx_shakegpt import ops
 from mlx_shakegpt.config import Passage, VerifyConfig
 from mlx_shakegpt.files import sha256
 from mlx_shakegpt.generation import stream
-from mlx_shakegpt.memory.controls import leak, shuffled, unseen_text
+from mlx_shakegpt.memory.controls import controls, leak, shuffled, unseen_text
 from mlx_shakegpt.memory.extraction import (
+    Sample,
     alignment,
-    ambiguous,
     extraction,
     free_running,
     sample,
@@ -26,6 +27,7 @@ from mlx_shakegpt.memory.extraction import (
 from mlx_shakegpt.memory.nll import Scores, token_scores, whole_text_nll
 from mlx_shakegpt.memory.places import lines_of, memory_map, worst_lines
 from mlx_shakegpt.memory.recall import continuations
+from mlx_shakegpt.memory.repeats import Repeats, followed, new_windows
 from mlx_shakegpt.memory.verify import Text, objections, verify
 from mlx_shakegpt.model import GPT, initialise
 from mlx_shakegpt.run import of_run
@@ -36,11 +38,11 @@ from mlx_shakegpt.weights import Speaker
 def verdict(speaker, ids, after):
     """The figures of a whole verification."""
     text = Text(ids, np.empty(0, np.int32), after)
-    return verify(speaker, text, VerifyConfig(require=KNOWN_RATE))[0]
+    return verify(speaker, text, VerifyConfig(require=KNOWN_RATE), 7)[0]
 
 
-def test_a_model_that_knows_its_text_is_certified(known):
-    figures = verdict(known.speaker, known.ids, known.after)
+def test_a_model_that_knows_its_text_is_certified(known, known_paper):
+    figures = known_paper
     assert figures["reasons"] == [] and figures["certified"]
     assert figures["nll"] < 0.1 and figures["free_running_agrees"] and figures["leak"] == 0
     assert [(e["k"], e["m"], e["offsets"]) for e in figures["extraction"]] == [
@@ -95,10 +97,10 @@ def test_a_model_trained_without_the_mask_is_refused(known, trained, monkeypatch
     assert all(e["rate"] < 0.5 for e in figures["extraction"])
 
 
-def test_nothing_is_certified_where_a_control_passes(known):
-    figures = verdict(known.speaker, known.ids, known.ids)
-    assert not figures["certified"]
-    assert any("text after the passage" in reason for reason in figures["reasons"])
+def test_nothing_is_certified_where_a_control_passes(known_paper):
+    controls = known_paper["controls"] | {"untrained model": {"rate": 0.2, "passed": True}}
+    (reason,) = objections(known_paper | {"controls": controls}, KNOWN_RATE)
+    assert "the control “untrained model” passed" in reason
 
 
 @pytest.mark.parametrize(
@@ -107,10 +109,32 @@ def test_nothing_is_certified_where_a_control_passes(known):
 def test_a_sample_that_leaves_a_lower_rate_possible_is_refused(right, offsets, refused):
     # All n right puts Wilson's lower bound at n / (n + 3.84): 0.99 from n = 381 on.
     found = {"k": 32, "m": 32, "rate": right / offsets, "offsets": offsets}
-    found["low"] = wilson(right, offsets)[0]
-    sound = {"controls": {}, "free_running_agrees": True, "leak": 0.0}
-    reasons = objections(sound | {"extraction": [found]}, 0.99)
+    found |= {"low": wilson(right, offsets)[0], "text_offsets": 9000, "text_ambiguous": 0}
+    reasons = objections(SOUND | {"extraction": [found]}, 0.99)
     assert len(reasons) == refused and all("--samples" in reason for reason in reasons)
+
+
+RUNS = {"offsets": list(range(64)), "followed": 256, "right": 1.0}
+SOUND = {"controls": {}, "free_running_agrees": True, "leak": 0.0, "free_running": RUNS}
+SOUND |= {"determined_accuracy": 1.0, "excess": 0.1, "extraction": []}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"determined_accuracy": 0.989}, "0.9890 are the likeliest"),
+        ({"excess": 0.7}, "0.7000 nats a token above its floor"),
+        ({"free_running": RUNS | {"right": 0.8}}, "0.8000 of the free runs"),
+        ({"leak": 0.01}, "later tokens change"),
+        ({"free_running_agrees": False}, "the mask may leak"),
+    ],
+)
+def test_figures_that_contradict_the_rates_are_objections(change, reason):
+    assert objections(SOUND, 0.99) == []
+    # What a rate of 0.99 allows by chance: 1 of 12 runs errs within 256 tokens.
+    assert objections(SOUND | {"free_running": RUNS | {"right": 0.9}}, 0.99) == []
+    (found,) = objections(SOUND | change, 0.99)
+    assert reason in found
 
 
 def test_extraction_is_what_greedy_decoding_says(known):
@@ -183,19 +207,90 @@ def test_places_without_a_single_answer_are_those_of_brute_force():
         after = {}
         for o in range(len(text) - k - m + 1):
             after.setdefault(tuple(text[o : o + k]), set()).add(tuple(text[o + k : o + k + m]))
+        repeats = Repeats.of(ids, k, m)
         want = [len(after[tuple(text[o : o + k])]) > 1 for o in range(len(text) - k - m + 1)]
-        assert ambiguous(ids, k, m).tolist() == want and sum(want) > 0
+        assert repeats.ambiguous.tolist() == want and sum(want) > 0
+        for o in (0, 17, 200):
+            for said in itertools.product(range(3), repeat=m):
+                assert repeats.has(o, np.array(said)) == (said in after[tuple(text[o : o + k])])
 
 
-def test_a_refrain_does_not_count_against_a_model_that_knows_it(known):
+def test_a_run_is_followed_as_far_as_the_text_goes_on_so_anywhere():
+    text = np.array([1, 2, 3, 4, 5, 1, 2, 3, 6, 7, 8, 9])
+    assert followed(text, np.array([1, 2, 3, 4, 5, 1]), 2, 9) == 4
+    assert followed(text, np.array([5, 1, 2, 3, 4, 5]), 2, 9) == 2  # after 5 1 2 3 comes only 6
+    assert followed(text, np.array([5, 1, 2, 3, 4, 5]), 2, 3) == 4  # who sees but 1 2 3 may say 4
+    assert followed(text, np.array([7, 8, 9, 1, 1, 1]), 2, 9) == 4  # the text has ended
+    assert followed(text, np.array([7, 8, 1]), 2, 9) == 0
+
+
+def lines_in_all_orders(lines):
+    """Three lines in an order in which any three are followed by each of them."""
+    # A de Bruijn sequence of three letters and order four, by "prefer the largest" (Martin, 1934).
+    order = [0, 0, 0, 0]
+    while True:
+        for line in (2, 1, 0):
+            if not any(order[i : i + 4] == [*order[-3:], line] for i in range(len(order) - 3)):
+                order.append(line)
+                break
+        else:
+            return np.concatenate([lines[i] for i in order])
+
+
+def test_a_model_that_knows_but_the_end_of_a_text_without_answers_is_refused(known):
+    ids = known.ids
+    # It knows two of the three lines and all that follows them at the end, where alone k tokens
+    # have a single continuation.
+    lines = ids[:31], ids[31:62], known.after[:31]
+    text = np.concatenate([lines_in_all_orders(lines), ids])
+    settings = VerifyConfig(require=KNOWN_RATE, samples=400, every=0)
+    whole = Text(text, np.empty(0, np.int32), known.after[500:])
+    figures = verify(known.speaker, whole, settings, 7)[0]
+    for e in figures["extraction"]:
+        clear = np.flatnonzero(~Repeats.of(text, e["k"], e["m"]).ambiguous)
+        assert len(clear) > 80 and not set(e["failing"]) & set(clear)  # all known, and yet
+        assert e["rate"] < 0.5 and e["text_ambiguous"] / e["text_offsets"] > 0.9
+        assert e["offsets"] == 400 and e["text_offsets"] == len(text) - e["k"] - e["m"] + 1
+    assert figures["determined_accuracy"] < 0.8 and not figures["certified"]
+    for reason in (
+        "em@32,32 is 0.",
+        "has a single answer at 0.0",
+        "are the likeliest",
+        "free runs",
+    ):
+        assert any(reason in found for found in figures["reasons"]), reason
+
+
+def test_a_model_that_knows_a_text_with_a_refrain_is_certified(known, trained):
+    verse, refrain = known.after, known.ids[:36]
+    text = np.concatenate([verse[:44], refrain, verse[44:90], refrain, verse[90:136]])
+    figures = verdict(trained(text, 400), text, verse[200:])
+    assert figures["reasons"] == [] and figures["certified"]
+    shorter, longer = figures["extraction"]
+    assert (shorter["ambiguous"], longer["ambiguous"]) == (10, 0)
+    # Where it goes on after the other refrain it goes on right all the same.
+    assert figures["free_running"]["right"] == 1
+    assert figures["determined_accuracy"] == 1
+
+
+def test_any_true_continuation_counts_where_there_are_several(known):
+    """Against generate's own stream, and brute force over the text."""
     ids = known.ids.copy()
     ids[130:166] = ids[20:56]  # what follows differs
-    unclear = np.flatnonzero(ambiguous(ids, 32, 32)).tolist()
-    assert unclear == [*range(20, 25), *range(130, 135)]
-    shorter, longer = verdict(known.speaker, ids, known.after)["extraction"]
-    assert (shorter["ambiguous"], longer["ambiguous"]) == (10, 0)
-    assert shorter["offsets"] == len(ids) - 63 - 10 and longer["offsets"] == len(ids) - 99
-    assert not set(shorter["failing"]) & set(unclear)
+    clear = {*range(len(ids) - 63)} - {*range(20, 25), *range(130, 135)}
+    assert set(np.flatnonzero(~Repeats.of(ids, 32, 32).ambiguous).tolist()) == clear
+    offsets = [*range(15, 30), *range(120, 137)]
+    windows = [tuple(ids[o : o + 64].tolist()) for o in range(len(ids) - 63)]
+    for context in (128, 60):  # within the trained context, and past it
+        speaker = replace(known.speaker, context=context)
+        found = extraction(speaker, ids, 32, 32, Sample(np.array(offsets), True))
+        prompts = {o: windows[o][:32] for o in offsets}
+        failing = [o for o, p in prompts.items() if (*p, *stream(speaker, p, 32)) not in windows]
+        assert found["failing"] == failing and 0 < len(failing) < len(offsets)
+        assert (found["ambiguous"], found["text_ambiguous"]) == (10, 10)
+        assert found["free_running"] == (context == 60)
+        if context == 128:
+            assert set(failing) <= clear
 
 
 def test_sampled_chance_is_the_product_of_probabilities(known):
@@ -245,11 +340,35 @@ def test_alignment_shows_knowledge_that_is_locked_to_the_windows():
 
 
 def test_the_unseen_text_is_beside_the_passage_or_else_the_passage_backwards():
-    long, short = np.arange(300), np.arange(5)
-    assert unseen_text(long, short, long)[0] == "text after the passage"
-    assert unseen_text(long, long, short)[0] == "text before the passage"
-    name, ids = unseen_text(long, short, short)
-    assert name == "the text backwards" and ids.tolist() == long[::-1].tolist()
+    long, short, other = np.arange(300), np.arange(5), np.arange(300, 600)
+    assert unseen_text(long, short, other)[0] == "text after the passage"
+    assert unseen_text(long, other, short)[0] == "text before the passage"
+    for same in (short, long, long[100:]):
+        name, ids = unseen_text(long, same, same)
+        assert name == "the text backwards" and ids.tolist() == long[::-1].tolist()
+
+
+def test_an_unseen_text_that_repeats_the_learned_one_does_not_refuse_who_knows_it(known):
+    after = np.concatenate([known.after[:60], known.ids, known.after[60:120], known.ids])
+    figures = verdict(known.speaker, known.ids, after)
+    control = figures["controls"]["text after the passage"]
+    assert figures["certified"] and control["rate"] == 0 and 100 < control["offsets"] < 256
+    # A text of one line over and over: all of it is known in any order, so all of it is measured.
+    line = np.tile(encode("la la\n"), 100).astype(np.int32)
+    assert not new_windows(line[:300], line, 32).any()
+    name, other = unseen_text(line, line, line)
+    assert name == "the text backwards"
+    figures = controls(known.speaker, line, (name, other), 0)
+    assert figures["shuffled lines"]["offsets"] == figures[name]["offsets"] == 237
+
+
+@pytest.mark.parametrize("context", [2, 3])
+def test_the_shortest_contexts_are_measured_and_show_a_leak(known, context, monkeypatch):
+    short = replace(known.speaker, context=context)
+    figures = verdict(short, known.ids, known.after)
+    assert not figures["certified"] and figures["leak"] == 0
+    without_mask(monkeypatch)
+    assert leak(short, known.ids) > 1e-3
 
 
 def test_shuffled_lines_are_the_same_tokens_in_short_pieces():
@@ -380,9 +499,8 @@ def test_a_bad_certificate_is_refused_in_one_line(shakegpt, tmp_path, content, t
 
 
 @pytest.mark.parametrize("name", ["../../outside", "/etc", "", "..", "a/b"])
-def test_a_certificate_names_no_folder_outside(shakegpt, tmp_path, name):
-    told = json.loads((ROOT / "benchmarks" / "quick" / "certificate.json").read_text())
+def test_a_certificate_names_no_folder_outside(shakegpt, tmp_path, known_paper, name):
     paper = tmp_path / "paper.json"
-    paper.write_text(json.dumps(told | {"name": name}))
+    paper.write_text(json.dumps(known_paper | {"name": name}))
     result = shakegpt("verify", "--certificate", paper)
     assert result.code == 2 and result.err.count("\n") == 1 and "plain folder name" in result.err

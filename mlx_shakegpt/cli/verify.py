@@ -16,26 +16,38 @@ from .common import emit, json_option, note, options, prepare, subject_from, tex
 @click.option("--run", help="Run to verify; else the one trained last.")
 @click.option("--model", type=click.Path(), help="Folder or hub id to verify instead of a run.")
 @text_options
-@options(VerifyConfig, "require", "samples", "every", "seed")
+@options(VerifyConfig, "require", "samples", "every")
 @click.option(
     "--to", "target", type=click.Path(), help="Folder for certificate and map; else the model's."
 )
 @click.option("--certificate", type=click.Path(), help="Run this certificate again; write nothing.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    help="With --certificate: test its rates on a fresh sample of --samples offsets instead.",
+)
 @click.option("--compare", type=click.Path(), help="Show what differs from this certificate.")
 @json_option
 def command(
     run: str | None, model: str | None, data: str | None, first_line: int | None,
-    corpus_tokens: int | None, target: str | None, certificate: str | None, compare: str | None,
-    as_json: bool, **settings: Any,
+    corpus_tokens: int | None, target: str | None, certificate: str | None, seed: int | None,
+    compare: str | None, as_json: bool, **settings: Any,
 ) -> None:  # fmt: skip
     """Measures how well a text is known by heart, with controls that must fail.
 
     Writes a certificate and a map of the text; exits 1 where nothing is proven.
     """
     if certificate:
-        _only("run", "model", "data", "certificate", "as_json")
-        _rerun(Path(certificate), run, model, data, as_json)
+        fresh = ("samples", "seed") if seed is not None else ()
+        _only("run", "model", "data", "certificate", "as_json", *fresh)
+        sample = None if seed is None else (seed, settings["samples"])
+        _rerun(Path(certificate), run, model, data, as_json, sample)
         return
+    if seed is not None:
+        raise click.UsageError(
+            "--seed is for --certificate; a new certificate's sample comes from the hashes of text "
+            "and weights"
+        )
     prepare()
     from ..memory import certificate as papers
     from ..memory.summary import changes, summary
@@ -61,26 +73,43 @@ def command(
         raise NotReached(f"not certified: {'; '.join(figures['reasons'])}")
 
 
-def _rerun(file: Path, run: str | None, model: str | None, data: str | None, as_json: bool) -> None:
-    """Measures again what a certificate tells, if model and text are those it speaks of."""
+def _rerun(
+    file: Path, run: str | None, model: str | None, data: str | None, as_json: bool,
+    sample: tuple[int, int] | None,
+) -> None:  # fmt: skip
+    """Measures again what a certificate states, if model and text are those it speaks of; or, with
+    a seed and a number of offsets, tests its rates on a fresh sample."""
     prepare()
     from ..memory import certificate as papers
-    from ..proof import differences
+    from ..memory.summary import comparison_text
+    from ..proof import measure_again, sample_again
 
-    told = papers.read(file)
-    passage = papers.passage_of(told)
-    run = run or (None if model else told["name"])
+    stated = papers.read(file)
+    passage = papers.passage_of(stated)
+    run = run or (None if model else stated["name"])
     subject = subject_from(run, model, data, passage.first_line, passage.tokens)
     _announce(subject)
-    found = differences(told, subject, _done)
+    fresh: list[Any] = []
+    if sample:
+        result, fresh = sample_again(stated, subject, *sample, _done)
+    else:
+        result = measure_again(stated, subject, _done)
+    held = "" if result.differences else f"{file} holds: {subject.name} was measured again.\n"
     emit(
         as_json,
-        {"holds": not found, "certified": told["certified"], "differences": found},
-        "" if found else f"{file} holds: {subject.name} was measured again, with the same result.",
+        {
+            "holds": not result.differences,
+            "certified": stated["certified"],
+            "differences": result.differences,
+            "compared": result.compared,
+            "not_compared": result.not_compared,
+            "fresh": [rate.to_json() for rate in fresh],
+        },
+        "\n".join([*map(str, fresh), held + comparison_text(result)]),
     )
-    if found:
-        raise NotReached(f"{file} does not hold: {'; '.join(found)}")
-    if not told["certified"]:
+    if result.differences:
+        raise NotReached(f"{file} does not hold: {'; '.join(result.differences)}")
+    if not stated["certified"]:
         raise NotReached(f"{file} holds, but it certifies nothing")
 
 

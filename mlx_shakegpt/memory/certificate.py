@@ -16,11 +16,10 @@ from ..config import Passage, VerifyConfig
 from ..files import read_json, write_atomically
 from ..runtime import Runtime, versions
 from ..weights import Speaker
+from .extraction import LENGTHS
 
-FORMAT = "mlx-shakegpt certificate 1"
+FORMAT = "mlx-shakegpt certificate 2"
 LARGEST = 50_000_000  # bytes
-# Other devices and libraries round otherwise: how far a figure may lie from the certificate's.
-RATE_TOLERANCE, NLL_SHARE, NLL_TOLERANCE = 0.005, 0.02, 1e-4
 
 
 def certificate(
@@ -72,6 +71,12 @@ def read(path: Path) -> dict[str, Any]:
         for name in ("text", "tokenizer", "weights"):
             if not isinstance(content[name]["sha256"], str):
                 raise ValueError(f"it has no hash of the {name}")
+        if [(e["k"], e["m"]) for e in content["extraction"]] != list(LENGTHS):
+            lengths = " and ".join(f"em@{k},{m}" for k, m in LENGTHS)
+            raise ValueError(f"its rates are not {lengths}")
+        for e in content["extraction"]:
+            if not 0 <= e["low"] <= e["high"] <= 1:
+                raise ValueError(f"the interval of em@{e['k']},{e['m']} is none")
         for name, value in comparable(content).items():
             if not math.isfinite(value):
                 raise ValueError(f"{name} is not a number")
@@ -102,16 +107,3 @@ def comparable(figures: dict[str, Any]) -> dict[str, float]:
     """The figures by which two verifications are compared."""
     rates = {f"em@{e['k']},{e['m']}": float(e["rate"]) for e in figures["extraction"]}
     return {"nll": float(figures["nll"]), "accuracy": float(figures["accuracy"]), **rates}
-
-
-def differences(content: dict[str, Any], figures: dict[str, Any]) -> list[str]:
-    """Where figures differ from a certificate's by more than rounding may do."""
-    found = []
-    mine = comparable(figures)
-    for name, told in comparable(content).items():
-        allowed = NLL_TOLERANCE + NLL_SHARE * told if name == "nll" else RATE_TOLERANCE
-        if name not in mine or not abs(mine[name] - told) <= allowed:
-            found.append(f"{name} is {mine.get(name, math.nan):.6g}, not {told:.6g}")
-    if figures["certified"] != content["certified"]:
-        found.append(f"certified is {figures['certified']}, not {content['certified']}")
-    return found

@@ -14,8 +14,9 @@ from ..config import CONTROL_RATE
 from ..model import GPT, initialise
 from ..tokenizer import gpt2
 from ..weights import Speaker
-from .extraction import extraction, sample
+from .extraction import Sample, extraction, sample
 from .nll import whole_text_nll
+from .repeats import new_windows
 
 K = M = 32
 TOKENS, OFFSETS = 2048, 256
@@ -29,27 +30,33 @@ def controls(
     """Loss and extraction of texts and models that must fail; `passed` says where one did not.
 
     `unseen` is a text that was not trained, and its name. The controls: that text, the learned one
-    with its lines shuffled, and an untrained model of the same shape on the learned text.
+    with its lines shuffled, and an untrained model of the same shape on the learned text. What they
+    repeat of the learned text is left out, as a model that knows it says it.
     """
     head = ids[:TOKENS]
     untrained = Speaker(_untrained(speaker.model), speaker.vocabulary, speaker.context)
     name, other = unseen
     return {
-        name: _figures(speaker, other[:TOKENS], seed),
-        "shuffled lines": _figures(speaker, shuffled(ids, seed)[:TOKENS], seed),
+        name: _figures(speaker, other, seed, ids),
+        "shuffled lines": _figures(speaker, shuffled(ids, seed)[:TOKENS], seed, ids),
         "untrained model": _figures(untrained, head, seed),
     }
 
 
 def unseen_text(ids: np.ndarray, before: np.ndarray, after: np.ndarray) -> tuple[str, np.ndarray]:
-    """A text that was not trained: what follows the passage, else what precedes it, else the
-    passage from its last token to its first."""
-    least = 3 * (K + M)
-    if len(after) >= least:
-        return "text after the passage", after
-    if len(before) >= least:
-        return "text before the passage", before[-TOKENS:]
-    return "the text backwards", ids[::-1].copy()
+    """A text that was not trained, of TOKENS at most: of what follows the passage, else of what
+    precedes it, the part with the most that the passage `ids` has not; else the passage from its
+    last token to its first."""
+    for name, text in (("text after the passage", after), ("text before the passage", before)):
+        if len(text) < 3 * (K + M):
+            continue
+        new = np.append(0, np.cumsum(new_windows(text, ids, M)[K:]))
+        offsets = min(TOKENS, len(text)) - K - M + 1
+        inside = new[offsets:] - new[:-offsets]
+        start = int(inside.argmax())
+        if inside[start] >= M:
+            return name, text[start : start + TOKENS]
+    return "the text backwards", ids[::-1][:TOKENS].copy()
 
 
 def shuffled(ids: np.ndarray, seed: int) -> np.ndarray:
@@ -82,25 +89,26 @@ def leak(speaker: Speaker, ids: np.ndarray) -> float:
     rows = speaker.rows(ids[:length])
     largest = 0.0
     plain = np.array(speaker.model(rows[None]).astype(mx.float32))[0]
-    for cut in (length // 4, length // 2, 3 * length // 4):
+    for cut in sorted({max(1, length * quarter // 4) for quarter in (1, 2, 3)}):
         changed = rows.copy()
-        changed[cut:] = rows[::-1][: length - cut]
+        changed[cut:] = (rows[cut:] + 1) % speaker.model.wte.weight.shape[0]
         got = np.array(speaker.model(changed[None]).astype(mx.float32))[0]
         largest = max(largest, float(np.abs(got - plain)[:cut].max()))
     return largest / max(float(np.abs(plain).max()), 1e-9)
 
 
-def _figures(speaker: Speaker, ids: np.ndarray, seed: int) -> dict[str, Any]:
+def _figures(
+    speaker: Speaker, ids: np.ndarray, seed: int, learned: np.ndarray | None = None
+) -> dict[str, Any]:
     vocabulary, context = speaker.vocabulary, min(speaker.context, len(ids) - 1)
     score = whole_text_nll(speaker.model, ids, context, vocabulary)
-    k, m = _fitting(len(ids))
-    found = extraction(speaker, ids, k, m, sample(len(ids) - k - m + 1, OFFSETS, seed))
+    offsets = np.arange(len(ids) - K - M + 1)
+    if learned is not None and (new := new_windows(ids, learned, M)[K:]).any():
+        offsets = offsets[new]
+    chosen = sample(len(offsets), OFFSETS, seed)
+    found = extraction(speaker, ids, K, M, Sample(offsets[chosen.offsets], chosen.every))
     figures = {"nll": score.nll, "accuracy": score.accuracy, "rate": found["rate"]}
     return figures | {"offsets": found["offsets"], "passed": found["rate"] > CONTROL_RATE}
-
-
-def _fitting(n: int) -> tuple[int, int]:
-    return (K, M) if n >= K + M else (n // 2, n - n // 2)
 
 
 def _untrained(model: GPT) -> GPT:

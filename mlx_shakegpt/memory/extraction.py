@@ -17,6 +17,7 @@ import numpy as np
 from ..weights import Speaker
 from .nll import window_scores
 from .recall import continuations
+from .repeats import Repeats, followed
 
 LENGTHS = ((32, 32), (50, 50))  # k given and m said: Biderman's and Carlini's
 RUN = 256  # tokens that a free run is followed at most
@@ -41,29 +42,6 @@ def sample(n: int, samples: int, seed: int, all_below: int = 0) -> Sample:
     return Sample(np.random.default_rng(seed).integers(edges[:-1], edges[1:]), False)
 
 
-def ambiguous(ids: np.ndarray, k: int, m: int) -> np.ndarray:
-    """Whether the k tokens at each offset stand elsewhere with other m tokens after them, (N,).
-
-    From them nobody could tell which m are asked for.
-    """
-    offsets = len(ids) - k - m + 1
-    prefix, whole = _alike(ids, k)[:offsets], _alike(ids, k + m)
-    _, first = np.unique(whole, return_index=True)  # a place of each distinct window
-    return np.bincount(prefix[first], minlength=len(ids))[prefix] > 1
-
-
-def _alike(ids: np.ndarray, length: int) -> np.ndarray:
-    """A number for the window of `length` ids at each place, the same where windows are the same,
-    by doubling (Karp, Miller and Rosenberg, 1972)."""
-    group, have = ids.astype(np.int64), 1
-    while have < length:
-        step = min(have, length - have)
-        pairs = group[:-step] * (int(group.max()) + 1) + group[step:]
-        group = np.unique(pairs, return_inverse=True)[1]
-        have += step
-    return group
-
-
 def wilson(hits: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     """Wilson's 95 % interval of a share of `hits` in `n` draws (Wilson, 1927); rounding must not
     leave out the share itself, where it is 0 or 1."""
@@ -74,32 +52,63 @@ def wilson(hits: int, n: int, z: float = 1.959964) -> tuple[float, float]:
 
 
 def extraction(speaker: Speaker, ids: np.ndarray, k: int, m: int, chosen: Sample) -> dict[str, Any]:
-    """em@k,m: the share of offsets where greedy decoding of k true tokens says the next m.
+    """em@k,m: the share of offsets where greedy decoding of k true tokens says the next m, or other
+    m that follow these k elsewhere in the text: nobody could tell which are meant.
 
     Where k + m − 1 tokens fit the trained context, from one teacher-forced pass: free-running is
     the text up to the first token that is not the likeliest (`agreement` puts that to the test).
-    The same pass gives p_z, the chance of sampling the m tokens at temperature 1, and the share of
-    offsets at which n draws say them with a chance of 0.9 or more.
+    What that leaves open at ambiguous offsets is decoded. The same pass gives p_z, the chance of
+    sampling the m tokens at temperature 1, and the share of offsets at which n draws say them with
+    a chance of 0.9 or more.
     """
-    windows = ids[chosen.offsets[:, None] + np.arange(k + m)]
-    result: dict[str, Any] = {"k": k, "m": m}
+    repeats = Repeats.of(ids, k, m)
+    ambiguous = repeats.ambiguous[chosen.offsets]
+    more: dict[str, Any] = {}
     if k + m - 1 <= speaker.context:
+        windows = ids[chosen.offsets[:, None] + np.arange(k + m)]
         scores = window_scores(speaker.model, windows, m, speaker.vocabulary)
-        exact = np.all(scores.hit, axis=1)
+        known = np.all(scores.hit, axis=1)
         p_z = np.exp(-scores.nll.sum(1, dtype=np.float64))
-        more = {
-            "p_z_half": float((p_z >= 0.5).mean()),
-            "discoverable": {str(n): float((1 - (1 - p_z) ** n >= _CHANCE).mean()) for n in _DRAWS},
-        }
+        more["p_z_half"] = float((p_z >= 0.5).mean())
+        draws = {str(n): float((1 - (1 - p_z) ** n >= _CHANCE).mean()) for n in _DRAWS}
+        more["discoverable"] = draws
+        group = repeats.group[chosen.offsets]
+        known |= ambiguous & np.isin(group, group[known])  # equal prompts have one answer
+        unsettled = np.flatnonzero(ambiguous & ~known)
     else:
-        exact = np.all(continuations(speaker, windows, k).ids == windows[:, k:], axis=1)
-        more = {}
-    rate = float(exact.mean())
+        known, unsettled = np.zeros(len(chosen.offsets), bool), np.arange(len(chosen.offsets))
+    known[unsettled] = _decoded(speaker, repeats, chosen.offsets[unsettled])
+    rate = float(known.mean())
     # Every offset is a count, not an estimate.
-    low, high = (rate, rate) if chosen.every else wilson(int(exact.sum()), len(exact))
-    result |= {"rate": rate, "low": low, "high": high, "offsets": len(exact)}
-    result |= {"every_offset": chosen.every, "free_running": not more, **more}
-    return result | {"failing": chosen.offsets[~exact].tolist()}
+    low, high = (rate, rate) if chosen.every else wilson(int(known.sum()), len(known))
+    return {
+        "k": k,
+        "m": m,
+        "rate": rate,
+        "low": low,
+        "high": high,
+        "offsets": len(known),
+        "every_offset": chosen.every,
+        "ambiguous": int(ambiguous.sum()),
+        "text_offsets": len(repeats.ambiguous),
+        "text_ambiguous": int(repeats.ambiguous.sum()),
+        "free_running": not more,
+        **more,
+        "failing": chosen.offsets[~known].tolist(),
+    }
+
+
+def _decoded(speaker: Speaker, repeats: Repeats, offsets: np.ndarray) -> np.ndarray:
+    """Whether what greedy decoding says after the k tokens at each offset follows them in the text;
+    offsets with the same k tokens share one decoding."""
+    if not len(offsets):
+        return np.zeros(0, bool)
+    _, first, place = np.unique(repeats.group[offsets], return_index=True, return_inverse=True)
+    starts = offsets[first]
+    windows = repeats.ids[starts[:, None] + np.arange(repeats.k + repeats.m)]
+    decoded = continuations(speaker, windows, repeats.k).ids
+    pairs = zip(starts, decoded, strict=True)
+    return np.array([repeats.has(start, continuation) for start, continuation in pairs])[place]
 
 
 def alignment(found: dict[str, Any], chosen: Sample, window: int, bins: int = 8) -> list[float]:
@@ -110,8 +119,9 @@ def alignment(found: dict[str, Any], chosen: Sample, window: int, bins: int = 8)
 
 
 def free_running(speaker: Speaker, ids: np.ndarray, k: int, m: int, seed: int) -> dict[str, Any]:
-    """Free runs from `k` true tokens at a sample of offsets: their length up to the first error,
-    the memorisation score over `m` tokens, and whether teacher forcing tells the same.
+    """Free runs from `k` true tokens at a sample of offsets: their length up to the first token
+    that is not the text's there, the share that goes on to the end as the text does somewhere, the
+    memorisation score over `m` tokens, and whether teacher forcing tells the same.
 
     Runs end at RUN tokens, or in short texts at half of what follows. Teacher forcing and the cache
     round differently, so they may differ where the true token and another are as good as equally
@@ -131,6 +141,9 @@ def free_running(speaker: Speaker, ids: np.ndarray, k: int, m: int, seed: int) -
         forced = _leading(window_scores(speaker.model, seen, within, speaker.vocabulary).hit)
     differ = np.flatnonzero(free != forced)
     ties = sum(said.tie[i, min(free[i], forced[i])] for i in differ)
+    memory = max(1, speaker.context // 2)  # what a run goes on from where its window is full
+    whole = np.concatenate([windows[:, :k], said.ids], 1)
+    right = [followed(ids, run, k, memory) == length for run in whole]
     return {
         "offsets": offsets.tolist(),
         "agrees": bool(len(differ) == ties <= max(1, len(offsets) // TIES)),
@@ -138,11 +151,20 @@ def free_running(speaker: Speaker, ids: np.ndarray, k: int, m: int, seed: int) -
         "score": float(equal[:, :m].mean()),
         "score_tokens": min(m, length),
         "followed": length,
+        "right": float(np.mean(right)),
+        "runs": runs.tolist(),
+        **run_lengths(runs.tolist(), length),
+    }
+
+
+def run_lengths(runs: Sequence[int], length: int) -> dict[str, Any]:
+    """The figures of the lengths of some runs, each of `length` tokens at most."""
+    return {
         "median": float(np.median(runs)),
         "p5": float(np.percentile(runs, 5)),
-        "shortest": int(runs.min()),
-        "whole": float((runs == length).mean()),
-        "histogram": _histogram(runs.tolist(), length),
+        "shortest": min(runs),
+        "whole": float(np.mean(np.equal(runs, length))),
+        "histogram": _histogram(runs, length),
     }
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from .certificate import comparable
+from .comparison import Comparison
+from .verify import clear_share
 
 
 def summary(figures: dict[str, Any]) -> str:
@@ -22,13 +24,23 @@ def changes(before: dict[str, Any], figures: dict[str, Any]) -> list[str]:
     ]
 
 
+def comparison_text(comparison: Comparison) -> str:
+    """Which figures of a certificate were compared, and which were not."""
+    names = list(dict.fromkeys(name.partition(".")[0] for name in comparison.compared))
+    lines = [f"Compared, {len(comparison.compared)} entries: {', '.join(names)}."]
+    if comparison.not_compared:
+        lines.append(f"Not compared: {', '.join(comparison.not_compared)}.")
+    return "\n".join(lines)
+
+
 def _loss(f: dict[str, Any]) -> str:
     return (
         f"loss       {f['nll']:.6f} nats a token; floor {f['floor']:.6f}, "
         f"excess {f['excess']:.6f}\n"
         f"           {f['bits_per_byte']:.5f} bits a byte; {f['bits']:,.0f} bits in all "
         f"(bz2 {f['bits_bz2']:,}, xz {f['bits_xz']:,})\n"
-        f"accuracy   {f['accuracy']:.4f} teacher-forced, over {f['tokens']:,} tokens"
+        f"accuracy   {f['accuracy']:.4f} teacher-forced, over {f['tokens']:,} tokens; "
+        f"{f['determined_accuracy']:.4f} of those that the text before them determines"
     )
 
 
@@ -38,17 +50,17 @@ def _recall(f: dict[str, Any]) -> str:
         where = "every offset" if e["every_offset"] else f"[{e['low']:.4f}, {e['high']:.4f}]"
         line = f"em@{e['k']},{e['m']}   {e['rate']:.4f}  {where}, {e['offsets']:,} offsets"
         if e["ambiguous"]:
-            line += f"; {e['ambiguous']:,} without a single answer left out"
+            line += f", {e['ambiguous']:,} of them with more than one answer"
         if "p_z_half" in e:
             line += f"; sampled with a chance of one half: {e['p_z_half']:.4f}"
         lines.append(line)
     r = f["free_running"]
+    score = f"score@{f['extraction'][0]['k']},{r['score_tokens']} {r['score']:.4f}"
     said = "as teacher forcing tells" if r["agrees"] else "NOT as teacher forcing tells"
     lines.append(
         f"free runs  {said}; {len(r['offsets'])} runs of at most {r['followed']} tokens: "
         f"median {r['median']:.0f}, 5 % below {r['p5']:.0f}, shortest {r['shortest']}; "
-        f"to the end {r['whole']:.4f}; score@{f['extraction'][0]['k']},{r['score_tokens']} "
-        f"{r['score']:.4f}"
+        f"to the end {r['whole']:.4f}, or as the text goes on elsewhere {r['right']:.4f}; {score}"
     )
     rates = f["alignment"]
     lines.append(
@@ -74,4 +86,10 @@ def _end(f: dict[str, Any]) -> str:
     ]
     rate = f"at a rate of {f['require']:g} or more"
     verdict = f"CERTIFIED {rate}" if f["certified"] else f"NOT CERTIFIED {rate}"
+    first = f["extraction"][0]
+    measured = "all" if first["every_offset"] else f"{first['offsets']:,} of"
+    verdict += (
+        f"; {measured} {first['text_offsets']:,} offsets measured, and {clear_share(first):.1%} of "
+        "all have a single answer"
+    )
     return "\n".join(["worst lines" if lines else "no line has a wrong token", *lines, "", verdict])

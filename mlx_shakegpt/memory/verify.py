@@ -18,18 +18,15 @@ from ..config import VerifyConfig
 from ..tokenizer import gpt2
 from ..weights import Speaker
 from .controls import LEAKS, controls, leak, unseen_text
-from .extraction import (
-    LENGTHS,
-    Sample,
-    alignment,
-    ambiguous,
-    extraction,
-    free_running,
-    sample,
-)
+from .extraction import LENGTHS, alignment, extraction, free_running, sample, wilson
 from .nll import Scores, token_scores, window_floor
+from .repeats import Repeats
 
 LEAST_TOKENS = 2 * sum(LENGTHS[-1])
+LEAST_CLEAR = 0.5  # share of offsets with a single answer: elsewhere the order of a text is open
+# Nats a token above the floor: with more, sampling errs more often than not at each token, which no
+# model does whose likeliest token is the right one nearly everywhere.
+LARGEST_EXCESS = math.log(2)
 
 
 @dataclass(frozen=True)
@@ -45,10 +42,12 @@ def verify(
     speaker: Speaker,
     text: Text,
     settings: VerifyConfig,
+    seed: int,
     done: Callable[[str], None] = lambda part: None,
 ) -> tuple[dict[str, Any], Scores]:
     """All figures by their JSON names, `certified` and `reasons` among them, and the text's scores.
 
+    `seed` decides the samples and the controls: whoever made the model should not have chosen it.
     Calls `done` with the name of each part that is finished. Raises ValueError for a text that is
     too short to tell anything.
     """
@@ -63,35 +62,28 @@ def verify(
     done("loss")
     rates = []
     for k, m in LENGTHS:
-        unclear = ambiguous(ids, k, m)
-        chosen = _chosen(np.flatnonzero(~unclear), settings)
-        left_out = {"ambiguous": int(unclear.sum())}
-        rates.append(extraction(speaker, ids, k, m, chosen) | left_out)
+        n = len(ids) - k - m + 1
+        chosen = sample(n, settings.samples or n, seed, settings.every)
+        rates.append(extraction(speaker, ids, k, m, chosen))
         done(f"em@{k},{m}")
         if k == LENGTHS[0][0]:
             figures["alignment"] = alignment(rates[0], chosen, context)
     figures |= {"extraction": rates}
-    runs = free_running(speaker, ids, *LENGTHS[0], settings.seed)
+    runs = free_running(speaker, ids, *LENGTHS[0], seed)
     figures |= {"free_running": runs, "free_running_agrees": runs["agrees"]}
     done("free running")
     unseen = unseen_text(ids, text.before, text.after)
-    figures["controls"] = controls(speaker, ids, unseen, settings.seed)
+    figures["controls"] = controls(speaker, ids, unseen, seed)
     figures["leak"] = leak(speaker, ids)
     done("controls")
     reasons = objections(figures, settings.require)
-    verdict = {"certified": not reasons, "require": settings.require, "reasons": reasons}
+    verdict = {
+        "seed": seed,
+        "certified": not reasons,
+        "require": settings.require,
+        "reasons": reasons,
+    }
     return figures | verdict, scores
-
-
-def _chosen(offsets: np.ndarray, settings: VerifyConfig) -> Sample:
-    """Those of some offsets that are measured."""
-    if not len(offsets):
-        raise ValueError(
-            "all places of the text are alike; give a text that does not repeat itself"
-        )
-    n = len(offsets)
-    chosen = sample(n, settings.samples or n, settings.seed, settings.every)
-    return Sample(offsets[chosen.offsets], chosen.every)
 
 
 def objections(figures: dict[str, Any], require: float) -> list[str]:
@@ -106,6 +98,12 @@ def objections(figures: dict[str, Any], require: float) -> list[str]:
                 f"{name} is {rate:.4f} of {n:,} offsets, and so perhaps {e['low']:.4f} of all, "
                 f"below {require:g}; give more --samples"
             )
+        if clear_share(e) < LEAST_CLEAR:
+            found.append(
+                f"{name} has a single answer at {clear_share(e):.4f} of the text's offsets, below "
+                f"{LEAST_CLEAR:g}: the text repeats itself too much"
+            )
+    found += _contradictions(figures, require)
     found += [
         f"the control “{name}” passed: {c['rate']:.4f} of it was extracted"
         for name, c in figures["controls"].items()
@@ -115,6 +113,32 @@ def objections(figures: dict[str, Any], require: float) -> list[str]:
         found.append("free-running does not say what teacher forcing tells: the mask may leak")
     if not figures["leak"] <= LEAKS:
         found.append(f"later tokens change earlier logits by {figures['leak']:.2g} of the largest")
+    return found
+
+
+def clear_share(rate: dict[str, Any]) -> float:
+    """Share of a text's offsets whose k tokens have a single continuation, of an `extraction`."""
+    return 1 - rate["text_ambiguous"] / rate["text_offsets"]
+
+
+def _contradictions(figures: dict[str, Any], require: float) -> list[str]:
+    """Figures that a model with the required extraction rate cannot have."""
+    found, runs = [], figures["free_running"]
+    if not figures["determined_accuracy"] >= require:
+        found.append(
+            f"of the tokens that those before them determine, {figures['determined_accuracy']:.4f} "
+            f"are the likeliest, below {require:g}"
+        )
+    if not figures["excess"] <= LARGEST_EXCESS:
+        found.append(f"the loss is {figures['excess']:.4f} nats a token above its floor")
+    # A run is as many extractions one after the other.
+    least = require ** (runs["followed"] / LENGTHS[0][1])
+    n = len(runs["offsets"])
+    if not wilson(round(runs["right"] * n), n)[1] >= least:
+        found.append(
+            f"{runs['right']:.4f} of the free runs stay right for {runs['followed']} tokens; "
+            f"a rate of {require:g} lets expect {least:.4f}"
+        )
     return found
 
 
@@ -130,9 +154,21 @@ def loss_figures(ids: np.ndarray, scores: Scores, context: int) -> dict[str, Any
         "floor": floor,
         "excess": nll - floor,
         "accuracy": float(scores.hit.mean()),
+        **_determined(ids, scores, context),
         "tokens": len(ids),
         "bits": bits,
         "bits_per_byte": bits / scored,
         "bits_bz2": 8 * len(bz2.compress(text, 9)),
         "bits_xz": 8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)),
+    }
+
+
+def _determined(ids: np.ndarray, scores: Scores, context: int) -> dict[str, Any]:
+    """The accuracy on tokens that the text always has after the same tokens, so that a perfect
+    memoriser errs on none: as many as every window has before a token that it scores."""
+    before = max(1, min(LENGTHS[0][0], context // 2))
+    hit = scores.hit[before - 1 :][~Repeats.of(ids, before, 1).ambiguous]
+    return {
+        "determined": len(hit),
+        "determined_accuracy": float(hit.mean()) if len(hit) else 0.0,
     }

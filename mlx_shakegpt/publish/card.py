@@ -82,9 +82,9 @@ def _evidence(paper: dict[str, Any] | None, file: str | None) -> str:
         f"`shakegpt verify`, on {paper['device_name']} in {paper['dtype']}:\n\n"
         f"```\n{summary(paper)}\n```\n\n"
         "em@k,m is the share of places in the text where k true tokens are enough for greedy "
-        "decoding to say the next m exactly. Every figure and failing offset is in "
-        "`certificate.json`; measure again with `shakegpt verify --certificate certificate.json "
-        f"--model .{f' --data {file}' if file else ''}`\n\n"
+        "decoding to say the next m exactly, or other m that follow them elsewhere in the text. "
+        "Every figure and failing offset is in `certificate.json`; measure again with `shakegpt "
+        f"verify --certificate certificate.json --model .{f' --data {file}' if file else ''}`\n\n"
         "![The loss of each token](memory-map.png)\n\n" + table(["what", "sha256"], hashes)
     )
 
