@@ -38,8 +38,8 @@ class Torture:
     """Trainings in a home of their own; `counts` tells what was done to them."""
 
     def __init__(self, home: Path, options: tuple[str, ...], seed: int, longest: float) -> None:
-        """A training is left alone for `longest` seconds at most."""
-        self.home, self.options, self.longest = home, options, longest
+        """A training is left alone for `longest` seconds at most, where that is time for steps."""
+        self.home, self.options, self.longest, self.idle = home, options, longest, 0
         self.random, self.counts = random.Random(seed), Counter()
         self.environment = common.environment() | {"SHAKEGPT_HOME": str(home)}
         shutil.copytree(common.ROOT / "data", home / "data", dirs_exist_ok=True)
@@ -69,7 +69,7 @@ class Torture:
             return False
         process = self.start(run)
         deadline = time.monotonic() + self.random.uniform(1, self.longest)
-        saving = self.random.random() < WHILE_SAVING
+        saving, before = self.random.random() < WHILE_SAVING, self._steps(folder)
         while process.poll() is None and time.monotonic() < deadline:
             if saving and list((folder / "checkpoints").glob(".*")):
                 self.counts["killed while saving"] += 1
@@ -84,6 +84,9 @@ class Torture:
                 raise SystemExit(f"{run} failed: {said}")
             return True
         self.counts["killed"] += 1
+        self.idle = 0 if self._steps(folder) > before else self.idle + 1
+        if self.idle == 5:  # on a busy machine, the start alone may take so long
+            self.longest, self.idle = 2 * self.longest, 0
         saved = self._newest(folder)
         self.counts["steps lost"] += max(0, self._steps(folder) - saved)
         if self.random.random() < DAMAGE:

@@ -59,6 +59,8 @@ Making a famine where abundance lies,
 Thy self thy foe, to thy sweet self too cruel.
 """
 
+PATIENCE = 600  # seconds: that others take the cores is no error, but that something hangs is
+
 TINY = ModelConfig(n_layer=2, n_head=2, n_embd=32, n_positions=64)
 
 

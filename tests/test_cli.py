@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import PATIENCE, ROOT
 
 from mlx_shakegpt import tokenizer
 from mlx_shakegpt.config import ModelConfig, Passage, TrainConfig
@@ -233,7 +233,7 @@ def test_an_interrupted_run_resumes_to_the_same_losses_and_logs(
 def test_ctrl_c_saves_and_a_killed_run_goes_on(poem, home):
     environment = os.environ | {"SHAKEGPT_HOME": str(home)}
     command = [sys.executable, "cli.py", "train", "--preset", "quick", "--data", str(poem)]
-    command += ["--run", "q", "--context", "16", "--batch-size", "2", "--epochs", "500"]
+    command += ["--run", "q", "--context", "16", "--batch-size", "2", "--epochs", "5000"]
     command += ["--target-loss", "0.0001", "--checkpoint-every", "5"]
     log = home / "weights" / "q" / "training_log.txt"
 
@@ -248,7 +248,7 @@ def test_ctrl_c_saves_and_a_killed_run_goes_on(poem, home):
     with subprocess.Popen(command, **pipes) as process:
         until_step(10, process)
         process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == 130 and b"go on with" in out
     reached = log.read_text().count("step ")
     with subprocess.Popen([*command, "--resume"], **pipes) as process:
@@ -258,7 +258,7 @@ def test_ctrl_c_saves_and_a_killed_run_goes_on(poem, home):
         assert b"Resuming q after step" in process.stderr.readline()
         until_step(reached + 11, process)
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE)
         assert process.returncode == 130
     steps = [line.split()[1] for line in log.read_text().splitlines() if line.startswith("step")]
     assert steps == [str(n) for n in range(1, len(steps) + 1)]

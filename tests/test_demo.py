@@ -12,7 +12,7 @@ import urllib.request
 from contextlib import contextmanager
 
 import pytest
-from conftest import ROOT, free_port
+from conftest import PATIENCE, ROOT, free_port
 
 from mlx_shakegpt import demo
 from mlx_shakegpt.demo.limits import LARGEST_REQUEST, LONGEST_PROMPT, MOST_TOKENS
@@ -74,7 +74,7 @@ def test_a_visitor_hears_the_text_and_sees_where_it_stands(page, browser, tmp_pa
     tab.click("#examples button:has-text('First Citizen:')")
     tab.wait_for_function("document.querySelector('#prompt textarea').value == 'First Citizen:'")
     tab.click("#speak")
-    tab.wait_for_selector("#said mark", timeout=60_000)
+    tab.wait_for_selector("#said mark", timeout=600_000)
     assert "First Citizen:\nBefore we proceed any further, hear me speak." in tab.inner_text(
         "#said"
     )
@@ -119,7 +119,7 @@ def test_a_visitor_stops_the_model(home, known_run, browser, monkeypatch):
 
     def slowly(*arguments):  # a large model, on which a visitor may lose patience
         for token in real(*arguments):
-            time.sleep(0.1)
+            time.sleep(0.3)
             made.append(token)
             yield token
 
@@ -134,7 +134,7 @@ def test_a_visitor_stops_the_model(home, known_run, browser, monkeypatch):
             tab.click("#speak")
             tab.wait_for_function("document.querySelector('#said').innerText.length > 25")
             tab.click("#stop")
-            deadline, heard = time.monotonic() + 20, -1
+            deadline, heard = time.monotonic() + PATIENCE, -1
             while len(made) != heard and time.monotonic() < deadline:
                 heard = len(made)
                 time.sleep(1)
@@ -149,7 +149,7 @@ def ask(page, body):
         f"{page}/gradio_api/call/say", body, {"content-type": "application/json"}
     )
     try:
-        with urllib.request.urlopen(request, timeout=30) as response:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as response:
             return response.status, json.load(response)
     except urllib.error.HTTPError as error:
         return error.code, None
@@ -159,7 +159,7 @@ def event(page, data):
     """What the page's function says to a request with some data."""
     _, told = ask(page, json.dumps({"data": data}).encode())
     address = f"{page}/gradio_api/call/say/{told['event_id']}"
-    with urllib.request.urlopen(address, timeout=120) as response:
+    with urllib.request.urlopen(address, timeout=PATIENCE) as response:
         return response.read().decode()
 
 

@@ -9,7 +9,7 @@ import sys
 from contextlib import contextmanager
 
 import pytest
-from conftest import ROOT
+from conftest import PATIENCE, ROOT
 
 from mlx_shakegpt import checkpoint
 
@@ -18,7 +18,7 @@ from mlx_shakegpt import checkpoint
 def training(home, poem, *options, ignored=()):
     """A training that would take minutes, after its tenth step; started to ignore some signals."""
     command = [sys.executable, "cli.py", "train", "--preset", "quick", "--data", str(poem)]
-    command += ["--run", "q", "--context", "16", "--batch-size", "2", "--epochs", "500"]
+    command += ["--run", "q", "--context", "16", "--batch-size", "2", "--epochs", "5000"]
     command += ["--target-loss", "0.0001", *options]
     environment = os.environ | {"SHAKEGPT_HOME": str(home)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -43,7 +43,7 @@ def newest(home):
 def test_a_closed_terminal_saves_first(home, poem):
     with training(home, poem) as process:
         process.send_signal(signal.SIGHUP)
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     logged = (home / "weights" / "q" / "metrics.jsonl").read_text().splitlines()
     steps = [json.loads(line)["step"] for line in logged]
@@ -56,19 +56,19 @@ def test_what_nohup_ignores_does_not_end_a_training(home, poem):
         said = [next(process.stderr) for _ in range(3)]
         assert all(line.startswith(("step", "eval")) for line in said)
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
 
 
 def test_a_log_that_lost_its_end_costs_lines_and_no_steps(home, poem):
     with training(home, poem, "--checkpoint-every", "5") as process:
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE)
     at, log = int(newest(home).name), home / "weights" / "q" / "metrics.jsonl"
     os.truncate(log, log.stat().st_size - 30)  # within its last line, as after a power cut
     with training(home, poem, "--resume") as process:
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE)
     steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
     assert at + 1 in steps and max(steps) == int(newest(home).name) > at
     assert at not in [json.loads(x)["step"] for x in log.read_text().splitlines() if "loss" in x]
@@ -78,13 +78,13 @@ def test_a_second_signal_leaves_at_once_with_the_last_checkpoint_intact(home, po
     with training(home, poem, "--checkpoint-every", "5") as process:
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert int(newest(home).name) % 5 == 0
     # What the dead process held is free again.
     with training(home, poem, "--resume") as process:
         process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130 and "another process" not in said
 
 
@@ -96,7 +96,7 @@ def test_files_that_are_taken_away_end_the_run_with_one_line(home, poem, lost):
             shutil.rmtree(folder)
         else:
             (folder / lost).unlink()
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=PATIENCE)
     errors = [line for line in said.splitlines() if line.startswith("Error: ")]
     assert process.returncode == 2 and len(errors) == 1 and "Traceback" not in said
     assert "check the path" in errors[0]

@@ -49,7 +49,12 @@ def test_a_fast_blas_is_much_faster_than_the_wheels_own():
         command = [sys.executable, "-c", code.format(prepare)]
         return float(subprocess.run(command, capture_output=True, check=True).stdout)
 
-    assert speed("runtime.setup();") > 5 * speed("")
+    fast = slow = 0.0
+    for _ in range(5):  # whoever else uses the cores slows some of them
+        fast, slow = max(fast, speed("runtime.setup();")), max(slow, speed(""))
+        if fast > 5 * slow:
+            return
+    raise AssertionError(f"{fast} and {slow} GFLOP/s")
 
 
 @linux
