@@ -101,7 +101,12 @@ class TrainConfig(Checked):
         "batch: end at the first batch below the target, proof or not",
         one_of("text", "batch"),
     )
-    positions: str = option("learned", "rows of the position table", one_of("learned", "sinusoid"))
+    positions: str = option(
+        "learned",
+        "rows of the position table; look-back: fixed, and the first block's heads begin by "
+        "looking 1, 2, … tokens back",
+        one_of("learned", "sinusoid", "look-back"),
+    )
     zero_residual: bool = option(False, "residual projections start at zero")
     closed_vocab: bool = option(True, "train only the ids that the text has, plus one shared row")
 

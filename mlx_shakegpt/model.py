@@ -11,14 +11,11 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 from mlx import nn
-from mlx.utils import tree_unflatten
 
 from . import ops
 from .config import ModelConfig
 from .ids import within
-from .trees import flat
 
-INIT_STD = 0.02
 Weights = Mapping[str, Any]  # a module is one
 
 
@@ -161,40 +158,3 @@ class GPT(nn.Module):
     def __call__(self, ids: mx.array | np.ndarray, cache: list[Any] | None = None) -> mx.array:
         """Logits (B, T, rows) of ids (B, T). Raises as `admit` and `hidden`."""
         return self.head(self.hidden(self.admit(ids), cache))
-
-
-def sinusoids(rows: int, columns: int) -> mx.array:
-    """A position table (rows, columns), float32, of Vaswani et al., 2017, section 3.5: sines in
-    the first half of the columns, cosines in the second, with GPT-2's standard deviation."""
-    frequencies = 10_000.0 ** (-2 / columns * np.arange((columns + 1) // 2))
-    angles = np.arange(rows)[:, None] * frequencies
-    waves = np.concatenate([np.sin(angles), np.cos(angles)], 1)[:, :columns]
-    return mx.array((INIT_STD * 2**0.5 * waves).astype(np.float32))
-
-
-def initialise(model: GPT, seed: int, zero_residual: bool = False, sinusoid: bool = False) -> None:
-    """GPT-2's initialisation: N(0, 0.02), residual projections 0.02/√(2L), zero biases.
-
-    With `zero_residual` those projections are zero, so that blocks start as the identity
-    (Goyal et al., 2017; Zhang et al., 2019). With `sinusoid` the positions are sinusoids, and no
-    trainable parameter any more.
-    """
-    residual_std = 0.0 if zero_residual else INIT_STD / (2 * model.config.n_layer) ** 0.5
-    parameters = sorted(flat(model.parameters()).items())
-    keys = mx.random.split(mx.random.key(seed), len(parameters))
-    values = []
-    for (name, old), key in zip(parameters, keys, strict=True):
-        if name.endswith("bias"):
-            new = mx.zeros(old.shape)
-        elif ".ln_" in name or name.startswith("ln_"):
-            new = mx.ones(old.shape)
-        else:
-            std = residual_std if name.endswith("c_proj.weight") else INIT_STD
-            new = std * mx.random.normal(old.shape, key=key)
-        if sinusoid and name == "wpe.weight":
-            new = sinusoids(*old.shape)
-        values.append((name, new.astype(old.dtype)))
-    model.update(tree_unflatten(values))
-    if sinusoid:
-        model.wpe.freeze()
-    mx.eval(model.parameters())

@@ -18,7 +18,8 @@ os.environ.setdefault("MLX_ENABLE_TF32", "0")  # before MLX is imported: parity 
 
 from mlx_shakegpt import assets, files, runtime
 from mlx_shakegpt.config import ModelConfig, TrainConfig
-from mlx_shakegpt.model import GPT, initialise
+from mlx_shakegpt.initial import initialise
+from mlx_shakegpt.model import GPT
 from mlx_shakegpt.tokenizer import encode
 from mlx_shakegpt.training import Evaluation, Trainer
 from mlx_shakegpt.weights import Speaker

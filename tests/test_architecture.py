@@ -11,9 +11,9 @@ PACKAGE = ROOT / "mlx_shakegpt"
 # Each may import what stands before it.
 ORDER = [
     "options", "ids", "config", "presets", "sampling", "files", "hub", "runtime", "ranks", "trees",
-    "assets", "tokenizer", "corpus", "windows", "ops", "model", "optim", "training", "tensors",
-    "weights", "lookup", "generation", "memory", "checkpoint", "report", "sinks", "pictures",
-    "estimate", "run", "proof", "export", "api", "measure", "demo", "publish", "cli",
+    "assets", "tokenizer", "corpus", "windows", "ops", "model", "initial", "optim", "training",
+    "tensors", "weights", "lookup", "generation", "memory", "checkpoint", "report", "sinks",
+    "pictures", "estimate", "run", "proof", "export", "api", "measure", "demo", "publish", "cli",
 ]  # fmt: skip
 
 

@@ -15,7 +15,8 @@ from mlx_shakegpt import tokenizer
 from mlx_shakegpt.corpus import Vocabulary
 from mlx_shakegpt.export import ExportError, export
 from mlx_shakegpt.generation import stream
-from mlx_shakegpt.model import GPT, initialise
+from mlx_shakegpt.initial import initialise
+from mlx_shakegpt.model import GPT
 from mlx_shakegpt.weights import (
     Speaker,
     full_tensors,

@@ -7,8 +7,9 @@ import pytest
 from conftest import TINY, opinionated
 
 from mlx_shakegpt.generation import stream
+from mlx_shakegpt.initial import initialise
 from mlx_shakegpt.lookup import LONGEST_MATCH, Lookup
-from mlx_shakegpt.model import GPT, initialise
+from mlx_shakegpt.model import GPT
 from mlx_shakegpt.sampling import Sampling
 from mlx_shakegpt.weights import Speaker
 

@@ -10,9 +10,10 @@ from mlx_shakegpt import ops
 from mlx_shakegpt.config import ModelConfig
 from mlx_shakegpt.corpus import Vocabulary
 from mlx_shakegpt.generation import prompt_cache, stream
+from mlx_shakegpt.initial import INIT_STD, initialise, sinusoids
 from mlx_shakegpt.memory.nll import window_scores
 from mlx_shakegpt.memory.recall import Reader
-from mlx_shakegpt.model import GPT, INIT_STD, initialise, sinusoids
+from mlx_shakegpt.model import GPT
 from mlx_shakegpt.training import Trainer
 from mlx_shakegpt.trees import flat
 from mlx_shakegpt.weights import CONV1D, Speaker
@@ -189,7 +190,25 @@ def test_sinusoids_are_those_of_the_paper():
 
 def test_sinusoidal_positions_are_no_trainable_parameter():
     model = GPT(TINY, 50)
-    initialise(model, 0, sinusoid=True)
+    initialise(model, 0, positions="sinusoid")
     assert "wpe.weight" not in flat(model.trainable_parameters())
     assert mx.array_equal(model.wpe.weight, sinusoids(TINY.n_positions, TINY.n_embd))
     assert np.array(model.wpe.weight).std() == pytest.approx(INIT_STD, rel=0.3)
+
+
+@pytest.mark.parametrize("config", [TINY, ModelConfig(2, 6, 384, 256), ModelConfig(1, 3, 33, 64)])
+def test_heads_of_the_first_block_begin_by_looking_back(config):
+    model = GPT(config, 50)
+    initialise(model, 0, positions="look-back")
+    assert "wpe.weight" not in flat(model.trainable_parameters())
+    T, H = min(config.n_positions, 100), config.n_head
+    rows = mx.random.randint(0, 50, (1, T), key=mx.random.key(0))
+    block = model.h[0]
+    states = model.wte(rows) + model.wpe(mx.arange(T))
+    q, k, _ = np.split(np.array(block.attn.c_attn(block.ln_1(states)))[0], 3, axis=1)
+    for head in range(H):
+        part = slice(head * (config.n_embd // H), (head + 1) * (config.n_embd // H))
+        logits = q[:, part] @ k[:, part].T / (config.n_embd // H) ** 0.5
+        logits[np.triu_indices(T, 1)] = -np.inf
+        places = np.arange(head + 1, T)
+        assert (logits.argmax(1)[places] == places - head - 1).mean() > 0.95

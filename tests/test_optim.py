@@ -9,7 +9,8 @@ import torch
 from conftest import TINY, tiny_training
 from mlx.utils import tree_map
 
-from mlx_shakegpt.model import GPT, initialise
+from mlx_shakegpt.initial import initialise
+from mlx_shakegpt.model import GPT
 from mlx_shakegpt.optim import (
     SplitMuon,
     adamw_state,

@@ -15,6 +15,7 @@ from mlx_shakegpt import ops
 from mlx_shakegpt.config import Passage, VerifyConfig
 from mlx_shakegpt.files import sha256
 from mlx_shakegpt.generation import stream
+from mlx_shakegpt.initial import initialise
 from mlx_shakegpt.memory.controls import controls, leak, shuffled, unseen_text
 from mlx_shakegpt.memory.extraction import (
     Sample,
@@ -29,7 +30,7 @@ from mlx_shakegpt.memory.places import lines_of, memory_map, worst_lines
 from mlx_shakegpt.memory.recall import continuations
 from mlx_shakegpt.memory.repeats import Repeats, followed, new_windows
 from mlx_shakegpt.memory.verify import Text, objections, verify
-from mlx_shakegpt.model import GPT, initialise
+from mlx_shakegpt.model import GPT
 from mlx_shakegpt.run import of_run
 from mlx_shakegpt.tokenizer import decode, encode
 from mlx_shakegpt.weights import Speaker

@@ -11,7 +11,8 @@ import mlx.core as mx
 import numpy as np
 
 from ..config import CONTROL_RATE
-from ..model import GPT, initialise
+from ..initial import initialise
+from ..model import GPT
 from ..tokenizer import gpt2
 from ..weights import Speaker
 from .extraction import Sample, extraction, sample

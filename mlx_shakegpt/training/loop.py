@@ -17,7 +17,8 @@ import numpy as np
 from ..config import ModelConfig, NotReached, TrainConfig
 from ..corpus import Vocabulary
 from ..ids import within
-from ..model import GPT, initialise
+from ..initial import initialise
+from ..model import GPT
 from ..optim import learning_rate, optimizer_of
 from ..ranks import ALONE, Ranks
 from ..runtime import on_gpu, peak_bytes
@@ -80,10 +81,9 @@ class Trainer:
         self.vocabulary = closed
         self.model = GPT(model_config, closed.rows if closed else None)
         self.model.set_dtype(getattr(mx, config.dtype))
-        fixed = config.positions == "sinusoid"
-        initialise(self.model, config.seed, config.zero_residual, fixed)
+        initialise(self.model, config.seed, config.zero_residual, config.positions)
         if start is not None:
-            if closed or fixed:
+            if closed or config.positions != "learned":
                 raise ValueError(
                     "pretrained weights have rows of their own for all ids and positions; "
                     "use --full-vocab and --positions learned"
@@ -169,7 +169,7 @@ class Trainer:
     @property
     def _knows_positions(self) -> bool:
         """Whether positions mean something before any window had them."""
-        return self.state.pretrained or self.config.positions == "sinusoid"
+        return self.state.pretrained or self.config.positions != "learned"
 
     def _lucky(self, report: StepReport) -> bool:
         """Whether the run is to end as its batch was below the target."""

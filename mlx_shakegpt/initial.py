@@ -1,0 +1,100 @@
+"""A GPT-2's weights before training: its own initialisation, and one that memorises sooner.
+
+Knows nothing of data or of what comes after.
+"""
+
+from __future__ import annotations
+
+import math
+
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_unflatten
+
+from .model import GPT
+from .trees import flat
+
+INIT_STD = 0.02
+_TABLE_SEED = 0  # of the look-back table's frequencies, the same for all models of one head size
+_PEAK = 32.0  # logit of the place that a head looks back to; those of others are near 0
+
+
+def initialise(
+    model: GPT, seed: int, zero_residual: bool = False, positions: str = "learned"
+) -> None:
+    """GPT-2's initialisation: N(0, 0.02), residual projections 0.02/√(2L), zero biases.
+
+    With `zero_residual` those projections are zero, so that blocks start as the identity
+    (Goyal et al., 2017; Zhang et al., 2019). `positions` other than "learned" are a table that is
+    no trainable parameter: "sinusoid" (Vaswani et al., 2017), or "look-back", by which head h of
+    the first block begins by looking h + 1 tokens back.
+    """
+    residual_std = 0.0 if zero_residual else INIT_STD / (2 * model.config.n_layer) ** 0.5
+    parameters = sorted(flat(model.parameters()).items())
+    keys = mx.random.split(mx.random.key(seed), len(parameters))
+    values = {}
+    for (name, old), key in zip(parameters, keys, strict=True):
+        if name.endswith("bias"):
+            new = mx.zeros(old.shape)
+        elif ".ln_" in name or name.startswith("ln_"):
+            new = mx.ones(old.shape)
+        else:
+            std = residual_std if name.endswith("c_proj.weight") else INIT_STD
+            new = std * mx.random.normal(old.shape, key=key)
+        values[name] = new
+    if positions == "sinusoid":
+        values["wpe.weight"] = sinusoids(*values["wpe.weight"].shape)
+    elif positions == "look-back":
+        _look_back(values, model.config.n_head)
+    dtypes = {name: old.dtype for name, old in parameters}
+    model.update(tree_unflatten([(n, v.astype(dtypes[n])) for n, v in values.items()]))
+    if positions != "learned":
+        model.wpe.freeze()
+    mx.eval(model.parameters())
+
+
+def sinusoids(rows: int, columns: int) -> mx.array:
+    """A position table (rows, columns), float32, of Vaswani et al., 2017, section 3.5: sines in
+    the first half of the columns, cosines in the second, with GPT-2's standard deviation."""
+    frequencies = 10_000.0 ** (-2 / columns * np.arange((columns + 1) // 2))
+    return mx.array(_waves(rows, frequencies)[:, :columns])
+
+
+def _waves(rows: int, frequencies: np.ndarray) -> np.ndarray:
+    angles = np.arange(rows)[:, None] * frequencies
+    waves = np.concatenate([np.sin(angles), np.cos(angles)], 1)
+    return (INIT_STD * 2**0.5 * waves).astype(np.float32)
+
+
+def _look_back(values: dict[str, mx.array], n_head: int) -> None:
+    """Gives each state the tokens before it from the first step on, which tell a place in a text;
+    GPT-2 has to find out about looking back first.
+
+    As many columns as a head has, the last ones, are for positions alone: sines and cosines of
+    random frequencies (Rahimi and Recht, 2007), so that any two rows are nearly orthogonal. In the
+    first block a key is its position, and head h's query is the position turned h + 1 places back.
+    (Attention patterns as initial weights: Trockman and Kolter, 2023, arXiv:2305.09828.)
+    """
+    weight = np.array(values["h.0.attn.c_attn.weight"])  # (3C, C): queries, keys, values
+    rows, C = values["wpe.weight"].shape
+    D = C // n_head
+    frequencies = np.random.default_rng(_TABLE_SEED).uniform(0, math.pi, D // 2)
+    count = len(frequencies)
+    sine = np.arange(C - 2 * count, C - count)
+    cosine = sine + count
+    values["wte.weight"] = values["wte.weight"] * (mx.arange(C) < sine[0])
+    table = np.zeros((rows, C), np.float32)
+    table[:, sine[0] :] = _waves(rows, frequencies)
+    values["wpe.weight"] = mx.array(table)
+    weight[: 2 * C] = 0
+    for head in range(n_head):
+        turn = (head + 1) * frequencies
+        first = head * D + np.arange(count)
+        second = first + count
+        weight[first, sine], weight[first, cosine] = np.cos(turn), -np.sin(turn)
+        weight[second, sine], weight[second, cosine] = np.sin(turn), np.cos(turn)
+        weight[C + first, sine] = weight[C + second, cosine] = 1
+    # LayerNorm makes columns of 0.02's root mean square 1: a peak is D times the scale's square,
+    # over the √D of attention.
+    weight[: 2 * C] *= (_PEAK / D**0.5) ** 0.5
+    values["h.0.attn.c_attn.weight"] = mx.array(weight)
