@@ -7,6 +7,7 @@ import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 # Where set, OpenBLAS takes kernels for another processor.
@@ -47,6 +48,18 @@ class Worker:
         if not line:
             raise SystemExit(f"Error: {' '.join(self.process.args)} ended early; see above")
         return line
+
+
+def settings(text: str) -> dict[str, Any]:
+    """Fields of TrainConfig from `field=value,…`."""
+    from mlx_shakegpt.config import TrainConfig
+
+    kinds = {field: type(value) for field, value in TrainConfig().to_json().items()}
+    pairs = [pair.split("=") for pair in text.split(",") if pair]
+    return {
+        field: value == "True" if kinds[field] is bool else kinds[field](value)
+        for field, value in pairs
+    }
 
 
 def product_speed(seconds: float) -> float:

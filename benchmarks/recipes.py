@@ -32,11 +32,7 @@ def changed(text: str, preset_name: str, epochs: float, most: float) -> tuple[st
     changes |= {"epochs": epochs} if name == "recite" else {"stop": "text", "target_loss": 1e-9}
     if name == "constant-64":
         changes["epochs"] = most
-    kinds = {f: type(v) for f, v in recipe(name).to_json().items()}
-    for pair in filter(None, rest.split(",")):
-        field, value = pair.split("=")
-        changes[field] = kinds[field](value) if kinds[field] is not bool else value == "True"
-    return name, recipe(name, preset_name, **changes)
+    return name, recipe(name, preset_name, **changes | common.settings(rest))
 
 
 def run(text: str, preset_name: str, passage: Passage, epochs: float, most: float) -> list[str]:
