@@ -29,9 +29,13 @@ def command(as_json: bool) -> None:
         own = Vocabulary.of(Corpus.load(None, chosen.passage).ids)
         cost = estimate.step(chosen.model, config, gflops, own.rows, found.device == "cpu")
         presets[name] = asdict(cost)
-    blas = {"name": "MLX's own", "path": ""}
+    blas: dict[str, object] = {"name": "MLX's own", "path": ""}
+    threads = ""
     if found.blas:
         blas = {"name": found.blas.name, "path": found.blas.path}
+        blas |= {"threads": found.blas.threads, "shared": found.blas.engine is not None}
+        sharing = "whichever is free takes the next block" if blas["shared"] else "the BLAS's own"
+        threads = f"threads  {blas['threads']}, {sharing}\n"
     result = {
         "device": found.device,
         "name": found.name,
@@ -57,7 +61,8 @@ def command(as_json: bool) -> None:
         f"memory   {runtime.memory_bytes() / 1e9:.1f} GB, {runtime.free_bytes() / 1e9:.1f} free\n"
         f"dtype    {found.dtype}\n"
         f"mlx      {version('mlx')}\n"
-        f"products {blas['name']} {blas['path']}, {gflops:.0f} GFLOP/s in {found.dtype}\n\n"
+        f"products {blas['name']} {blas['path']}, {gflops:.0f} GFLOP/s in {found.dtype}\n"
+        f"{threads}\n"
         + report.table(
             ["preset", "parameters", "tokens/step", "memory, estimated", "step, at least"], rows
         )

@@ -180,20 +180,20 @@ def _computed(
     model: GPT, absent: int, batches: Iterator[tuple[int, np.ndarray]]
 ) -> Iterator[Scores]:
     """The scores, (W, last), of batches (last, windows (W, T + 1) of rows), some at a time."""
-    with lanes() as streams:
-        compiled: dict[tuple[int, int], Callable[[mx.array], Sequence[mx.array]]] = {}
-        while group := list(itertools.islice(batches, len(streams))):
-            results = []
-            for lane, (last, windows) in enumerate(group):
-                with mx.stream(streams[lane]):
-                    if (lane, last) not in compiled:
-                        compiled[lane, last] = partial(mx.compile, inputs=model.state)(
-                            partial(_score, model, absent, last)
-                        )
-                    results.append(compiled[lane, last](model.admit(windows)))
-            mx.eval(results)
-            for nll, hit in results:
-                yield Scores(np.array(nll), np.array(hit))
+    streams = lanes()
+    compiled: dict[tuple[int, int], Callable[[mx.array], Sequence[mx.array]]] = {}
+    while group := list(itertools.islice(batches, len(streams))):
+        results = []
+        for lane, (last, windows) in enumerate(group):
+            with mx.stream(streams[lane]):
+                if (lane, last) not in compiled:
+                    compiled[lane, last] = partial(mx.compile, inputs=model.state)(
+                        partial(_score, model, absent, last)
+                    )
+                results.append(compiled[lane, last](model.admit(windows)))
+        mx.eval(results)
+        for nll, hit in results:
+            yield Scores(np.array(nll), np.array(hit))
 
 
 def _score(model: GPT, absent: int, last: int, windows: mx.array) -> tuple[mx.array, mx.array]:

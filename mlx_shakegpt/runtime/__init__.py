@@ -9,8 +9,6 @@ import ctypes
 import os
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -102,27 +100,16 @@ def _keep_freed_memory() -> None:
             libc.mallopt(option, value)
 
 
-@contextmanager
-def lanes() -> Iterator[list[mx.Stream]]:
-    """Streams among which to share independent work, in one call of mx.eval: on a CPU two, each
-    with half of the cores; else the default one.
+@cache
+def lanes() -> list[mx.Stream]:
+    """Streams among which to share independent work, in one call of mx.eval: on a CPU whose threads
+    share products two, else the default one.
 
     MLX computes all but products on one core a stream, so that a single one leaves others idle.
     """
     blas = setup().blas
-    threads = blas.threads if blas else 1
-    if blas is None or threads < 2:
-        yield [mx.default_stream(mx.default_device())]
-        return
-    blas.use_threads(threads // 2)
-    try:
-        yield _lanes()
-    finally:
-        blas.use_threads(threads)
-
-
-@cache
-def _lanes() -> list[mx.Stream]:
+    if blas is None or blas.engine is None or blas.threads < 2:
+        return [mx.default_stream(mx.default_device())]
     return [mx.new_stream(mx.cpu) for _ in range(2)]
 
 

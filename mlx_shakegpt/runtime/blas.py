@@ -21,33 +21,8 @@ _SGEMM = b"cblas_sgemm"
 _JUMP_OR_DATA = {62: (6, 7), 183: (1025, 1026)}  # GLOB_DAT, JUMP_SLOT by ELF machine: x86-64, arm64
 _RELA, _DYNSYM = 4, 11  # section types: relocations with addend, dynamic symbols
 Compile = Callable[[str, str], Path | None]
-# OpenBLAS's sgemm copies the whole matrix into its packed form also for a single row, which takes
-# two or three times as long as to read it once. A product of one row and one column stays there:
-# its blocks round less than one long sum. 101 is row-major, 111 and 112 plain and transposed.
-_ROUTER = """
-using Gemm = void(int, int, int, int, int, int, float, const float*, int, const float*, int, float,
-                  float*, int);
-using Gemv = void(int, int, int, int, float, const float*, int, const float*, int, float, float*,
-                  int);
-extern "C" {
-Gemm* gemm;
-Gemv* gemv;
-void route(int order, int ta, int tb, int m, int n, int k, float alpha, const float* a, int lda,
-           const float* b, int ldb, float beta, float* c, int ldc) {
-  if (order == 101 && m == 1 && n > 1) {
-    bool plain = tb == 111;
-    gemv(101, plain ? 112 : 111, plain ? k : n, plain ? n : k, alpha, b, ldb, a,
-         ta == 111 ? 1 : lda, beta, c, 1);
-  } else if (order == 101 && n == 1 && m > 1) {
-    bool plain = ta == 111;
-    gemv(101, ta, plain ? m : k, plain ? k : m, alpha, a, lda, b, tb == 111 ? ldb : 1, beta, c,
-         ldc);
-  } else {
-    gemm(order, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
-  }
-}
-}
-"""
+_ENGINE = Path(__file__).with_name("engine.cpp")
+_ON_OPENMP = 2  # as openblas_get_parallel says
 
 
 @dataclass(frozen=True)
@@ -61,14 +36,20 @@ class Blas:
     prefix: str = ""  # of its symbols
     library: Any = None  # what ctypes loaded
 
+    engine: Any = None  # that shares products among threads, or None: OpenBLAS does
+
     @property
     def threads(self) -> int:
         """How many threads a product uses at most."""
+        if self.engine:
+            return int(self.engine.engine_threads())
         return int(self._function("get_num_threads")()) if self.fast else 1
 
     def use_threads(self, count: int) -> None:
         """Sets how many threads a product uses at most."""
-        if self.fast:
+        if self.engine:
+            self.engine.engine_use_threads(count)
+        elif self.fast:
             self._function("set_num_threads")(count)
 
     def _function(self, name: str) -> Any:
@@ -78,8 +59,8 @@ class Blas:
 def use_fast_blas(compiled: Compile | None = None) -> Blas:
     """Routes MLX's float32 matrix products to OpenBLAS: a system one, else the one from PyPI.
 
-    With `compiled`, which makes a library of a name and C++ source, those of one row or column go
-    to its `cblas_sgemv`.
+    With `compiled`, which makes a library of a name and C++ source, by way of the engine: products
+    are then cut into blocks for threads of its own, and have the same bits for any number of them.
     """
     mlx = _loaded_library("libmlx.so")
     if mlx is None:
@@ -95,24 +76,48 @@ def use_fast_blas(compiled: Compile | None = None) -> Blas:
         try:
             library = ctypes.CDLL(found)
             sgemm = getattr(library, f"{prefix}cblas_sgemm")
-            sgemv = getattr(library, f"{prefix}cblas_sgemv")
             config = getattr(library, f"{prefix}openblas_get_config")
         except (OSError, AttributeError):
             continue
         config.restype = ctypes.c_char_p
-        address = ctypes.cast(sgemm, ctypes.c_void_p).value or 0
+        address = _address(sgemm)
         file = _file_at(address)  # links may lead to it by other names
-        if compiled and (router := compiled("route", _ROUTER)):
-            routed = ctypes.CDLL(str(router))
-            ctypes.c_void_p.in_dll(routed, "gemm").value = address
-            vector = ctypes.cast(sgemv, ctypes.c_void_p).value
-            ctypes.c_void_p.in_dll(routed, "gemv").value = vector
-            address = ctypes.cast(routed.route, ctypes.c_void_p).value or 0
+        engine = _started_engine(compiled, library, prefix) if compiled else None
+        if engine:
+            address = _address(engine.engine_sgemm)
         for slot in slots:
             _write_pointer(base + slot, address)
         name = " ".join(config().decode().split()[:2])
-        return Blas(True, name, file, prefix=prefix, library=library)
+        return Blas(True, name, file, prefix=prefix, library=library, engine=engine)
     return Blas(False, "reference", str(path), reason="no OpenBLAS was found")
+
+
+def _started_engine(compiled: Compile, library: Any, prefix: str) -> Any:
+    """The engine over an OpenBLAS, which it takes over the number of threads from; None where one
+    of its functions is missing or nothing can be compiled."""
+    try:
+        sgemm, sgemv = (getattr(library, f"{prefix}cblas_{name}") for name in ("sgemm", "sgemv"))
+        get, use, parallel = (
+            getattr(library, f"{prefix}openblas_{name}")
+            for name in ("get_num_threads", "set_num_threads", "get_parallel")
+        )
+    except AttributeError:
+        return None
+    built = compiled("engine", _ENGINE.read_text())
+    if built is None:
+        return None
+    engine = ctypes.CDLL(str(built))
+    # One built without threads may not be safe to call from several.
+    threads = get() if parallel() else 1
+    use(1)
+    limit = _address(use) if parallel() == _ON_OPENMP else 0
+    engine.engine_start(*(ctypes.c_void_p(at) for at in (_address(sgemm), _address(sgemv), limit)))
+    engine.engine_use_threads(threads)
+    return engine
+
+
+def _address(function: Any) -> int:
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
 def _candidates() -> list[tuple[str, str]]:

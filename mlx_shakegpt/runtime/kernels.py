@@ -103,7 +103,8 @@ def compiled(name: str, source: str) -> Path | None:
     if not library.exists():
         try:
             write_atomically(file, source)
-            command = ["g++", "-O2", "-fPIC", "-shared", str(file), "-o", str(library)]
+            command = ["g++", "-std=c++17", "-O2", "-fPIC", "-shared", "-pthread"]
+            command += [str(file), "-o", str(library)]
             subprocess.run(command, check=True, capture_output=True)
         except (OSError, subprocess.CalledProcessError):
             return None
