@@ -35,9 +35,13 @@ class Worker:
         self._line()
 
     def ask(self, question: int = 0) -> dict:
+        self.tell(question)
+        return json.loads(self._line())
+
+    def tell(self, question: int) -> None:
+        """Asks, and does not wait for the answer."""
         self.process.stdin.write(f"{question}\n")
         self.process.stdin.flush()
-        return json.loads(self._line())
 
     def close(self) -> None:
         self.process.stdin.close()

@@ -32,6 +32,17 @@ CONTENDERS = ("ours", "PyTorch fp32", SLOWEST)
 
 def work(case: str, contender: str, weights: str) -> None:
     """Answers each line on stdin with one step's time, loss and this process's memory so far."""
+    step, batch = stepper(case, contender, weights, beside_products)
+    for index, _ in enumerate(sys.stdin):
+        told = step(batch(index)) | {"bytes": peak_resident_bytes()}
+        print(json.dumps(told), flush=True)
+
+
+def stepper(case, contender, weights, measured=lambda step, _: step):
+    """A contender's step, from a batch to its seconds and loss, and the batches by their number.
+
+    `measured` makes another step of ours and of how many operations its products take.
+    """
     name, B, T = parse(case)
     shape = {"batch_size": B, "context": T, "short_context": 0}
     config = recipe("recite", name, dtype="float32", positions="learned", **shape)
@@ -40,14 +51,11 @@ def work(case: str, contender: str, weights: str) -> None:
 
     ids = Corpus.load(None, preset(name).passage).ids
     windows = Windows(ids, B, T, config.seed, config.jitter)
-    step = (
-        ours(name, config, ids, weights)
-        if contender == "ours"
-        else theirs(name, config, weights, "bf16" in contender)
-    )
-    for index, _ in enumerate(sys.stdin):
-        told = step(windows.batch(index)) | {"bytes": peak_resident_bytes()}
-        print(json.dumps(told), flush=True)
+    if contender == "ours":
+        step = measured(*ours(name, config, ids, weights))
+    else:
+        step = theirs(name, config, weights, "bf16" in contender)
+    return step, windows.batch
 
 
 def ours(name, config, ids, weights):
@@ -63,33 +71,38 @@ def ours(name, config, ids, weights):
     trainer = Trainer(preset(name).model, config, ids, lambda *_: None)
     speaker = Speaker(trainer.model, trainer.vocabulary, config.context)
     save_tensors(Path(weights), full_tensors(speaker))
-    print("ready", flush=True)
     run = Step(trainer.model, trainer.optimizer, config.clip, trainer.absent)
     rows = trainer.model.wte.weight.shape[0]
     flops = estimate.product_flops(preset(name).model, config.tokens_per_step, config.context, rows)
-    last = 0.5
 
     def step(batch):
-        nonlocal last
         closed = dataclasses.replace(
             batch,
             inputs=trainer.vocabulary.close(batch.inputs),
             targets=trainer.vocabulary.close(batch.targets),
         )
-        before = common.product_speed(last / 2)
         start = time.perf_counter()
         taken = run(closed, config.lr)
         mx.eval(*taken)
-        last = time.perf_counter() - start
-        gflops = (before + common.product_speed(last / 2)) / 2
-        return {
-            "seconds": last,
-            "loss": float(taken.loss),
-            "share": flops / last / 1e9 / gflops,
-            "gflops": gflops,
-        }
+        return {"seconds": time.perf_counter() - start, "loss": float(taken.loss)}
 
-    return step
+    print("ready", flush=True)
+    return step, flops
+
+
+def beside_products(step, flops):
+    """A step that also tells its share of the speed that products have right before and after."""
+    last = 0.5
+
+    def measured(batch):
+        nonlocal last
+        before = common.product_speed(last / 2)
+        told = step(batch)
+        last = told["seconds"]
+        gflops = (before + common.product_speed(last / 2)) / 2
+        return told | {"share": flops / last / 1e9 / gflops, "gflops": gflops}
+
+    return measured
 
 
 def theirs(name, config, weights, low):
