@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .config import VerifyConfig
+from .config import Passage, VerifyConfig
+from .files import sha256
 from .memory import certificate as papers
 from .memory.comparison import Comparison, compare
+from .memory.evidence import CERTIFICATE, MAP, set_aside_others
 from .memory.fresh import FreshRate, fresh_rates
 from .memory.nll import Scores
 from .memory.places import memory_map, worst_lines
 from .memory.verify import Text, verify
 from .run import Subject
 from .runtime import setup
-
-CERTIFICATE, MAP = "certificate.json", "memory-map.png"
 
 Done = Callable[[str], None]
 
@@ -37,8 +37,12 @@ class Proof:
     paper: dict[str, Any]
 
     def write(self, folder: Path) -> None:
-        """Puts certificate and map into a folder."""
+        """Puts certificate and map into a folder, where those of another model, text or passage are
+        kept under other names."""
         corpus = self.subject.corpus
+        hashes = {name: self.paper[name]["sha256"] for name in ("text", "weights")}
+        set_aside_others(folder, hashes, papers.passage_of(self.paper))
+        (folder / MAP).unlink(missing_ok=True)  # so that it is never another certificate's
         papers.write(folder / CERTIFICATE, self.paper)
         title = f"{self.subject.name}, {corpus.name}"
         memory_map(folder / MAP, corpus.ids, self.scores, corpus.passage.first_line, title)
@@ -66,7 +70,7 @@ def measure_again(
     paper: dict[str, Any], subject: Subject, done: Done = lambda part: None
 ) -> Comparison:
     """Compares a certificate with a new measurement; only the hashes, where they differ."""
-    if other := _other_hashes(paper, subject):
+    if other := _of_others(paper, subject):
         return other
     return compare(paper, prove(subject, VerifyConfig(**paper["settings"]), done).paper)
 
@@ -76,7 +80,7 @@ def sample_again(
 ) -> tuple[Comparison, list[FreshRate]]:
     """Tests a certificate's rates on fresh samples of `samples` offsets (0: all); only the hashes
     are compared where they differ."""
-    if other := _other_hashes(paper, subject):
+    if other := _of_others(paper, subject):
         return other, []
     rates = fresh_rates(
         paper["extraction"], subject.speaker, subject.corpus.ids, seed, samples, done
@@ -85,10 +89,36 @@ def sample_again(
     return Comparison(differences, [rate.name for rate in rates], ["all other figures"]), rates
 
 
-def _other_hashes(paper: dict[str, Any], subject: Subject) -> Comparison | None:
-    hashes = {"text": subject.corpus.sha256, "weights": subject.hashed()["sha256"]}
+def _of_others(paper: dict[str, Any], subject: Subject) -> Comparison | None:
+    found = others(paper, subject)
+    what = ["sha256 of text, tokenizer and weights", "passage"]
+    return Comparison(found, what, []) if found else None
+
+
+def others(paper: dict[str, Any], subject: Subject) -> list[str]:
+    """Of what other text, weights or passage a certificate speaks; empty where it is the subject's
+    own. Raises ValueError as Subject.hashed."""
+    corpus = subject.corpus
+    hashes = {"text": corpus.sha256, "weights": subject.hashed()["sha256"]}
     found = papers.other_hashes(paper, hashes)
-    return Comparison(found, ["sha256 of text, tokenizer and weights"], []) if found else None
+    mine, its = Passage(corpus.passage.first_line, len(corpus.ids)), papers.passage_of(paper)
+    if mine != its:
+        found.append(f"the passage is {_passage(mine)}, not {_passage(its)}")
+    return found
+
+
+def _passage(passage: Passage) -> str:
+    return f"{passage.tokens:,} tokens from line {passage.first_line:,} on"
+
+
+def evidence_folder(subject: Subject, folder: Path) -> Path:
+    """Where in a model's folder certificate and map belong: itself for the text that it learned, or
+    may have learned; for another text or passage a folder of their own below."""
+    if subject.own_text:
+        return folder
+    told = subject.corpus.told
+    mark = sha256("{sha256} {first_line} {tokens}".format(**told).encode())[:12]
+    return folder / "other-texts" / mark
 
 
 def writable(folder: Path) -> Path:

@@ -41,10 +41,23 @@ def served(home, *options):
         process.terminate()
 
 
+def certify(run, paper, **changes):
+    """Puts a certificate of the run's model and text into its folder, and a picture as its map."""
+    subject = of_run(run.name)
+    own = {"text": subject.corpus.told, "weights": subject.hashed()}
+    (run / "certificate.json").write_text(json.dumps(paper | own | changes))
+    (run / "memory-map.png").write_bytes((run / "loss.png").read_bytes())
+
+
+def config_of(address):
+    """What the page consists of, as text."""
+    return urllib.request.urlopen(f"{address}/config").read().decode()
+
+
 @pytest.fixture
 def page(home, known_run, known_paper):
     """A page of the small model that knows its text, certified, and its address."""
-    (known_run / "certificate.json").write_text(json.dumps(known_paper))
+    certify(known_run, known_paper)
     with served(home, "--run", "known") as address:
         yield address
 
@@ -80,7 +93,7 @@ def test_a_visitor_hears_the_text_and_sees_where_it_stands(page, browser, tmp_pa
     )
     assert tab.get_attribute("#said mark >> nth=0", "title").startswith("line 1 of the learned")
     assert "Known word for word: 100%" in tab.inner_text("#said")
-    for title in ("Loss curve", "Certificate"):
+    for title in ("Loss curve", "Memory map", "Certificate"):
         tab.click(f"button:has-text('{title}')")
     tab.wait_for_selector("img[alt='Loss curve']")
     assert tab.evaluate("document.querySelector(\"img[alt='Loss curve']\").naturalWidth") > 500
@@ -94,11 +107,18 @@ def test_a_visitor_hears_the_text_and_sees_where_it_stands(page, browser, tmp_pa
 def test_a_damaged_certificate_does_not_keep_the_page_from_being_shown(
     home, known_run, known_paper
 ):
-    paper = {name: value for name, value in known_paper.items() if name != "free_running"}
-    (known_run / "certificate.json").write_text(json.dumps(paper))
+    certify(known_run, known_paper, free_running=None)
     with served(home, "--run", "known") as address:
-        shown = urllib.request.urlopen(f"{address}/config").read().decode()
+        shown = config_of(address)
     assert "certificate.json is damaged; make it anew" in shown
+
+
+def test_a_certificate_of_other_weights_is_not_shown(home, known_run, known_paper):
+    certify(known_run, known_paper, weights={"name": "model.safetensors", "sha256": "0" * 64})
+    with served(home, "--run", "known") as address:
+        shown = config_of(address)
+    assert "is of another model or text" in shown and "Loss curve" in shown
+    assert "CERTIFIED" not in shown and "Memory map" not in shown
 
 
 def test_a_visitor_is_told_of_an_empty_prompt_and_writes_no_html(page, browser):

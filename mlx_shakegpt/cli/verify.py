@@ -18,8 +18,9 @@ from .common import emit, json_option, note, options, prepare, subject_from, tex
 @text_options
 @options(VerifyConfig, "require", "samples", "every")
 @click.option(
-    "--to", "target", type=click.Path(), help="Folder for certificate and map; else the model's."
-)
+    "--to", "target", type=click.Path(),
+    help="Folder for certificate and map; else the model's, or other-texts/ in that.",
+)  # fmt: skip
 @click.option("--certificate", type=click.Path(), help="Run this certificate again; write nothing.")
 @click.option(
     "--seed",
@@ -51,13 +52,13 @@ def command(
     prepare()
     from ..memory import certificate as papers
     from ..memory.summary import changes, summary
-    from ..proof import CERTIFICATE, MAP, prove, writable
+    from ..proof import CERTIFICATE, MAP, evidence_folder, prove, writable
 
     before = papers.read(Path(compare)) if compare else None
     subject = subject_from(run, model, data, first_line, corpus_tokens)
     # What came from the hub lies in its cache, where nobody looks.
     own = subject.folder if not model or Path(model).is_dir() else Path(subject.name)
-    folder = writable(Path(target) if target else own)
+    folder = writable(Path(target) if target else evidence_folder(subject, own))
     _announce(subject)
     proof = prove(subject, VerifyConfig(**settings), _done)
     proof.write(folder)

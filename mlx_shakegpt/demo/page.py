@@ -19,13 +19,12 @@ from ..lookup import Lookup
 from ..memory import certificate as papers
 from ..memory.spans import Source
 from ..memory.summary import summary
-from ..proof import CERTIFICATE, MAP
+from ..proof import CERTIFICATE, MAP, evidence_folder, others
 from ..run import CURVE, Subject
 from ..sampling import Sampling
 from .limits import LARGEST_REQUEST, LONGEST_PROMPT, MOST_TOKENS, WAITING, LimitedRequests
 from .marked import STYLE, marked, plain
 
-EVIDENCE = {CURVE: "Loss curve", MAP: "Memory map"}
 SECONDS_BETWEEN_FRAMES = 0.05
 
 
@@ -57,7 +56,7 @@ def page(subject: Subject) -> Any:
                 top_k = gr.Slider(0, 200, 0, step=1, label="Top-k (0: off)")
             with gr.Column(scale=2):
                 said = gr.HTML(plain("", ""), elem_id="said")
-        _evidence(gr, subject.folder)
+        _evidence(gr, subject)
         inputs = [prompt, tokens, temperature, top_k]
         running: list[Any] = [
             event(say, inputs, said, concurrency_limit=1, concurrency_id="model")
@@ -139,25 +138,36 @@ def _examples(subject: Subject) -> list[str]:
     return list(dict.fromkeys([*names[:3], first, *spoken[len(spoken) // 2 :][:1]]))
 
 
-def _evidence(gr: Any, folder: Path) -> None:
-    """Pictures and certificate, as far as the folder has them."""
-    for name, label in EVIDENCE.items():
-        if (folder / name).is_file():
-            with gr.Accordion(label, open=False):
-                gr.Image(
-                    str(folder / name), show_label=False, interactive=False, alt_text=label,
-                    buttons=["fullscreen"],
-                )  # fmt: skip
+def _evidence(gr: Any, subject: Subject) -> None:
+    """The loss curve, and certificate and map, as far as the folder has those of this very model
+    and text."""
+    folder = evidence_folder(subject, subject.folder)
+    if (subject.folder / CURVE).is_file():
+        _picture(gr, subject.folder / CURVE, "Loss curve")
     if not (folder / CERTIFICATE).is_file():
         return
     try:
-        told = papers.read(folder / CERTIFICATE)
-        text = summary(told)
+        paper = papers.read(folder / CERTIFICATE)
+        text = summary(paper)
     except (ValueError, LookupError, TypeError, AttributeError):
         gr.Markdown(f"{CERTIFICATE} is damaged; make it anew with `shakegpt verify`.")
         return
+    if others(paper, subject):
+        gr.Markdown(
+            f"{CERTIFICATE} is of another model or text; `shakegpt verify` makes one of this."
+        )
+        return
+    if (folder / MAP).is_file():
+        _picture(gr, folder / MAP, "Memory map")
     with gr.Accordion("Certificate", open=False):
         gr.Code(text, language=None, interactive=False, show_label=False)
-        hashes = {name: told[name]["sha256"] for name in ("text", "tokenizer", "weights")}
+        hashes = {name: paper[name]["sha256"] for name in ("text", "tokenizer", "weights")}
         gr.Code(json.dumps(hashes, indent=1), language="json", label="sha256", interactive=False)
         gr.DownloadButton("certificate.json", value=str(folder / CERTIFICATE))
+
+
+def _picture(gr: Any, file: Path, label: str) -> None:
+    with gr.Accordion(label, open=False):
+        gr.Image(
+            str(file), show_label=False, interactive=False, alt_text=label, buttons=["fullscreen"]
+        )

@@ -13,6 +13,7 @@ from typing import Any
 from .. import assets, estimate
 from ..config import LENGTH, ModelConfig, Passage, TrainConfig
 from ..corpus import Corpus, Vocabulary
+from ..memory.evidence import CERTIFICATE
 from ..presets import OURS, PRESETS, preset, preset_like, recipe, suited
 from ..ranks import ALONE, Ranks
 from ..runtime import Runtime, free_bytes
@@ -117,6 +118,8 @@ def _resumed(
         tell(f"Warning: {problem}.")
     state = run.trainer.state
     tell(f"Resuming {path.name} after step {state.step} of {state.total} at most.")
+    if (path / CERTIFICATE).exists() and state.step < state.total:
+        tell("Its certificate and map will be kept under other names once its weights change.")
     return run
 
 

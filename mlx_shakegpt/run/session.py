@@ -19,6 +19,7 @@ from .. import assets, checkpoint, report
 from ..config import ModelConfig, TrainConfig
 from ..corpus import Corpus
 from ..files import read_json, sync, write_atomically
+from ..memory.evidence import set_aside_unless_of
 from ..memory.nll import whole_text_nll
 from ..model import GPT
 from ..pictures import loss_curve
@@ -194,6 +195,7 @@ class Run:
             self._save()
         if trainer.state.step == trainer.state.total:
             save_tensors(self.path / checkpoint.MODEL, checkpoint.weights_of(trainer))
+            set_aside_unless_of(self.path, self.path / checkpoint.MODEL)
         self.draw()
 
     def _improved(self, step: StepReport, saved_at: float) -> bool:
@@ -216,8 +218,9 @@ class Run:
         for name in (METRICS, LOG):
             sync(self.path / name)
         sizes = {name: (self.path / name).stat().st_size for name in (METRICS, LOG)}
-        checkpoint.save(self.path / "checkpoints", self.trainer, {"logs": sizes})
+        saved = checkpoint.save(self.path / "checkpoints", self.trainer, {"logs": sizes})
         (self.path / checkpoint.MODEL).unlink(missing_ok=True)  # older, if there
+        set_aside_unless_of(self.path, saved / checkpoint.MODEL)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

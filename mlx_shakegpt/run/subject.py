@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 from .. import assets
 from ..config import Passage
@@ -27,7 +28,8 @@ from .folder import find_run, load_corpus, read_config, weights_file
 class Subject:
     """A model, read when first needed, its folder, its weights' files, and the text to know.
 
-    `learned` is the passage that the model learned, where it is of the same text.
+    `learned` is the passage that the model learned, where it is of the same text; `own_text` is
+    false where the folder tells of another text or passage that was learned.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Subject:
     corpus: Corpus
     load: Callable[[], Speaker]
     learned: Passage | None = None
+    own_text: bool = True
 
     @property
     def speaker(self) -> Speaker:
@@ -83,7 +86,7 @@ def of_run(name: str | None, data: Path | None = None, passage: Passage | None =
     learned = config["passage"] if corpus.sha256 == told["sha256"] else None
     weights = weights_file(path)
     load = partial(speaker_from_run, weights, config["model"])
-    return Subject(as_text(path.name), path, (weights,), corpus, load, learned)
+    return Subject(as_text(path.name), path, (weights,), corpus, load, learned, _same(corpus, told))
 
 
 def of_folder(
@@ -101,4 +104,10 @@ def of_folder(
     corpus = Corpus.load(data, passage or learned or Passage())
     load, files = partial(speaker_from_hf, folder), weights_files(folder)
     name = as_text(name or folder.resolve().name)
-    return Subject(name, folder, files, corpus, load, learned)
+    own = told is None or _same(corpus, told)
+    return Subject(name, folder, files, corpus, load, learned, own)
+
+
+def _same(corpus: Corpus, told: Mapping[str, Any]) -> bool:
+    """Whether a corpus is the passage of the text that a folder tells of."""
+    return all(corpus.told[name] == told[name] for name in ("sha256", "first_line", "tokens"))
