@@ -1,11 +1,13 @@
-"""Kills a training at random moments, damages its files, fills its disk, and compares the end.
+"""Stops and kills a training, damages its files, fills its disk, and compares the end.
 
     python benchmarks/torture.py [--minutes 30]
 
-An undisturbed training comes first. Then the same training is started, killed with SIGKILL (also
-while it saves), has its newest checkpoint damaged now and then, meets a full disk now and then, and
-is resumed, until it is over; and again, until the time is up. Each ends with the losses, logs and
-weights of the undisturbed one, bit for bit, and its certificate holds, or the script fails.
+An undisturbed training comes first. Then the same training is started, stopped by signals that
+arrive while a step's report is handled, killed with SIGKILL (also while it saves), has its newest
+checkpoint damaged now and then, meets a full disk now and then, and is resumed, until it is over;
+and again, until the time is up. Each ends with the losses, logs and weights of the undisturbed one,
+bit for bit, or the script fails. A short text, of which a step has several epochs, takes a third of
+the time; the certificate of the long one must hold.
 """
 
 import json
@@ -30,8 +32,11 @@ from mlx_shakegpt.checkpoint import newest
 from mlx_shakegpt.files import sha256
 
 QUICK = ("--preset", "quick", "--checkpoint-every", "25")
+SHORT = ("--preset", "quick", "--corpus-tokens", "150", "--steps", "150")
 COMPARED = ("step", "epoch", "tokens", "loss", "lr", "norm")
-DAMAGE, FULL, WHILE_SAVING = 0.15, 0.1, 0.3  # chances in a round
+DAMAGE, FULL, STOPPED, WHILE_SAVING = 0.15, 0.1, 0.2, 0.3  # chances in a round
+STOPS = 3  # at least, in each training
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 class Torture:
@@ -44,9 +49,11 @@ class Torture:
         self.environment = common.environment() | {"SHAKEGPT_HOME": str(home)}
         shutil.copytree(common.ROOT / "data", home / "data", dirs_exist_ok=True)
 
-    def start(self, run: str, blocks: int | None = None) -> subprocess.Popen:
+    def start(
+        self, run: str, blocks: int | None = None, program: tuple[str, ...] = ("cli.py",)
+    ) -> subprocess.Popen:
         """Starts or resumes a training; files may have so many blocks of 1,024 bytes at most."""
-        command = [sys.executable, "cli.py", "train", "--resume", "--run", run, *self.options]
+        command = [sys.executable, *program, "train", "--resume", "--run", run, *self.options]
         if blocks:
             command = ["bash", "-c", f"ulimit -f {blocks}; exec {shlex.join(command)}"]
         return subprocess.Popen(
@@ -67,6 +74,8 @@ class Torture:
         if self.random.random() < FULL and (folder / "metrics.jsonl").exists():
             self._full_disk(run, folder)
             return False
+        if self.random.random() < STOPPED:
+            return self.stop(run)
         process = self.start(run)
         deadline = time.monotonic() + self.random.uniform(1, self.longest)
         saving, before = self.random.random() < WHILE_SAVING, self._steps(folder)
@@ -91,6 +100,22 @@ class Torture:
         self.counts["steps lost"] += max(0, self._steps(folder) - saved)
         if self.random.random() < DAMAGE:
             self._damage(folder)
+        return False
+
+    def stop(self, run: str) -> bool:
+        """A signal while a report is handled, which loses nothing; whether the training was over
+        before."""
+        at, name = self.random.randint(1, 25), self.random.choice(SIGNALS)
+        process = self.start(run, program=("benchmarks/stopping.py", str(at), name))
+        _, errors = process.communicate()
+        if process.returncode not in (0, 1, 130):
+            raise SystemExit(f"{run}, stopped by {name}, ended with {process.returncode}: {errors}")
+        if process.returncode != 130:
+            return True
+        folder = self.home / "weights" / run
+        if self._newest(folder) != self._steps(folder):
+            raise SystemExit(f"{run}, stopped by {name}, did not save its last step")
+        self.counts["stopped"] += 1
         return False
 
     def differences(self, run: str, calm: str) -> list[str]:
@@ -182,8 +207,9 @@ def torture(
     start, number = time.monotonic(), 0
     while number == 0 or time.monotonic() - start < seconds:
         number += 1
-        while not it.round(f"tortured-{number}"):
-            pass
+        over = any(it.stop(f"tortured-{number}") for _ in range(STOPS))  # to its end at most
+        while not over:
+            over = it.round(f"tortured-{number}")
         if found := it.differences(f"tortured-{number}", "calm"):
             raise SystemExit(f"training {number} ended with other {', '.join(found)}")
         it.counts["trainings"] += 1
@@ -200,12 +226,20 @@ def torture(
 def main(minutes: float, seed: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        it = torture(home, QUICK, 60 * minutes, seed, 24.0)
+        short = torture(home / "short", SHORT, 20 * minutes, seed, 12.0)
+        it = torture(home, QUICK, 40 * minutes, seed, 24.0)
         paper = str(home / "weights" / "calm" / "certificate.json")
         it.cli("verify", "--run", "calm")
         held = it.cli("verify", "--certificate", paper, "--run", "tortured-1")
-    counts = it.counts
-    names = ("trainings", "killed", "killed while saving", "checkpoints damaged", "full disks")
+    counts = it.counts + short.counts
+    names = (
+        "trainings",
+        "stopped",
+        "killed",
+        "killed while saving",
+        "checkpoints damaged",
+        "full disks",
+    )
     rows = [[name, f"{counts[name]:,}"] for name in names]
     rows += [["steps lost, all since the last checkpoint", f"{counts['steps lost']:,}"]]
     rows += [

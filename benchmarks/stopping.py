@@ -1,0 +1,27 @@
+"""The program, which sends itself a signal while it handles the report of its n-th step.
+
+python benchmarks/stopping.py N SIGNAL train …
+"""
+
+import signal
+import sys
+from itertools import count
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from mlx_shakegpt import report
+from mlx_shakegpt.cli import main
+
+at, number = int(sys.argv.pop(1)), signal.Signals[sys.argv.pop(1)]
+metrics, reports = report.metrics, count(1)
+
+
+def stopping(step):
+    if next(reports) == at:
+        signal.raise_signal(number)
+    return metrics(step)
+
+
+report.metrics = stopping
+main()
