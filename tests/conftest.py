@@ -16,6 +16,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
 os.environ.setdefault("MLX_ENABLE_TF32", "0")  # before MLX is imported: parity needs all of fp32
 
+import mlx.core as mx
+
 from mlx_shakegpt import assets, files, runtime
 from mlx_shakegpt.config import ModelConfig, TrainConfig
 from mlx_shakegpt.initial import initialise
@@ -70,6 +72,45 @@ def opinionated(context):
     model = GPT(TINY)
     initialise(model, 0)
     model.update({"wpe": {"weight": model.wpe.weight * 20}})
+    return Speaker(model, None, context)
+
+
+LETTERS = 67  # ids of a model made by hand
+
+
+def successors(seed=0):
+    """One next id for each id, so that a walk comes to all of them before it is back."""
+    order = np.random.default_rng(seed).permutation(LETTERS)
+    following = np.empty(LETTERS, int)
+    following[order] = np.roll(order, -1)
+    return following
+
+
+def walk(following, start, n):
+    """`n` ids (n,) from `start` on, each the next of the one before."""
+    ids = [start]
+    while len(ids) < n:
+        ids.append(following[ids[-1]])
+    return np.array(ids, np.int32)
+
+
+def bigram(following, context=128, sharp=2.0, doubt=0.0):
+    """A model that says the next id of the last one, made by hand and not trained.
+
+    `sharp` scales its logits; with `doubt`, the more the higher an id is, it also thinks of the
+    id's second next one. Attention gives nothing; a neuron for each id adds what follows it.
+    """
+    V = LETTERS
+    model = GPT(ModelConfig(n_layer=1, n_head=1, n_embd=V, n_positions=256, vocab_size=V))
+    initialise(model, 0, zero_residual=True)
+    out = np.zeros((V, 4 * V), np.float32)
+    out[following, np.arange(V)] = 30
+    out[following[following], np.arange(V)] += 30 * doubt * np.arange(V) / V
+    fc = np.concatenate([np.eye(V), np.zeros((3 * V, V))])
+    model.wte.weight, model.wpe.weight = mx.eye(V), mx.zeros(model.wpe.weight.shape)
+    mlp = model.h[0].mlp
+    mlp.c_fc.weight, mlp.c_fc.bias = mx.array(fc.astype(np.float32)), mx.full(4 * V, -4.0)
+    mlp.c_proj.weight, model.ln_f.weight = mx.array(out), mx.full(V, sharp)
     return Speaker(model, None, context)
 
 
@@ -150,6 +191,23 @@ def known_paper(known, device):
     told |= {"tokens": KNOWN_TOKENS}
     weights = {"name": "model.safetensors", "sha256": "1" * 64, "dtype": "F32"}
     return certificate(known.speaker, "known", weights, told, settings, device, figures)
+
+
+@pytest.fixture(scope="session")
+def bigram_paper(device):
+    """A certificate of a model made by hand, which knows its text, with made-up hashes."""
+    from mlx_shakegpt.config import VerifyConfig
+    from mlx_shakegpt.memory.certificate import certificate
+    from mlx_shakegpt.memory.places import worst_lines
+    from mlx_shakegpt.memory.verify import Text, verify
+
+    ids, after = walk(successors(), 0, 300), walk(successors(1), 0, 200)
+    speaker, settings = bigram(successors()), VerifyConfig()
+    figures, scores = verify(speaker, Text(ids, ids[:0], after), settings, 7)
+    figures["worst_lines"] = worst_lines(ids, scores, 1)
+    text = {"name": "walk.txt", "sha256": "0" * 64, "first_line": 1, "tokens": len(ids)}
+    weights = {"name": "model.safetensors", "sha256": "1" * 64, "dtype": "F32"}
+    return certificate(speaker, "bigram", weights, text, settings, device, figures)
 
 
 @pytest.fixture

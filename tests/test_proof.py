@@ -53,9 +53,9 @@ def other(value):
 
 
 @pytest.fixture
-def paper(known_paper):
+def paper(bigram_paper):
     """A certificate with a failing offset and a worst line, so that each kind of entry is there."""
-    paper = json.loads(json.dumps(known_paper))
+    paper = json.loads(json.dumps(bigram_paper))
     paper["worst_lines"] = [{"line": n, "tokens": 9, "wrong": 1, "nll": 0.7} for n in range(3)]
     return paper
 

@@ -1,0 +1,501 @@
+"""What is measured of models made by hand, whose every answer is known, beside plain loops."""
+
+import bz2
+import itertools
+import lzma
+import math
+
+import numpy as np
+import pytest
+from conftest import LETTERS, bigram, successors, walk
+
+from mlx_shakegpt.config import VerifyConfig
+from mlx_shakegpt.memory import extraction as measures
+from mlx_shakegpt.memory.extraction import (
+    Sample,
+    alignment,
+    extraction,
+    free_running,
+    run_lengths,
+    sample,
+    wilson,
+)
+from mlx_shakegpt.memory.fresh import FreshRate, fresh_rates
+from mlx_shakegpt.memory.nll import Scores, token_scores
+from mlx_shakegpt.memory.recall import Continuations, continuations
+from mlx_shakegpt.memory.repeats import alike, followed, new_windows, occurrences
+from mlx_shakegpt.memory.verify import Text, clear_share, loss_figures, objections, verify
+from mlx_shakegpt.tokenizer import decode
+
+NEXT = successors()
+NOTHING = np.empty(0, np.int32)
+
+
+def text_with_jumps(n, share, seed=0, ids=LETTERS):
+    """A walk that jumps elsewhere at a share of its places, where no bigram model can know it."""
+    rng, text = np.random.default_rng(seed), [0]
+    while len(text) < n:
+        jump = rng.random() < share
+        text.append(int(rng.integers(ids)) if jump else int(NEXT[text[-1]]) % ids)
+    return np.array(text, np.int32)
+
+
+JUMPING = text_with_jumps(400, 0.35)
+
+
+def windows_of(ids, length):
+    return [tuple(ids[o : o + length].tolist()) for o in range(len(ids) - length + 1)]
+
+
+# k + m − 1 tokens just fit, and do not; a model that is sure, and one that is less so.
+@pytest.mark.parametrize(("context", "sharp"), [(4, 1.0), (4, 0.65), (3, 1.0)])
+def test_extraction_is_that_of_a_plain_loop(context, sharp):
+    """Of a text in which pairs of ids come back with other ones after them."""
+    k, m, ids = 2, 3, JUMPING
+    windows = windows_of(ids, k + m)
+    speaker = bigram(NEXT, context, sharp, doubt=0.97)
+    chosen = sample(len(windows), 150, 0)
+    found = extraction(speaker, ids, k, m, chosen)
+    after = {}
+    for window in windows:
+        after.setdefault(window[:k], set()).add(window[k:])
+    answers = {o: tuple(walk(NEXT, windows[o][k - 1], m + 1)[1:].tolist()) for o in chosen.offsets}
+    failing = [o for o in chosen.offsets if answers[o] not in after[windows[o][:k]]]
+    several = [len(after[window[:k]]) > 1 for window in windows]
+    # Some are known by another continuation than their own.
+    other = [o for o in chosen.offsets if answers[o] != windows[o][k:] and o not in failing]
+    assert len(failing) > 20 and len(other) > 5 and 50 < sum(several) < 350
+    assert found["failing"] == failing
+    rate = 1 - len(failing) / 150
+    assert found["rate"] == pytest.approx(rate) and not found["every_offset"]
+    assert (found["low"], found["high"]) == wilson(150 - len(failing), 150)
+    assert (found["k"], found["m"], found["offsets"], found["text_offsets"]) == (2, 3, 150, 396)
+    assert found["text_ambiguous"] == sum(several)
+    assert found["ambiguous"] == sum(several[o] for o in chosen.offsets)
+    assert found["free_running"] == (context == 3)
+    if context == 3:
+        assert "p_z_half" not in found and "discoverable" not in found
+        return
+    logits = np.array(speaker.model(np.arange(LETTERS)[None]), np.float64)[0]
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    p_z = np.array(
+        [math.prod(p[a, b] for a, b in itertools.pairwise(windows[o][k - 1 :])) for o in answers]
+    )
+    draws = {str(n): float((1 - (1 - p_z) ** n >= 0.9).mean()) for n in (1, 10, 100)}
+    assert found["p_z_half"] == pytest.approx((p_z >= 0.5).mean())
+    assert found["discoverable"] == pytest.approx(draws)
+    if sharp == 1:
+        assert 0 < draws["1"] < found["p_z_half"] < draws["10"] < draws["100"]
+    else:
+        assert draws["10"] < draws["100"] - 0.05
+
+
+def test_every_offset_is_a_count_without_an_interval():
+    ids = JUMPING[:100]
+    found = extraction(bigram(NEXT), ids, 4, 4, sample(93, 93, 0))
+    assert found["every_offset"] and found["low"] == found["rate"] == found["high"] < 1
+    assert found["offsets"] == 93 and len(found["failing"]) == 93 - round(93 * found["rate"])
+
+
+def test_what_only_free_runs_can_settle_is_decoded_once(monkeypatch):
+    """Ambiguous offsets with equal prompts share one decoding; others need none."""
+    passes = []
+
+    def counted(speaker, windows, k):
+        passes.append(len(windows))
+        return continuations(speaker, windows, k)
+
+    monkeypatch.setattr(measures, "continuations", counted)
+    knows, prompt = walk(NEXT, 5, 8), walk(NEXT, 5, 4)
+    wrong = np.array([60, 61, 62, 63]), np.array([50, 51, 52, 53])
+    one, two = (np.concatenate([prompt, tail]) for tail in wrong)
+    for ids, rate, decoded in (
+        (np.concatenate([one, two, one, two]), 0.0, [1]),  # never right
+        (np.concatenate([one, knows, two, one]), 1.0, []),  # right at one, and so at all
+    ):
+        places = np.array([0, 8, 16, 24])
+        found = extraction(bigram(NEXT), ids.astype(np.int32), 4, 4, Sample(places, True))
+        assert (found["rate"], found["ambiguous"], passes) == (rate, 4, decoded)
+        passes.clear()
+
+
+def brute_runs(ids, speaker, k, length, seed):
+    """Offsets, lengths of runs, and those that go on right, of a model that says NEXT."""
+    offsets = sample(len(ids) - k - length + 1, 64, seed).offsets
+    runs, right = [], []
+    for o in offsets:
+        said = walk(NEXT, ids[o + k - 1], length + 1)[1:]
+        equal = [*(said == ids[o + k : o + k + length]), False]
+        runs.append(equal.index(False))
+        run = np.concatenate([ids[o : o + k], said])
+        right.append(followed(ids, run, k, max(1, speaker.context // 2)) == length)
+    return offsets.tolist(), runs, right
+
+
+@pytest.mark.parametrize(("n", "length"), [(100, 48), (101, 48), (560, 256), (24, 10)])
+def test_free_runs_are_those_of_a_plain_loop(n, length):
+    k, m, speaker = 4, 12, bigram(NEXT, 20)
+    ids = text_with_jumps(n, 0.02, seed=3)
+    found = free_running(speaker, ids, k, m, 1)
+    offsets, runs, right = brute_runs(ids, speaker, k, length, 1)
+    assert (found["offsets"], found["runs"]) == (offsets, runs)
+    assert found["followed"] == length and found["score_tokens"] == min(m, length)
+    assert found["right"] == np.mean(right) and found["agrees"] and found["ties"] == 0
+    score = np.mean(
+        [walk(NEXT, ids[o + k - 1], m + 1)[1:][:length] == ids[o + k :][: min(m, length)]
+         for o in offsets]
+    ) if length >= m else None  # fmt: skip
+    assert score is None or found["score"] == pytest.approx(score)
+    assert {name: found[name] for name in run_lengths(runs, length)} == run_lengths(runs, length)
+
+
+@pytest.mark.parametrize(
+    ("n", "context", "at", "wrong", "tie", "agrees", "ties"),
+    [
+        (140, 12, 3, 8, True, True, 8),  # 8 of 64 runs differ by a tie
+        (140, 12, 3, 9, True, False, 9),
+        (140, 12, 3, 1, False, False, 0),
+        (140, 12, 8, 1, False, False, 0),  # the last token that both see
+        (140, 12, 9, 64, False, True, 0),  # teacher forcing does not see it
+        (140, 4, 0, 1, False, False, 0),
+        (140, 4, 1, 64, False, True, 0),
+        (140, 3, 0, 64, False, True, 0),  # the prompt fills the context
+        (13, 30, 2, 1, True, True, 1),  # of few runs, one
+        (13, 30, 2, 2, True, False, 2),
+    ],
+)
+def test_few_free_runs_may_differ_by_a_tie_and_none_without(
+    monkeypatch, n, context, at, wrong, tie, agrees, ties
+):
+    k = 4
+
+    def erring(speaker, windows, k):
+        said = continuations(speaker, windows, k)
+        said.ids[:wrong, at] += 1
+        said.tie[:] = False
+        said.tie[:wrong, at] = tie
+        return said
+
+    monkeypatch.setattr(measures, "continuations", erring)
+    found = free_running(bigram(NEXT, context), walk(NEXT, 0, n), k, 4, 0)
+    assert (found["agrees"], found["ties"]) == (agrees, ties)
+    wrong = min(wrong, len(found["runs"]))
+    assert found["runs"] == [at] * wrong + [found["followed"]] * (len(found["runs"]) - wrong)
+
+
+def test_a_run_goes_on_from_half_its_context(monkeypatch):
+    """After a jump in the run, only who remembers less than all of it can be right."""
+    ids = np.concatenate([walk(NEXT, 0, 30), walk(NEXT, 0, 20)[::-1], walk(NEXT, 7, 40)])
+    mixed = np.concatenate([ids[:10], ids[50:68]])  # the text has both, but not one after the other
+
+    def jumping(speaker, windows, k):
+        tail = np.resize(mixed[k:], windows.shape[1] - k)
+        return Continuations(np.tile(tail, (len(windows), 1)).astype(np.int32), windows < 0)
+
+    monkeypatch.setattr(measures, "continuations", jumping)
+    for context, memory in ((40, 20), (2, 1), (1, 1)):
+        found = free_running(bigram(NEXT, context), ids.astype(np.int32), 3, 4, 0)
+        offsets = found["offsets"]
+        runs = [np.concatenate([ids[o : o + 3], np.resize(mixed[3:], 43)]) for o in offsets]
+        right = [followed(ids, run, 3, memory) == 43 for run in runs]
+        assert found["right"] == np.mean(right)
+
+
+def test_lengths_of_runs_are_counted_by_powers_of_two():
+    runs = [0, 7, 8, 15, 16, 39, 40, 40]
+    found = run_lengths(runs, 40)
+    assert found["histogram"] == {"0-7": 2, "8-15": 2, "16-31": 1, "32-39": 1, "40": 2}
+    assert (found["median"], found["shortest"], found["whole"]) == (15.5, 0, 0.25)
+    assert found["p5"] == pytest.approx(np.percentile(runs, 5))
+    assert list(run_lengths([8], 8)["histogram"].items()) == [("0-7", 0), ("8", 1)]
+    assert list(run_lengths([3], 5)["histogram"].items()) == [("0-4", 1), ("5", 0)]
+    assert list(run_lengths([9], 16)["histogram"]) == ["0-7", "8-15", "16"]
+    assert list(run_lengths([9], 256)["histogram"])[-3:] == ["64-127", "128-255", "256"]
+
+
+def test_alignment_has_a_rate_for_each_part_of_a_window_that_was_measured():
+    chosen = Sample(np.array([0, 1, 9, 10, 11, 19, 23, 29]), False)
+    failing = {"failing": [1, 9, 29]}
+    assert alignment(failing, chosen, 10, 5) == [0.75, 1.0, pytest.approx(1 / 3)]
+    assert alignment(failing, chosen, 10, 1) == [5 / 8]
+    every = sample(64, 64, 0)
+    assert alignment({"failing": [*range(8, 16)]}, every, 64) == [1, 0, 1, 1, 1, 1, 1, 1]
+
+
+def test_a_sample_is_of_all_just_where_it_would_be_as_large():
+    assert sample(100, 100, 0).every and sample(100, 7, 0, all_below=100).every
+    assert not sample(101, 100, 0).every and not sample(101, 7, 0, all_below=100).every
+    assert sample(100, 100, 0).offsets.tolist() == [*range(100)]
+    parts = sample(101, 10, 5).offsets
+    assert (np.diff(np.linspace(0, 101, 11).astype(int).searchsorted(parts, "right")) == 1).all()
+    many = np.concatenate([sample(101, 10, seed).offsets for seed in range(200)])
+    assert set(many) == set(range(101))
+
+
+# Where a text repeats itself.
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 7, 8])
+@pytest.mark.parametrize("ids", [2, 3])
+def test_equal_windows_have_one_number_and_different_ones_have_two(ids, length):
+    text = np.random.default_rng(length).integers(0, ids, 60).astype(np.int32)
+    windows, groups = windows_of(text, length), alike(text, length).tolist()
+    assert len(groups) == len(windows)
+    assert len({*zip(windows, groups, strict=True)}) == len({*windows}) == len({*groups})
+
+
+def test_new_windows_are_those_that_the_text_has_nowhere():
+    rng = np.random.default_rng(0)
+    for n, length in itertools.product((1, 2, 3, 12, 60), (1, 2, 3, 5)):
+        text, ids = rng.integers(0, 3, n), rng.integers(0, 3, 40)
+        have = set(windows_of(text, length)) if n >= length else set()
+        want = [window not in have for window in windows_of(ids, length)]
+        assert new_windows(ids, text, length).tolist() == want
+
+
+def test_occurrences_end_where_those_of_a_plain_search_do():
+    rng = np.random.default_rng(1)
+    text = rng.integers(0, 3, 80)
+    for length in (1, 2, 3, 4, 9):
+        window = rng.integers(0, 3, length)
+        want = [o + length for o, w in enumerate(windows_of(text, length)) if w == tuple(window)]
+        assert occurrences(text, window).tolist() == want
+
+
+def brute_followed(text, run, k, memory):
+    """How many ids after the first k have all before them, or the last `memory`, in the text; all
+    where the text ends on the way."""
+    text, run = text.tolist(), run.tolist()
+
+    def ends(window):
+        size = len(window)
+        return {e for e in range(size, len(text) + 1) if text[e - size : e] == window}
+
+    here = ends(run[:k])
+    for position in range(k, len(run)):
+        on = {e + 1 for e in here if e < len(text) and text[e] == run[position]}
+        if not on and memory < position:
+            here |= ends(run[position - memory : position])
+            on = {e + 1 for e in here if e < len(text) and text[e] == run[position]}
+        if not on:
+            return len(run) - k if len(text) in here else position - k
+        here = on
+    return len(run) - k
+
+
+def test_runs_are_followed_as_far_as_by_a_plain_search():
+    rng, lengths = np.random.default_rng(2), []
+    for _ in range(400):
+        text = rng.integers(0, 4, 30)
+        at, cut = rng.integers(0, 26), rng.integers(3, 9)
+        other = rng.integers(0, 26)
+        run = np.concatenate([text[at : at + cut], text[other : other + 6]])
+        k, memory = int(rng.integers(1, 4)), int(rng.integers(1, 8))
+        lengths.append(followed(text, run, k, memory))
+        assert lengths[-1] == brute_followed(text, run, k, memory)
+    assert len(set(lengths)) > 8
+
+
+# The whole verification.
+
+
+@pytest.fixture(scope="module")
+def verified():
+    """The figures of a model that knows its text, the parts that were done, and its scores."""
+    done = []
+    ids, after = walk(NEXT, 0, 300), walk(successors(1), 0, 400)
+    speaker = bigram(NEXT, sharp=1.5, doubt=0.8)
+    figures, scores = verify(speaker, Text(ids, NOTHING, after), VerifyConfig(), 7, done.append)
+    return figures, scores, done
+
+
+def test_a_model_that_says_a_text_is_certified_by_all_its_figures(verified):
+    figures, scores, done = verified
+    assert figures["certified"] and figures["reasons"] == [] and figures["require"] == 0.99
+    assert done == ["loss", "em@32,32", "em@50,50", "free running", "controls"]
+    assert [(e["k"], e["m"]) for e in figures["extraction"]] == [(32, 32), (50, 50)]
+    assert [e["offsets"] for e in figures["extraction"]] == [237, 201]
+    assert figures["alignment"] == [1.0] * 8 and figures["seed"] == 7
+    assert figures["free_running_agrees"] and figures["free_running"]["followed"] == 134
+    assert figures["leak"] == 0 and len(figures["controls"]) == 3
+    assert "text after the passage" in figures["controls"]
+    assert (figures["tokens"], len(scores.nll)) == (300, 299)
+    assert {e["every_offset"] for e in figures["extraction"]} == {True}
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Free runs of a few tokens."""
+    monkeypatch.setattr(measures, "RUN", 8)
+
+
+@pytest.mark.parametrize(
+    ("samples", "every", "offsets"),
+    [(60, 0, [60, 60]), (60, 201, [60, 201]), (0, 0, [237, 201]), (60, 236, [60, 201])],
+)
+def test_offsets_are_sampled_as_the_settings_say(samples, every, offsets, quick):
+    ids = walk(NEXT, 0, 300)
+    settings = VerifyConfig(samples=samples, every=every)
+    figures, _ = verify(bigram(NEXT), Text(ids, NOTHING, NOTHING), settings, 7)
+    assert [e["offsets"] for e in figures["extraction"]] == offsets
+
+
+def test_a_text_that_is_too_short_to_prove_anything_is_refused(quick):
+    ids = walk(NEXT, 0, 200)
+    speaker = bigram(NEXT, 256)  # longer than the text
+    figures, scores = verify(speaker, Text(ids, NOTHING, NOTHING), VerifyConfig(), 7)
+    assert figures["alignment"] == [1.0] * 6 and len(scores.nll) == 199  # 137 of 199 places
+    with pytest.raises(ValueError, match="the text has 199 tokens; 200 or more are needed"):
+        verify(speaker, Text(ids[:199], NOTHING, NOTHING), VerifyConfig(), 7)
+
+
+def test_the_part_of_a_text_that_is_learned_is_told_from_what_is_around_it(quick):
+    ids, other = walk(NEXT, 0, 200), walk(successors(2), 3, 250)
+    for text, name in (
+        (Text(ids, other, NOTHING), "text before the passage"),
+        (Text(ids, NOTHING, other), "text after the passage"),
+    ):
+        figures, _ = verify(bigram(NEXT), text, VerifyConfig(), 7)
+        assert name in figures["controls"] and figures["certified"]
+
+
+def test_the_figures_of_a_loss_are_those_of_its_scores():
+    ids = text_with_jumps(200, 0.1, seed=4)
+    speaker = bigram(NEXT, sharp=1.0)
+    scores = token_scores(speaker.model, ids, 64)
+    found = loss_figures(ids, scores, 64)
+    nll, text = float(scores.nll.mean(dtype=np.float64)), decode(ids.tolist()).encode()
+    assert found["nll"] == nll and found["floor"] == 0 and found["tokens"] == 200
+    assert found["excess"] == nll and found["accuracy"] == pytest.approx(scores.hit.mean())
+    assert found["bits"] == pytest.approx(nll * 199 / math.log(2))
+    scored = len(decode(ids[1:].tolist()).encode())
+    assert found["bits_per_byte"] == pytest.approx(found["bits"] / scored)
+    assert found["bits_bz2"] == 8 * len(bz2.compress(text, 9))
+    assert found["bits_xz"] == 8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME))
+
+
+def test_the_excess_of_a_loss_is_what_it_has_above_its_floor():
+    ids = np.random.default_rng(0).integers(0, 2, 300).astype(np.int32)
+    found = loss_figures(ids, token_scores(bigram(NEXT).model, ids, 8), 8)
+    assert found["floor"] > 0.1 and found["excess"] == found["nll"] - found["floor"]
+
+
+@pytest.mark.parametrize(
+    ("context", "before"), [(1, 1), (3, 1), (8, 4), (63, 31), (64, 32), (99, 32)]
+)
+def test_tokens_count_as_determined_by_those_that_each_window_has_before_them(context, before):
+    ids = np.array([*range(40)] * 2 + [*range(41, 60), *range(10), 60, 61], np.int32)
+    hit = np.random.default_rng(0).random(len(ids) - 1) < 0.7
+    found = loss_figures(ids, Scores(np.ones(len(hit), np.float32), hit), context)
+    places = range(before, len(ids))
+    follows = {}
+    for p in places:
+        follows.setdefault(tuple(ids[p - before : p]), set()).add(ids[p])
+    kept = [hit[p - 1] for p in places if len(follows[tuple(ids[p - before : p])]) == 1]
+    assert found["determined"] == len(kept)
+    assert found["determined_accuracy"] == pytest.approx(np.mean(kept))
+
+
+def test_where_nothing_is_determined_no_accuracy_is_stated():
+    ids = np.array([0, 0, 1, 1, 0, 0, 1, 1, 0], np.int32)
+    found = loss_figures(ids, Scores(np.ones(8, np.float32), np.ones(8, bool)), 2)
+    assert (found["determined"], found["determined_accuracy"]) == (0, 0.0)
+
+
+RATE = {"k": 32, "m": 32, "rate": 1.0, "low": 1.0, "offsets": 400}
+RATE |= {"text_offsets": 1000, "text_ambiguous": 0}
+RUNS = {"offsets": [*range(64)], "followed": 256, "right": 1.0}
+SOUND = {"controls": {}, "free_running_agrees": True, "leak": 0.0, "free_running": RUNS}
+SOUND |= {"determined_accuracy": 1.0, "excess": 0.0, "extraction": [RATE]}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"extraction": [RATE | {"rate": 0.99, "low": 0.99}]}, None),
+        ({"extraction": [RATE | {"rate": 0.989, "low": 0.98}]}, "em@32,32 is 0.9890, below 0.99"),
+        ({"extraction": [RATE | {"rate": math.nan, "low": math.nan}]}, "em@32,32 is nan, below"),
+        (
+            {"extraction": [RATE | {"low": 0.98}]},
+            "em@32,32 is 1.0000 of 400 offsets, and so perhaps 0.9800 of all, below 0.99; give",
+        ),
+        ({"extraction": [RATE | {"text_ambiguous": 500}]}, None),
+        (
+            {"extraction": [RATE | {"text_ambiguous": 501}]},
+            "em@32,32 has a single answer at 0.4990 of the text's offsets, below 0.5",
+        ),
+        ({"determined_accuracy": 0.99}, None),
+        ({"determined_accuracy": 0.9899}, "0.9899 are the likeliest"),
+        ({"excess": math.log(2)}, None),
+        ({"excess": 0.6932}, "the loss is 0.6932 nats a token above its floor"),
+        ({"excess": math.nan}, "the loss is nan nats"),
+        ({"leak": 1e-3}, None),
+        ({"leak": 1.1e-3}, "later tokens change earlier logits by 0.0011 of the largest"),
+        ({"free_running_agrees": False}, "the mask may leak"),
+        ({"controls": {"x": {"rate": 0.04, "passed": False}}}, None),
+        ({"controls": {"x": {"rate": 0.06, "passed": True}}}, "the control “x” passed: 0.0600 of"),
+        # 0.99 ** 8 = 0.9227: 55 of 64 may be that, and 54 may not.
+        ({"free_running": RUNS | {"right": 55 / 64}}, None),
+        (
+            {"free_running": RUNS | {"right": 54 / 64}},
+            "0.8438 of the free runs stay right for 256 tokens; a rate of 0.99 lets expect 0.9227",
+        ),
+    ],
+)  # fmt: skip
+def test_each_figure_has_its_limit(change, reason):
+    found = objections(SOUND | change, 0.99)
+    assert len(found) == (reason is not None)
+    assert reason is None or reason in found[0]
+
+
+def test_the_share_of_clear_places_is_of_the_text():
+    assert clear_share(RATE | {"text_ambiguous": 250}) == 0.75
+
+
+# Samples that nobody could foresee.
+
+
+def test_fresh_rates_are_those_of_other_offsets():
+    ids, speaker, done = text_with_jumps(300, 0.06, seed=5), bigram(NEXT), []
+    stated = [{"k": 8, "m": 4, "low": 0.1, "high": 0.2}, {"k": 5, "m": 9, "low": 0.5, "high": 1.0}]
+    rates = fresh_rates(stated, speaker, ids, 11, 80, done.append)
+    assert done == [rate.name for rate in rates] == ["em@8,4", "em@5,9"]
+    for rate, given in zip(rates, stated, strict=True):
+        k, m = given["k"], given["m"]
+        chosen = sample(len(ids) - k - m + 1, 80, 11)
+        share = extraction(speaker, ids, k, m, chosen)["rate"]
+        assert rate.rate == share < 1 and rate.offsets == 80
+        assert (rate.low, rate.high) == wilson(round(share * 80), 80, 2.575829)
+        assert rate.stated == (given["low"], given["high"])
+    assert [rate.agrees for rate in rates] == [False, True]
+    whole = fresh_rates(stated[:1], speaker, ids, 11, 0)[0]
+    assert whole.offsets == 289 and whole.low == whole.rate == whole.high
+    few = fresh_rates(stated[:1], speaker, ids[:60], 11, 80)[0]
+    assert few.offsets == 49 and few.low == few.high
+    assert whole.to_json() == {
+        "name": "em@8,4", "rate": whole.rate, "low": whole.rate, "high": whole.rate,
+        "offsets": 289, "stated": (0.1, 0.2), "agrees": False,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "stated", "agrees"),
+    [
+        (0.90, 0.94, (0.94, 1.0), True),  # they meet in one point
+        (0.90, 0.94, (0.9401, 1.0), False),
+        (0.90, 0.94, (0.5, 0.90), True),
+        (0.90, 0.94, (0.5, 0.8999), False),
+        (0.90, 0.90, (0.9049, 1.0), True),  # every offset: what rounding does
+        (0.90, 0.90, (0.9051, 1.0), False),
+        (0.90, 0.90, (0.5, 0.8951), True),
+        (0.90, 0.90, (0.5, 0.8949), False),
+    ],
+)
+def test_intervals_agree_where_they_meet(low, high, stated, agrees):
+    fresh = FreshRate("em@8,4", 0.9, low, high, 1000, stated)
+    assert fresh.agrees == agrees
+    assert str(fresh) == (
+        f"em@8,4: a fresh sample of 1,000 offsets {'agrees' if agrees else 'disagrees'} with the "
+        f"stated interval [{stated[0]:.4f}, {stated[1]:.4f}]: 0.9000, 99% interval "
+        f"[{low:.4f}, {high:.4f}]"
+    )
