@@ -37,6 +37,73 @@ def test_the_longest_match_is_found():
     assert Lookup(ids).match([]) == (0, 0)
 
 
+def test_guesses_double_while_all_are_right_and_begin_anew_after_an_error():
+    lookup = Lookup(range(200))
+    for length in (16, 32, 64, 64):
+        proposed = lookup.propose([3, 4], 100)
+        assert proposed == list(range(5, 5 + length))
+        lookup.settle(length, length)
+    assert (lookup.proposed, lookup.accepted, lookup.passes) == (176, 176, 4)
+    assert lookup.propose([3, 4], 7) == list(range(5, 12))
+    lookup.settle(7, 6)
+    assert (lookup.proposed, lookup.accepted, lookup.passes) == (183, 182, 5)
+    assert len(lookup.propose([3, 4], 100)) == 16
+    lookup.settle(0, 0)
+    assert (lookup.proposed, lookup.accepted, lookup.passes) == (183, 182, 6)
+
+
+def test_nothing_is_guessed_after_a_short_match_or_at_the_end_of_the_text():
+    lookup = Lookup(range(20))
+    assert lookup.propose([9, 4], 100) == [] == lookup.propose([18, 19], 100)
+    assert lookup.propose([3, 4], 100) == list(range(5, 20))[:16]
+    assert lookup.propose([17, 18], 100) == [19]
+    assert lookup.match(list(range(20))) == (20, 20)
+    long = list(range(60))
+    assert Lookup(long).match(long) == (60, LONGEST_MATCH) == (60, 32)
+
+
+def test_guesses_are_trusted_after_two_right_ones_or_a_long_match():
+    lookup = Lookup(range(60))
+    assert not lookup.trusted
+    lookup.watch([1, 2], 3)
+    assert not lookup.trusted
+    lookup.watch([1, 2], 3)
+    assert lookup.trusted and lookup.passes == 2
+    lookup.watch([1, 2], 4)  # the text goes on with 3
+    assert not lookup.trusted
+    lookup.watch([59, 2], 3)  # matches one token only
+    assert not lookup.trusted
+    lookup.watch(range(10, 17), 17)
+    assert not lookup.trusted
+    lookup.watch(range(10, 18), 19)
+    assert not lookup.trusted
+    lookup.watch(range(10, 18), 18)  # eight tokens agree
+    assert lookup.trusted
+    lookup.watch(range(50, 60), 0)  # the text has ended
+    assert not lookup.trusted
+    assert Lookup(range(9), trials=0).trusted
+    once = Lookup(range(9), trials=1)
+    once.watch([1, 2], 3)
+    assert once.trusted
+
+
+def test_trust_goes_with_a_pass_that_accepts_nothing():
+    lookup = Lookup(range(60))
+    lookup.settle(16, 1)
+    assert lookup.trusted
+    lookup.settle(0, 0)
+    assert lookup.trusted
+    lookup.settle(16, 0)
+    assert not lookup.trusted
+    lookup.watch([1, 2], 3)
+    lookup.settle(16, 0)
+    lookup.watch([1, 2], 3)
+    assert not lookup.trusted  # the count began anew
+    lookup.watch([1, 2], 3)
+    assert lookup.trusted
+    assert lookup.propose([9, 4], 9) == [] and not lookup.trusted
+
+
 def test_a_text_that_is_known_takes_few_passes(speaker):
     plain = list(stream(speaker, [5, 6, 7], 120))
     lookup = Lookup([5, 6, 7, *plain])

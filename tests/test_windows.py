@@ -46,6 +46,7 @@ def test_windows_begin_at_every_place_of_the_text():
 
 def test_fixed_windows_lie_end_to_end_in_text_order():
     windows = Windows(np.arange(100), 3, 16, seed=0, jitter=False)
+    assert windows.epoch_windows(0).tolist() == [[start, 16] for start in range(0, 96, 16)]
     assert windows.batch(0).inputs[:, 0].tolist() == [0, 16, 32]
     assert windows.batch(2).inputs[:, 0].tolist() == [0, 16, 32]  # 6 whole windows an epoch
     assert windows.batch(1).epoch == 1.0
@@ -157,3 +158,58 @@ def test_what_is_drawn_ahead_is_not_kept_and_what_is_under_way_is(n, batch_size)
         assert (two.batch(step).starts == batch.starts).all()
         assert drawn.keys() == one.drawn(step).keys() and len(drawn) <= 1
         one.seen.nll[:] = losses.uniform(0, CAP, n)
+
+
+def test_the_order_of_a_seed_is_that_of_earlier_versions():
+    """Runs that were saved go on in it, and a seed means the same run for everyone."""
+    seen = Seen(300)
+    seen.nll[:] = np.arange(300) % 11
+    windows = Windows(np.arange(300), 4, 32, seed=3, jitter=True, hard=0.5, seen=seen)
+    assert [windows.batch(step).starts.tolist() for step in range(6)] == [
+        [186, 165, 224, 0],
+        [250, 154, 61, 112],
+        [122, 90, 253, 41],
+        [211, 54, 137, 116],
+        [201, 11, 154, 9],
+        [0, 2, 183, 0],
+    ]
+
+
+@pytest.mark.parametrize(("n", "batch_size"), [(400, 4), (60, 1), (40, 7)])
+def test_a_step_draws_where_an_epoch_begins_in_its_batch(n, batch_size):
+    windows = Windows(np.arange(n), batch_size, 16, seed=0, jitter=True, hard=0.5)
+    lengths = [len(windows.epoch_windows(epoch)) for epoch in range(200)]
+    begins = set(np.cumsum([0, *lengths]).tolist())
+    for step in range(40):
+        batch = range(step * batch_size, (step + 1) * batch_size)
+        assert windows.draws(step) == any(index in begins for index in batch)
+    plain = Windows(np.arange(n), batch_size, 16, seed=0, jitter=True)
+    assert not any(plain.draws(step) for step in range(40))
+
+
+def test_an_epoch_keeps_its_windows_to_its_end_and_no_longer():
+    seen = Seen(400)
+    windows = Windows(np.arange(400), 1, 16, seed=0, jitter=True, hard=0.5, seen=seen)
+    drawn = windows.epoch_windows(0)[:, 0].tolist()
+    starts = []
+    for step in range(len(drawn)):
+        starts.append(int(windows.batch(step).starts[0]))
+        seen.nll[:] = step % 7  # what is seen meanwhile decides the next epoch
+        seen.nll[step] = 9
+    assert starts == drawn
+    assert list(windows.drawn(len(drawn) - 1)) == ["0"] and windows.drawn(len(drawn)) == {}
+    windows.batch(len(drawn))
+    again = windows.epoch_windows(0)[:, 0].tolist()
+    assert again != drawn and windows.batch(0).starts[0] == again[0]  # the first one was dropped
+
+
+def test_steps_are_those_that_hold_the_windows_of_so_many_passes():
+    windows = Windows(np.arange(400), 4, 16, seed=0, jitter=True)
+    lengths = [len(windows.epoch_windows(epoch)) for epoch in range(6)]
+    assert len(set(lengths)) > 1
+    for epochs in (0.01, 0.25, 0.5, 1.0, 1.1, 1.75, 2.5, 4.9):
+        whole = int(epochs)
+        n = sum(lengths[:whole]) + round((epochs - whole) * lengths[whole])
+        assert windows.steps(epochs) == max(1, -(-n // 4))
+    assert Windows(np.arange(400), 4, 16, seed=0, jitter=True).steps(0.01) == 1
+    assert Windows(np.arange(100), 3, 16, seed=0, jitter=False).steps(2.5) == 5
