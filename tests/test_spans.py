@@ -56,3 +56,31 @@ def test_spans_are_those_of_a_plain_search():
         starts = [m.start() for m in _WORD.finditer(said)]
         got = [(starts.index(s.start), s.words) for s in Source(source).spans(said, least=3)]
         assert got == want
+
+
+@pytest.mark.parametrize(
+    ("source", "text", "words"),
+    [
+        ("xwe the people", "we the people", []),
+        ("and we the people", "we the people", [3]),
+        ("a, b c", ", b c", [3]),  # a sign may stand beside a letter
+        ("b c ,d", "b c ,", [3]),
+        ("we the peoplex", "we the people", []),
+        ("xwe the peoples, we the people", "we the people", [3]),
+    ],
+)
+def test_a_span_is_not_part_of_a_longer_word_of_the_source(source, text, words):
+    assert [span.words for span in Source(source).spans(text, least=3)] == words
+
+
+def test_lines_count_from_one_and_five_words_are_a_span():
+    source = Source("one two three four five\nsix seven eight nine ten")
+    assert [source.line(place) for place in (0, 22, 23, 24)] == [1, 1, 1, 2]
+    assert source.spans("two three four five") == []
+    (span,) = source.spans("one two three four five")
+    assert (span.words, span.line) == (5, 1)
+    assert source.spans("six seven eight nine ten")[0].line == 2
+
+
+def test_of_nothing_but_white_space_nothing_is_covered():
+    assert covered([], "") == covered([], " \n") == 0.0
