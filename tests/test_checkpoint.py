@@ -13,6 +13,7 @@ from mlx_shakegpt.checkpoint import MODEL, OPTIMIZER, ORDER, STATE, DamagedCheck
 from mlx_shakegpt.config import ModelConfig
 from mlx_shakegpt.tensors import check_tensors, load_tensors, save_tensors
 from mlx_shakegpt.training import Evaluation, Trainer
+from mlx_shakegpt.trees import flat
 from mlx_shakegpt.windows import CAP
 
 
@@ -254,3 +255,130 @@ def test_a_run_cannot_be_made_shorter(ids, saved):
     with pytest.raises(ValueError, match="has 12 steps, and 11 were asked for"):
         checkpoint.restore(saved / "00000005", trainer)
     assert trainer.state.step == 0
+
+
+def test_what_an_earlier_save_left_half_written_goes_with_the_next(ids, saved):
+    for name in (".00000005-1", ".00000009-77"):
+        (saved / name).mkdir()
+        (saved / name / MODEL).write_text("half")
+    trainer = fresh(ids)
+    checkpoint.restore(saved / "00000005", trainer)
+    assert checkpoint.save(saved, trainer, {"again": 1}) == saved / "00000005"
+    assert os.listdir(saved) == ["00000005"]
+    assert checkpoint.check(saved / "00000005")["extra"] == {"again": 1}  # in place of the first
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name_and_so_is_its_name(
+    ids, tmp_path, monkeypatch
+):
+    synced = []
+
+    def note(path):
+        synced.append((path.name, sorted(os.listdir(path))))
+
+    monkeypatch.setattr(checkpoint, "sync", note)
+    checkpoint.save(tmp_path / "c", fresh(ids), {})
+    files = sorted([MODEL, OPTIMIZER, ORDER, STATE])
+    assert synced == [(f".00000000-{os.getpid()}", files), ("c", ["00000000"])]
+
+
+def folders(path, *names):
+    for name in names:
+        (path / name).mkdir(parents=True)
+
+
+def test_only_folders_named_by_a_step_are_checkpoints(tmp_path):
+    folders(tmp_path, "00000012", "00000002", "damaged-00000013", "14x", ".00000015-3")
+    (tmp_path / "00000016").write_text("a file")
+    assert [path.name for path in checkpoint._steps(tmp_path)] == ["00000002", "00000012"]
+    path, damaged = checkpoint.newest(tmp_path)
+    assert path is None and ["00000012 lacks state.json" in damaged[0], len(damaged)] == [True, 2]
+    assert checkpoint.newest(tmp_path / "none") == (None, [])
+
+
+def test_all_that_is_newer_than_the_newest_sound_one_is_set_aside(tmp_path):
+    folder = tmp_path / "c"
+    folders(folder, "00000002", "00000005", "00000007", "00000009", "damaged-00000009")
+    (folder / "damaged-00000009" / "old").touch()
+    checkpoint.set_aside(folder, folder / "00000005")
+    left = ["00000002", "00000005", "damaged-00000007", "damaged-00000009"]
+    assert sorted(os.listdir(folder)) == left
+    assert os.listdir(folder / "damaged-00000009") == []
+    checkpoint.set_aside(folder, None)
+    assert sorted(os.listdir(folder)) == [
+        f"damaged-0000000{step}" for step in (2, 5, 7, 9)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("evaluations", "best"),
+    [
+        ([], None),
+        ([(1, 0.1)], None),  # pruned
+        ([(2, 3.0), (5, 2.0), (1, 0.1)], "00000005"),
+        ([(2, 2.0), (5, 3.0), (9, 2.5)], "00000002"),
+        ([(5, 2.0), (2, 2.0)], "00000002"),
+    ],
+)
+def test_the_best_checkpoint_is_that_of_the_lowest_loss_of_those_there_are(
+    ids, tmp_path, evaluations, best
+):
+    folders(tmp_path, "00000002", "00000005", "00000009")
+    state = fresh(ids).state
+    state.evaluations = [{"step": step, "nll": nll} for step, nll in evaluations]
+    found = checkpoint._best(tmp_path, state)
+    assert (found and found.name) == best
+
+
+def test_each_odd_setting_is_named_the_first_of_the_alphabet_first(ids, saved):
+    for kind, changes in (("beta2", {"seed": 3, "beta2": 0.5}), ("seed", {"seed": 3})):
+        with pytest.raises(ValueError, match=f"was trained with {kind}=") as error:
+            checkpoint.restore(saved / "00000005", fresh(ids, **changes))
+        assert "resume with the run's own settings" in str(error.value)
+    other = fresh(ids)
+    other.model.config = ModelConfig(n_layer=2, n_head=4, n_embd=32, n_positions=64)
+    with pytest.raises(ValueError, match="was trained with n_head=2, not 4"):
+        checkpoint.restore(saved / "00000005", other)
+
+
+def rewritten(path, change):
+    """A checkpoint's state file with other content, and the hash of that."""
+    state = json.loads((path / STATE).read_text())
+    change(state)
+    state["sha256"][STATE] = checkpoint._digest(state)
+    (path / STATE).write_text(json.dumps(state))
+
+
+def test_a_setting_that_one_side_does_not_know_is_odd(ids, saved):
+    rewritten(saved / "00000005", lambda state: state["train"].update(zeal=1))
+    with pytest.raises(ValueError, match="was trained with zeal=1, not None"):
+        checkpoint.restore(saved / "00000005", fresh(ids))
+
+
+@pytest.mark.parametrize("name", [MODEL, OPTIMIZER, ORDER, STATE])
+def test_no_file_is_taken_for_another(saved, name):
+    path = saved / "00000005"
+    state = json.loads((path / STATE).read_text())
+    state["sha256"][name] = "0" * 64
+    if name != STATE:
+        state["sha256"][STATE] = checkpoint._digest(state)
+    (path / STATE).write_text(json.dumps(state))
+    with pytest.raises(DamagedCheckpoint, match=r"has other (bytes|content) than") as error:
+        checkpoint.check(path)
+    assert name in str(error.value) and error.value.__cause__ is None
+
+
+def test_a_restored_trainer_is_the_saved_one(ids, tmp_path):
+    one, two = fresh(ids), fresh(ids, seed=0)
+    for report in one.run():
+        if report.step == 7:
+            one.stop()
+    checkpoint.restore(checkpoint.save(tmp_path, one, {}), two)
+    assert two.state == one.state
+    for tree in ("model", "optimizer"):
+        mine, theirs = (flat(getattr(t, tree).state) for t in (two, one))
+        assert mine.keys() == theirs.keys()
+        assert all(mx.array_equal(mine[name], theirs[name]) for name in mine)
+    saved = [t.order.saved(7, t.state.full_at) for t in (one, two)]
+    assert saved[0].keys() == saved[1].keys()
+    assert all(mx.array_equal(saved[0][name], saved[1][name]) for name in saved[0])
