@@ -1,9 +1,12 @@
 """The page, in a real browser, by clicks; and what the server lets through."""
 
+import asyncio
+import http.client
 import json
 import os
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -17,6 +20,7 @@ from conftest import PATIENCE, ROOT, free_port
 from mlx_shakegpt import demo
 from mlx_shakegpt.demo.limits import LARGEST_REQUEST, LONGEST_PROMPT, MOST_TOKENS
 from mlx_shakegpt.demo.marked import marked, plain
+from mlx_shakegpt.demo.own_page import OwnPage
 from mlx_shakegpt.memory.spans import Source
 from mlx_shakegpt.run import of_run
 
@@ -24,10 +28,10 @@ BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 @contextmanager
-def served(home, *options):
-    """The demo in a process of its own; its address."""
+def served(home, *options, **more):
+    """The demo in a process of its own, with more of an environment; its address."""
     command = [sys.executable, "cli.py", "demo", "--port", str(free_port()), *options]
-    environment = os.environ | {"SHAKEGPT_HOME": str(home)}
+    environment = os.environ | {"SHAKEGPT_HOME": str(home)} | more
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     with subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as process:
         said = []
@@ -37,8 +41,10 @@ def served(home, *options):
                 break
         else:
             pytest.fail("".join(said))
-        yield line.split()[-1].rstrip("/")
-        process.terminate()
+        try:
+            yield line.split()[-1].rstrip("/")
+        finally:
+            process.terminate()
 
 
 def certify(run, paper, **changes):
@@ -197,6 +203,91 @@ def test_requests_are_bounded(page):
         if not other.startswith("127.") and other != "::1":
             with pytest.raises(OSError, match=r"refused|unreachable|timed out"):
                 socket.create_connection((other, port), timeout=5)
+
+
+def status_of(page, method="GET", path="/config", body=None, **headers):
+    """The status of a request with other headers than a browser's on the page itself."""
+    connection = http.client.HTTPConnection(page.removeprefix("http://"), timeout=30)
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    connection.request(method, path, body, named)
+    status = connection.getresponse().status
+    connection.close()
+    return status
+
+
+def test_only_its_own_page_may_ask(page, tmp_path):
+    port = page.rpartition(":")[2]
+    assert status_of(page) == status_of(page, Host=f"localhost:{port}") == 200
+    for name in (f"evil.example:{port}", "127.0.0.1", "127.0.0.1:1", f"0.0.0.0:{port}", ""):
+        assert status_of(page, Host=name) == 421, name
+        assert status_of(page, "POST", "/gradio_api/call/say", b"{}", Host=name) == 421, name
+    assert status_of(page, Origin=page) == 200
+    for origin in ("http://evil.example", "null", f"http://localhost:{port}", f"https{page[4:]}"):
+        assert status_of(page, Origin=origin) == 403, origin
+        assert status_of(page, "POST", "/gradio_api/call/say", b"{}", Origin=origin) == 403
+        assert status_of(page, "OPTIONS", Origin=origin) == 403
+    elsewhere = {"Sec_Fetch_Site": "cross-site"}
+    assert status_of(page, **elsewhere, Sec_Fetch_Dest="image") == 403
+    assert status_of(page, **elsewhere, Sec_Fetch_Dest="iframe") == 403
+    assert status_of(page, path="/", **elsewhere, Sec_Fetch_Dest="document") == 200
+    assert status_of(page, Sec_Fetch_Site="same-origin", Sec_Fetch_Dest="empty") == 200
+
+
+def test_nothing_can_be_uploaded_and_what_lies_about_is_private_and_goes(home, known_run, tmp_path):
+    certify(known_run)
+    (tmp_path / "scratch").mkdir()
+    file = (
+        b'--x\r\ncontent-disposition: form-data; name="files"; filename="a"\r\n\r\nhi\r\n--x--\r\n'
+    )
+    kind = {"Content_Type": "multipart/form-data; boundary=x"}
+    with served(home, "--run", "known", TMPDIR=str(tmp_path / "scratch")) as address:
+        for path in ("/gradio_api/upload", "/gradio_api/upload/", "/gradio_api/upload_progress"):
+            assert status_of(address, "POST", path, file, **kind) == 404
+        (folder,) = (tmp_path / "scratch").iterdir()
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        names = {path.name for path in folder.rglob("*") if path.is_file()}
+        assert names == {"certificate.json", "loss.png", "memory-map.png"}
+    assert not list((tmp_path / "scratch").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("bound", "host", "answered"),
+    [
+        ("0.0.0.0", "192.168.1.5:8080", True),
+        ("0.0.0.0", "[fe80::1]:7860", True),
+        ("0.0.0.0", "[fe80::1]", True),
+        ("0.0.0.0", f"{socket.gethostname()}:7860", True),
+        ("0.0.0.0", "localhost:8000", True),
+        ("0.0.0.0", "evil.example:7860", False),
+        ("box.lan", "box.lan:7860", True),
+        ("::1", "[::1]:7860", True),
+        ("127.0.0.2", "127.0.0.2:7860", True),
+        ("127.0.0.1", "192.168.1.5:7860", False),
+        ("127.0.0.1", "LOCALHOST:7860", True),
+        (None, "someone-romeo.hf.space", True),
+    ],
+)
+def test_names_that_a_server_goes_by(bound, host, answered):
+    heard = []
+
+    async def app(scope, receive, send):
+        heard.append(200)
+
+    async def send(message):
+        heard.append(message.get("status"))
+
+    scope = {"type": "http", "path": "/", "server": ("10.0.0.1", 7860)}
+    scope["headers"] = [(b"host", host.encode())]
+    for origin in (None, f"http://{host}"):
+        if origin:
+            scope["headers"].append((b"origin", origin.encode()))
+        asyncio.run(OwnPage(app, bound)(scope, None, send))
+    assert heard == ([200, 200] if answered else [421, None] * 2)
+    scope["headers"][0] = (b"host", b"b:7860")
+    scope["headers"].append((b"host", host.encode()))
+    heard.clear()
+    asyncio.run(OwnPage(app, bound)(scope, None, send))
+    assert heard[0] == (421 if bound else 200)
 
 
 def test_a_taken_port_is_one_line(home, known_run):

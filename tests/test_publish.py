@@ -1,5 +1,6 @@
 """What is published: a card that tells the truth, and a Space that runs as it was written."""
 
+import http.client
 import json
 import os
 import subprocess
@@ -104,19 +105,32 @@ def test_the_certificate_holds_for_the_published_folder(shakegpt, published):
     assert speaker_from_hf(model).context == 128
 
 
-def test_the_space_speaks_without_the_checkout(published):
+@pytest.mark.parametrize("hosted", [False, True])
+def test_the_space_speaks_without_the_checkout(published, hosted):
     space = published / "space"
     head = (space / "README.md").read_text()
     assert 'sdk: "gradio"' in head and 'app_file: "app.py"' in head
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("SHAKE", "PYTHONPATH"))}
     environment |= {"GRADIO_SERVER_PORT": str(free_port())}
+    if hosted:  # as on the hub, behind a proxy
+        environment |= {"SPACE_ID": "someone/first-citizen", "GRADIO_SERVER_NAME": "0.0.0.0"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     command = [sys.executable, "app.py"]
     with subprocess.Popen(command, cwd=space, env=environment, **pipes) as process:
-        said = process.stdout.readline()
-        assert "speaks at" in said, said + process.stdout.read()
-        heard = ask(said.split()[-1].rstrip("/"), "First Citizen:", 20)
-        process.terminate()
+        try:
+            said = process.stdout.readline()
+            assert "speaks at" in said, said + process.stdout.read()
+            address = said.split()[-1].rstrip("/")
+            heard = ask(address, "First Citizen:", 20)
+            connection = http.client.HTTPConnection("127.0.0.1", int(address.rpartition(":")[2]))
+            name = "someone-first-citizen.hf.space"
+            connection.request(
+                "GET", "/config", headers={"host": name, "origin": f"https://{name}"}
+            )
+            assert connection.getresponse().status == (200 if hosted else 421)
+            connection.close()
+        finally:
+            process.terminate()
     assert "Before we proceed any further, hear me speak." in heard and "<mark" in heard
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import click
 
 from .common import note, prepare, say, subject_from, text_options
@@ -24,14 +22,12 @@ def command(
 ) -> None:  # fmt: skip
     """Serves a local page: prompt, streamed text, known passages marked, and the evidence."""
     prepare()
-    from ..demo import serve
+    from ..demo import serve_until_stopped
 
     subject = subject_from(run, model, data, first_line, corpus_tokens)
-    blocks = serve(subject, host, port)
-    say(f"{subject.name} speaks at {blocks.local_url}")
-    note("Ctrl-C ends it.")
-    try:
-        while True:
-            time.sleep(3600)
-    except KeyboardInterrupt:
-        blocks.close(verbose=False)
+
+    def tell(line: str) -> None:
+        say(line)
+        note("Ctrl-C ends it.")
+
+    serve_until_stopped(subject, host, port, tell)

@@ -5,11 +5,15 @@ Nothing is loaded from outside: system fonts, no analytics. Knows nothing of how
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import secrets
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +26,8 @@ from ..memory.summary import summary
 from ..proof import CERTIFICATE, MAP, evidence_folder, others
 from ..run import CURVE, Subject
 from ..sampling import Sampling
-from .limits import LARGEST_REQUEST, LONGEST_PROMPT, MOST_TOKENS, WAITING, LimitedRequests
-from .marked import STYLE, marked, plain
+from .limits import LONGEST_PROMPT, MOST_TOKENS, WAITING
+from .marked import marked, plain
 
 SECONDS_BETWEEN_FRAMES = 0.05
 
@@ -31,6 +35,7 @@ SECONDS_BETWEEN_FRAMES = 0.05
 def page(subject: Subject) -> Any:
     """The page of a model and its text, a gradio.Blocks. Raises ImportError without gradio."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    os.environ["GRADIO_TEMP_DIR"] = _private_folder()
     try:
         import gradio as gr
     except ImportError:
@@ -66,25 +71,13 @@ def page(subject: Subject) -> Any:
     return blocks.queue(max_size=WAITING, default_concurrency_limit=1)
 
 
-def serve(subject: Subject, host: str = "127.0.0.1", port: int | None = None) -> Any:
-    """Serves the page without waiting; returns the gradio.Blocks, whose `local_url` tells where.
-
-    Raises OSError where the port is taken, or, with None, a hundred of them from 7860 on.
-    """
-    blocks = page(subject)
-    import gradio as gr
-    from starlette.middleware import Middleware
-
-    # Fonts by name are the visitor's own; Gradio's default ones come from outside.
-    theme = gr.themes.Soft(
-        font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
-    )
-    blocks.launch(
-        server_name=host, server_port=port, theme=theme, css=STYLE, share=False, quiet=True,
-        prevent_thread_lock=True, ssr_mode=False, max_file_size=LARGEST_REQUEST,
-        app_kwargs={"middleware": [Middleware(LimitedRequests)]}, footer_links=[],
-    )  # fmt: skip
-    return blocks
+@cache
+def _private_folder() -> str:
+    """A folder for what Gradio writes, such as copies of the evidence, which this user alone can
+    read; it goes with the process."""
+    folder = tempfile.mkdtemp(prefix="shakegpt-demo-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _speaking(subject: Subject) -> Any:

@@ -6,6 +6,7 @@ import os
 import shutil
 import tomllib
 from contextlib import suppress
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -76,17 +77,16 @@ def _dependencies() -> list[str]:
 
 def serve_space(folder: Path, name: str) -> None:
     """Serves a Space's folder, with the model under its name, until the process ends; a Space names
-    host and port itself."""
+    host and port itself, and has a proxy before it whose name the page goes by."""
     os.environ.setdefault("SHAKEGPT_HOME", str(folder))
-    from ..demo import serve
+    from ..demo import serve_until_stopped
 
     text = folder / TEXT
     subject = of_folder(folder / "model", text if text.exists() else None, name=name)
     host = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
     port = int(os.environ.get("GRADIO_SERVER_PORT", "7860"))
-    blocks = serve(subject, host, port)
-    print(f"{subject.name} speaks at {blocks.local_url}", flush=True)
-    blocks.block_thread()
+    tell = partial(print, flush=True)
+    serve_until_stopped(subject, host, port, tell, proxied="SPACE_ID" in os.environ)
 
 
 def _readme(repo: str) -> str:
