@@ -17,7 +17,7 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_unflatten
 
-from .config import LENGTH
+from .config import LENGTH, ModelConfig, TrainConfig
 from .files import read_json, sha256, sync, write_atomically
 from .tensors import check_tensors, load_tensors, save_tensors
 from .training import RunState, Trainer
@@ -129,16 +129,20 @@ def restore(path: Path, trainer: Trainer) -> dict[str, Any]:
     more steps.
     """
     saved = check(path)
-    for kind, ours in (("model", trainer.model.config), ("train", trainer.config)):
-        theirs, mine = saved[kind], ours.to_json()
-        odd = {k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k)}
+    before = TrainConfig.from_json(saved["train"])
+    for theirs, ours in (
+        (ModelConfig.from_json(saved["model"]), trainer.model.config),
+        (before, trainer.config),
+    ):
+        was, now = theirs.to_json(), ours.to_json()
+        odd = {name for name in now if was[name] != now[name]}
         if other := min(odd - LENGTH, default=None):
             raise ValueError(
-                f"checkpoint {path} was trained with {other}={theirs.get(other)}, "
-                f"not {mine.get(other)}; resume with the run's own settings"
+                f"checkpoint {path} was trained with {other}={was[other]}, "
+                f"not {now[other]}; resume with the run's own settings"
             )
     state = RunState(**saved["state"])
-    if saved["train"] != trainer.config.to_json():  # in its length
+    if before != trainer.config:  # in its length
         state = state.extended(trainer.state)
     tensors = load_tensors(path / MODEL)
     for name in (CLOSED_IDS, TRAINED_CONTEXT):

@@ -30,7 +30,7 @@ def option(default: Any = MISSING, help: str = "", check: Check | None = None) -
 
 
 class Checked:
-    """Validates every field on construction, and round-trips strictly through a JSON object."""
+    """Validates every field on construction, and round-trips through a JSON object."""
 
     def __post_init__(self) -> None:
         for f in fields(self):  # type: ignore[arg-type]
@@ -50,9 +50,13 @@ class Checked:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Any:
-        """The inverse of `to_json`. Raises ValueError for unknown, missing or wrong entries."""
-        known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
-        if not isinstance(data, Mapping) or set(data) != known:
-            odd = sorted(known ^ set(data)) if isinstance(data, Mapping) else type(data).__name__
+        """The inverse of `to_json`. An entry that is missing is of an option that came later, whose
+        default is what was done before. Raises ValueError for unknown or wrong entries, and for
+        missing ones without a default."""
+        options = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
+        if not isinstance(data, Mapping):
+            raise ValueError(f"{cls.__name__} is a {type(data).__name__}, not an object")
+        missing = {name for name, f in options.items() if f.default is MISSING} - data.keys()
+        if odd := sorted(missing | data.keys() - options.keys()):
             raise ValueError(f"{cls.__name__} has other entries than expected: {odd}")
         return cls(**data)

@@ -174,6 +174,19 @@ def test_another_configuration_is_refused(ids, saved):
         checkpoint.restore(saved / "00000005", fresh(ids, lr=0.1))
 
 
+def test_a_checkpoint_from_before_an_option_existed_is_resumed(ids, saved):
+    file = saved / "00000005" / STATE
+    state = json.loads(file.read_text())
+    del state["train"]["optimizer"], state["model"]["layer_norm_epsilon"]
+    state["sha256"][STATE] = checkpoint._digest(state)
+    file.write_text(json.dumps(state))
+    trainer = fresh(ids)
+    checkpoint.restore(saved / "00000005", trainer)
+    assert numbers(trainer) == numbers(fresh(ids))[5:]
+    with pytest.raises(ValueError, match="optimizer=adamw, not muon"):
+        checkpoint.restore(saved / "00000005", fresh(ids, optimizer="muon"))
+
+
 def test_a_save_that_fails_leaves_the_earlier_ones_and_nothing_else(ids, saved, monkeypatch):
     trainer = fresh(ids)
     checkpoint.restore(saved / "00000005", trainer)

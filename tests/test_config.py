@@ -35,6 +35,16 @@ def test_configurations_come_back_from_json_as_they_were():
         assert TrainConfig.from_json(config.to_json()) == config
 
 
+def test_an_option_that_came_after_a_file_has_its_default():
+    older = recipe("recite", "quick").to_json()
+    del older["optimizer"]
+    assert TrainConfig.from_json(older) == recipe("recite", "quick")
+    with pytest.raises(ValueError, match="n_layer"):
+        ModelConfig.from_json({"n_head": 2, "n_embd": 16})
+    with pytest.raises(ValueError, match="list, not an object"):
+        ModelConfig.from_json([])
+
+
 @pytest.mark.parametrize(
     "change", [{"surprise": 1}, {"lr": "high"}, {"steps": 1.5}, {"lr": float("nan")}, {"seed": -1}]
 )
