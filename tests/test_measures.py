@@ -22,7 +22,7 @@ from mlx_shakegpt.memory.extraction import (
 )
 from mlx_shakegpt.memory.fresh import FreshRate, fresh_rates
 from mlx_shakegpt.memory.nll import Scores, token_scores
-from mlx_shakegpt.memory.recall import Continuations, continuations
+from mlx_shakegpt.memory.recall import continuations
 from mlx_shakegpt.memory.repeats import alike, followed, new_windows, occurrences
 from mlx_shakegpt.memory.verify import Text, clear_share, loss_figures, objections, verify
 from mlx_shakegpt.tokenizer import decode
@@ -183,22 +183,18 @@ def test_few_free_runs_may_differ_by_a_tie_and_none_without(
     assert found["runs"] == [at] * wrong + [found["followed"]] * (len(found["runs"]) - wrong)
 
 
-def test_a_run_goes_on_from_half_its_context(monkeypatch):
-    """After a jump in the run, only who remembers less than all of it can be right."""
-    ids = np.concatenate([walk(NEXT, 0, 30), walk(NEXT, 0, 20)[::-1], walk(NEXT, 7, 40)])
-    mixed = np.concatenate([ids[:10], ids[50:68]])  # the text has both, but not one after the other
+@pytest.mark.parametrize(("context", "memory"), [(40, 20), (41, 20), (3, 1), (2, 1), (1, 1)])
+def test_a_run_is_right_where_half_its_context_is(monkeypatch, context, memory):
+    """That is what decoding goes on from where its window is full."""
+    calls = []
 
-    def jumping(speaker, windows, k):
-        tail = np.resize(mixed[k:], windows.shape[1] - k)
-        return Continuations(np.tile(tail, (len(windows), 1)).astype(np.int32), windows < 0)
+    def noted(*arguments):
+        calls.append(arguments[2:])
+        return followed(*arguments)
 
-    monkeypatch.setattr(measures, "continuations", jumping)
-    for context, memory in ((40, 20), (2, 1), (1, 1)):
-        found = free_running(bigram(NEXT, context), ids.astype(np.int32), 3, 4, 0)
-        offsets = found["offsets"]
-        runs = [np.concatenate([ids[o : o + 3], np.resize(mixed[3:], 43)]) for o in offsets]
-        right = [followed(ids, run, 3, memory) == 43 for run in runs]
-        assert found["right"] == np.mean(right)
+    monkeypatch.setattr(measures, "followed", noted)
+    found = free_running(bigram(NEXT, context), walk(NEXT, 0, 30), 4, 4, 0)
+    assert calls == [(4, memory)] * len(found["offsets"]) and found["right"] == 1
 
 
 def test_lengths_of_runs_are_counted_by_powers_of_two():
