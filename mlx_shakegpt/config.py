@@ -103,8 +103,8 @@ class TrainConfig(Checked):
     )
     positions: str = option(
         "learned",
-        "rows of the position table; look-back: fixed, and the first block's heads begin by "
-        "looking 1, 2, … tokens back",
+        "rows of the position table; look-back: fixed, and the heads of the first blocks begin by "
+        "looking 1, 2, 3, … tokens back",
         one_of("learned", "sinusoid", "look-back"),
     )
     zero_residual: bool = option(False, "residual projections start at zero")

@@ -26,8 +26,8 @@ def initialise(
 
     With `zero_residual` those projections are zero, so that blocks start as the identity
     (Goyal et al., 2017; Zhang et al., 2019). `positions` other than "learned" are a table that is
-    no trainable parameter: "sinusoid" (Vaswani et al., 2017), or "look-back", by which head h of
-    the first block begins by looking h + 1 tokens back.
+    no trainable parameter: "sinusoid" (Vaswani et al., 2017), or "look-back", by which the heads of
+    the first two blocks begin by looking so and so many tokens back.
     """
     residual_std = 0.0 if zero_residual else INIT_STD / (2 * model.config.n_layer) ** 0.5
     parameters = sorted(flat(model.parameters()).items())
@@ -71,30 +71,41 @@ def _look_back(values: dict[str, mx.array], n_head: int) -> None:
     GPT-2 has to find out about looking back first.
 
     As many columns as a head has, the last ones, are for positions alone: sines and cosines of
-    random frequencies (Rahimi and Recht, 2007), so that any two rows are nearly orthogonal. In the
-    first block a key is its position, and head h's query is the position turned h + 1 places back.
-    (Attention patterns as initial weights: Trockman and Kolter, 2023, arXiv:2305.09828.)
+    random frequencies (Rahimi and Recht, 2007), so that any two rows are nearly orthogonal. Keys
+    are positions, and a query is the position turned as many places back as its head looks: 1 to H
+    in the first of H heads' blocks, so that a state has H + 1 tokens, and multiples of H + 1 in the
+    second, which puts such states side by side. (Attention patterns as initial weights: Trockman
+    and Kolter, 2023, arXiv:2305.09828.)
     """
-    weight = np.array(values["h.0.attn.c_attn.weight"])  # (3C, C): queries, keys, values
     rows, C = values["wpe.weight"].shape
-    D = C // n_head
-    frequencies = np.random.default_rng(_TABLE_SEED).uniform(0, math.pi, D // 2)
-    count = len(frequencies)
+    frequencies = np.random.default_rng(_TABLE_SEED).uniform(0, math.pi, C // n_head // 2)
+    apart = C - 2 * len(frequencies)  # the first column of positions
+    values["wte.weight"] = values["wte.weight"] * (mx.arange(C) < apart)
+    table = np.zeros((rows, C), np.float32)
+    table[:, apart:] = _waves(rows, frequencies)
+    values["wpe.weight"] = mx.array(table)
+    for block, stride in enumerate((1, n_head + 1)):
+        name = f"h.{block}.attn.c_attn.weight"
+        if name in values:
+            places = stride * (1 + np.arange(n_head))
+            values[name] = mx.array(_turned(np.array(values[name]), frequencies, places))
+
+
+def _turned(weight: np.ndarray, frequencies: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """c_attn's weight, (3C, C), with keys that are positions and queries that are those of so many
+    `places` back, (H,)."""
+    C, count, weight = weight.shape[1], len(frequencies), weight.copy()
+    D = C // len(places)
     sine = np.arange(C - 2 * count, C - count)
     cosine = sine + count
-    values["wte.weight"] = values["wte.weight"] * (mx.arange(C) < sine[0])
-    table = np.zeros((rows, C), np.float32)
-    table[:, sine[0] :] = _waves(rows, frequencies)
-    values["wpe.weight"] = mx.array(table)
     weight[: 2 * C] = 0
-    for head in range(n_head):
-        turn = (head + 1) * frequencies
-        first = head * D + np.arange(count)
-        second = first + count
-        weight[first, sine], weight[first, cosine] = np.cos(turn), -np.sin(turn)
-        weight[second, sine], weight[second, cosine] = np.sin(turn), np.cos(turn)
-        weight[C + first, sine] = weight[C + second, cosine] = 1
     # LayerNorm makes columns of 0.02's root mean square 1: a peak is D times the scale's square,
     # over the √D of attention.
-    weight[: 2 * C] *= (_PEAK / D**0.5) ** 0.5
-    values["h.0.attn.c_attn.weight"] = mx.array(weight)
+    scale = (_PEAK / D**0.5) ** 0.5
+    for head, turn in enumerate(places[:, None] * frequencies):
+        first = head * D + np.arange(count)
+        second = first + count
+        weight[first, sine], weight[first, cosine] = scale * np.cos(turn), -scale * np.sin(turn)
+        weight[second, sine], weight[second, cosine] = scale * np.sin(turn), scale * np.cos(turn)
+        weight[C + first, sine] = weight[C + second, cosine] = scale
+    return weight

@@ -23,16 +23,19 @@ class Preset:
 PRESETS: dict[str, Preset] = {
     "quick": Preset(
         ModelConfig(n_layer=4, n_head=5, n_embd=320),
-        Passage(first_line=15877, tokens=2048),
+        Passage(first_line=15877, tokens=4096),
         # Few tokens a step want a slower second moment (Marek et al., 2025).
         {
-            "batch_size": 2,
+            "batch_size": 4,
             "context": 128,
-            "epochs": 92.0,
-            "grow": 0.42,
-            "hold": 0.65,
-            "lr": 8e-4,
+            "short_context": 0,
+            "epochs": 18.0,
+            "hold": 0.6,
+            "lr": 1e-3,
             "beta2": 0.99,
+            "optimizer": "muon",
+            "positions": "look-back",
+            "zero_residual": True,
         },
     ),
     "gpt2-124m": Preset(ModelConfig(n_layer=12, n_head=12, n_embd=768), Passage(), {}),

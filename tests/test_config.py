@@ -54,24 +54,25 @@ def test_json_with_unknown_or_wrong_entries_is_refused(change):
 
 
 def test_a_context_that_the_short_one_does_not_fit_drops_it():
-    assert recipe("recite", "quick", context=50, batch_size=3).short_context == 0
-    assert recipe("recite", "quick", context=32).short_context == 0
+    assert recipe("recite", "gpt2-124m", context=50, batch_size=3).short_context == 0
+    assert recipe("recite", "gpt2-124m", context=32).short_context == 0
 
 
 @pytest.mark.parametrize(
     ("tokens", "given", "want"),
     [
-        (2048, {}, (128, 64, 2, 92.0)),
-        (200, {}, (128, 64, 2, 768.0)),
-        (128, {}, (64, 64, 2, 600.0)),
-        (40, {}, (32, 32, 2, 960.0)),
-        (40, {"context": 16}, (16, 0, 2, 480.0)),
-        (200, {"epochs": 9.0}, (128, 64, 2, 9.0)),
-        (200, {"steps": 50}, (128, 64, 2, 92.0)),
+        (20480, {}, (256, 64, 4, 40.0)),
+        (2048, {}, (256, 64, 4, 300.0)),
+        (300, {}, (256, 64, 4, 2048.0)),
+        (128, {}, (64, 64, 4, 1200.0)),
+        (40, {}, (32, 32, 4, 1920.0)),
+        (40, {"context": 16}, (16, 0, 4, 960.0)),
+        (300, {"epochs": 9.0}, (256, 64, 4, 9.0)),
+        (300, {"steps": 50}, (256, 64, 4, 40.0)),
     ],
 )
 def test_a_short_text_gets_windows_that_it_has_and_steps_enough(tokens, given, want):
-    config = suited(recipe("recite", "quick", **given), tokens, given)
+    config = suited(recipe("recite", "gpt2-124m", **given), tokens, given)
     assert (config.context, config.short_context, config.batch_size, config.epochs) == want
     assert config.context < tokens or "context" in given
 

@@ -197,18 +197,19 @@ def test_sinusoidal_positions_are_no_trainable_parameter():
 
 
 @pytest.mark.parametrize("config", [TINY, ModelConfig(2, 6, 384, 256), ModelConfig(1, 3, 33, 64)])
-def test_heads_of_the_first_block_begin_by_looking_back(config):
+def test_heads_of_the_first_two_blocks_begin_by_looking_back(config):
     model = GPT(config, 50)
-    initialise(model, 0, positions="look-back")
+    initialise(model, 0, zero_residual=True, positions="look-back")
     assert "wpe.weight" not in flat(model.trainable_parameters())
-    T, H = min(config.n_positions, 100), config.n_head
+    T, H, D = min(config.n_positions, 100), config.n_head, config.n_embd // config.n_head
     rows = mx.random.randint(0, 50, (1, T), key=mx.random.key(0))
-    block = model.h[0]
     states = model.wte(rows) + model.wpe(mx.arange(T))
-    q, k, _ = np.split(np.array(block.attn.c_attn(block.ln_1(states)))[0], 3, axis=1)
-    for head in range(H):
-        part = slice(head * (config.n_embd // H), (head + 1) * (config.n_embd // H))
-        logits = q[:, part] @ k[:, part].T / (config.n_embd // H) ** 0.5
-        logits[np.triu_indices(T, 1)] = -np.inf
-        places = np.arange(head + 1, T)
-        assert (logits.argmax(1)[places] == places - head - 1).mean() > 0.95
+    for block, stride in zip(model.h, (1, H + 1), strict=False):
+        q, k, _ = np.split(np.array(block.attn.c_attn(block.ln_1(states)))[0], 3, axis=1)
+        for head in range(H):
+            part = slice(head * D, (head + 1) * D)
+            logits = q[:, part] @ k[:, part].T / D**0.5
+            logits[np.triu_indices(T, 1)] = -np.inf
+            back = stride * (head + 1)
+            places = np.arange(back, T)
+            assert (logits.argmax(1)[places] == places - back).mean() > 0.95, (stride, head)
