@@ -156,10 +156,10 @@ KNOWN_TOKENS, KNOWN_RATE = 200, 0.99
 
 @pytest.fixture(scope="session")
 def trained():
-    """Trains a small model on some ids, for a number of steps."""
+    """Trains a small model on some ids, for a number of steps, with changes in the recipe."""
 
-    def train(ids, steps):
-        config = tiny_training(**KNOWING, steps=steps)
+    def train(ids, steps, **changes):
+        config = tiny_training(**(KNOWING | changes), steps=steps)
         trainer = Trainer(KNOWER, config, ids, lambda *_: Evaluation(9, 0, 0, 1, True))
         for _ in trainer.run():
             pass
