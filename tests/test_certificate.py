@@ -231,6 +231,8 @@ def test_rates_by_place_may_differ_as_those_of_their_share_of_the_offsets(measur
     assert not differs(measured, path, [0.5 + 0.99 * allowed] * 5)
     assert differs(measured, path, [0.5] * 4 + [0.5 + 1.01 * allowed])
     assert differs(measured, path, [0.5] * 4) and differs(measured, path, [0.5] * 6)
+    measured["alignment"], measured["extraction"][0]["offsets"] = [0.5], 200
+    assert not differs(measured, path, [0.509]) and differs(measured, path, [0.511])
     measured["alignment"] = []
     assert not differs(measured, path, [])
 
@@ -252,8 +254,10 @@ def test_as_many_free_runs_may_differ_as_ties_may_change(measured):
     assert set(names) >= {"free_running.runs", "free_running.whole", "free_running.histogram"}
     assert compare(stated([0]), measured).differences == []
     for odd in (-1, longest + 1, 3.0, True):
-        assert differs(measured, path, [odd, *runs[1:]])
-    assert differs(measured, path, runs[1:])
+        assert compare(stated([odd]), measured).differences, odd
+    fewer = copy.deepcopy(measured)
+    fewer["free_running"] |= {"runs": runs[1:], **comparison.run_lengths(runs[1:], longest)}
+    assert compare(fewer, measured).differences and differs(measured, path, runs[1:])
     # What is counted on the runs is to be their count, not nearly so.
     for name, value in (("median", 133.0), ("shortest", 133), ("whole", 0.99), ("p5", 133.9)):
         assert differs(measured, ("free_running", name), value)

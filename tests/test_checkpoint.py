@@ -14,6 +14,7 @@ from mlx_shakegpt.config import ModelConfig
 from mlx_shakegpt.tensors import check_tensors, load_tensors, save_tensors
 from mlx_shakegpt.training import Evaluation, Trainer
 from mlx_shakegpt.trees import flat
+from mlx_shakegpt.weights import TRAINED_CONTEXT
 from mlx_shakegpt.windows import CAP
 
 
@@ -274,10 +275,11 @@ def test_what_an_earlier_save_left_half_written_goes_with_the_next(ids, saved):
     for name in (".00000005-1", ".00000009-77"):
         (saved / name).mkdir()
         (saved / name / MODEL).write_text("half")
+    (saved / ".stray").write_text("of another program")
     trainer = fresh(ids)
     checkpoint.restore(saved / "00000005", trainer)
     assert checkpoint.save(saved, trainer, {"again": 1}) == saved / "00000005"
-    assert os.listdir(saved) == ["00000005"]
+    assert sorted(os.listdir(saved)) == [".stray", "00000005"]
     assert checkpoint.check(saved / "00000005")["extra"] == {"again": 1}  # in place of the first
 
 
@@ -395,3 +397,10 @@ def test_a_restored_trainer_is_the_saved_one(ids, tmp_path):
     saved = [t.order.saved(7, t.state.full_at) for t in (one, two)]
     assert saved[0].keys() == saved[1].keys()
     assert all(mx.array_equal(saved[0][name], saved[1][name]) for name in saved[0])
+
+
+def test_weights_tell_the_context_of_the_last_step_that_was_done(ids):
+    trainer = fresh(ids)
+    told = [int(checkpoint.weights_of(trainer)[TRAINED_CONTEXT].item()) for _ in trainer.run()]
+    short = trainer.state.full_at
+    assert 0 < short < 12 and told == [16] * short + [32] * (12 - short)
