@@ -233,8 +233,10 @@ def test_only_its_own_page_may_ask(page, tmp_path):
     assert status_of(page, Sec_Fetch_Site="same-origin", Sec_Fetch_Dest="empty") == 200
 
 
-def test_nothing_can_be_uploaded_and_what_lies_about_is_private_and_goes(home, known_run, tmp_path):
-    certify(known_run)
+def test_nothing_can_be_uploaded_and_what_lies_about_is_private_and_goes(
+    home, known_run, known_paper, tmp_path
+):
+    certify(known_run, known_paper)
     (tmp_path / "scratch").mkdir()
     file = (
         b'--x\r\ncontent-disposition: form-data; name="files"; filename="a"\r\n\r\nhi\r\n--x--\r\n'

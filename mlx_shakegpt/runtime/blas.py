@@ -103,7 +103,7 @@ def _started_engine(compiled: Compile, library: Any, prefix: str) -> Any:
         )
     except AttributeError:
         return None
-    built = compiled("engine", _ENGINE.read_text())
+    built = compiled("engine", _ENGINE.read_text(encoding="utf-8"))
     if built is None:
         return None
     engine = ctypes.CDLL(str(built))
