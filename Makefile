@@ -4,13 +4,14 @@ BIN := .venv/bin
 PAGES := $(addprefix mlx_shakegpt., \
 	api model config sampling run training generation proof weights export)
 
-.PHONY: help setup train test check bench docs clean
+.PHONY: help setup train test check bench mutants docs clean
 
 help:
 	@echo "make train   install, train with this machine's defaults, and speak 'ROMEO:'"
 	@echo "make test    install the test extras and run the whole suite"
 	@echo "make check   ruff, mypy and the suite"
 	@echo "make bench   the tables of benchmarks/"
+	@echo "make mutants whether the tests notice small faults in what proves and keeps (hours)"
 	@echo "make docs    the library's pages, from its docstrings, in docs/"
 	@echo "make setup   only install"
 
@@ -34,6 +35,9 @@ bench: .venv/installed-test
 	$(BIN)/python benchmarks/generation.py --rounds 1
 	$(BIN)/python benchmarks/evaluation.py --rounds 1
 	$(BIN)/python benchmarks/scaling.py --repeats 2
+
+mutants: .venv/installed-test
+	$(BIN)/python benchmarks/mutants.py
 
 docs: .venv/installed-test
 	$(BIN)/pdoc $(PAGES) -o docs

@@ -34,7 +34,7 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
 
 def passage(folder: Path, text: Path) -> list[int]:
     """The ids that a folder's config.json says it has learned, of a text file."""
-    learned = json.loads((folder / "config.json").read_text())["learned_text"]
+    learned = json.loads((folder / "config.json").read_text(encoding="utf-8"))["learned_text"]
     lines = text.read_bytes().decode().split("\n")
     rest = "\n".join(lines[learned["first_line"] - 1 :])
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -75,7 +75,10 @@ def known(model: GPT2LMHeadModel, ids: list[int], offsets: list[int], k: int, m:
 @click.option("--seed", type=int, help="Of the offsets; else they are other ones each time.")
 def main(folder: Path, certificate: Path, text: Path, offsets: int, seed: int | None) -> None:
     """Prints a table, and exits 1 where it is not as the certificate states."""
-    stated = {(e["k"], e["m"]): e for e in json.loads(certificate.read_text())["extraction"]}
+    stated = {
+        (e["k"], e["m"]): e
+        for e in json.loads(certificate.read_text(encoding="utf-8"))["extraction"]
+    }
     ids = passage(folder, text)
     disable_progress_bar()
     model = GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32).eval()

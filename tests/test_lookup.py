@@ -58,6 +58,7 @@ def test_nothing_is_guessed_after_a_short_match_or_at_the_end_of_the_text():
     assert lookup.propose([3, 4], 100) == list(range(5, 20))[:16]
     assert lookup.propose([17, 18], 100) == [19]
     assert lookup.match(list(range(20))) == (20, 20)
+    assert Lookup([1, 2, 3, 1, 2, 4]).match([9, 1, 2]) == (2, 2)  # the first place of two
     long = list(range(60))
     assert Lookup(long).match(long) == (60, LONGEST_MATCH) == (60, 32)
 
@@ -102,6 +103,10 @@ def test_trust_goes_with_a_pass_that_accepts_nothing():
     lookup.watch([1, 2], 3)
     assert lookup.trusted
     assert lookup.propose([9, 4], 9) == [] and not lookup.trusted
+    lookup.watch([1, 2], 3)
+    assert not lookup.trusted
+    lookup.watch([1, 2], 3)
+    assert lookup.trusted
 
 
 def test_a_text_that_is_known_takes_few_passes(speaker):
