@@ -74,7 +74,9 @@ def run(job: dict) -> dict:
     """One run in a process of its own."""
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, __file__, "--job", json.dumps(job)]
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(
+        command, env=environment, stdout=subprocess.PIPE, encoding="utf-8", check=False
+    )
     if done.returncode:
         raise SystemExit(f"Error: {job['name']} did not end; see above")
     return json.loads(done.stdout)
