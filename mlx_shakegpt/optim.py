@@ -16,6 +16,8 @@ from mlx.utils import tree_map
 from .config import TrainConfig
 from .trees import flat
 
+_NEWTON_SCHULZ = 3.4445, -4.7750, 2.0315  # the coefficients of Jordan et al., 2024
+
 
 class InPlaceAdamW(optim.AdamW):
     """MLX's AdamW, to the last bit, as one kernel for each array that it updates.
@@ -52,6 +54,35 @@ class SplitMuon(optim.Muon):
         updated = [super(SplitMuon, self).apply_single(*part) for part in parts]
         state["v"] = mx.concatenate([momentum["v"] for momentum in momenta])
         return mx.concatenate(updated)
+
+    def _zeropower_via_newtonschulz5(self, X: mx.array, steps: int) -> mx.array:
+        return orthogonalised(X, steps)
+
+
+def orthogonalised(matrix: mx.array, iterations: int = 5) -> mx.array:
+    """About the nearest matrix with orthonormal rows, or columns where it is taller than wide, by
+    the Newton-Schulz iteration X ← (a + b XXᵀ + c (XXᵀ)²) X of Jordan et al., 2024; float32.
+
+    All iterates are polynomials of the first one's XXᵀ. For a long matrix that product is made
+    once, and the polynomials are multiplied instead of the matrix: 0.4 times the work for 1 : 4.
+    Products of a matrix with its own transpose are half the work on a CPU (runtime/engine.cpp).
+    """
+    rows, columns = matrix.shape
+    X = matrix if rows <= columns else matrix.T
+    X = X / (mx.linalg.norm(X) + 1e-7)
+    long = max(rows, columns) > 1.6 * min(rows, columns)
+    gram, factor = X @ X.T, None
+    a, b, c = _NEWTON_SCHULZ
+    for left in reversed(range(iterations)):
+        polynomial = a * mx.eye(len(gram)) + b * gram + c * (gram @ gram.T)
+        if long:
+            factor = polynomial if factor is None else factor @ polynomial
+            gram = gram @ (polynomial @ polynomial.T) if left else gram
+        else:
+            X = polynomial @ X
+            gram = X @ X.T if left else gram
+    X = X if factor is None else factor @ X
+    return X if rows <= columns else X.T
 
 
 class _Masters(optim.Optimizer):

@@ -18,6 +18,7 @@ from mlx_shakegpt.optim import (
     global_norm,
     learning_rate,
     optimizer_of,
+    orthogonalised,
 )
 from mlx_shakegpt.presets import recipe
 from mlx_shakegpt.trees import flat
@@ -149,6 +150,34 @@ def test_muon_is_that_of_torch_with_q_k_and_v_apart(shape):
     wanted = np.concatenate([p.detach().numpy() for p in theirs]) - start
     # torch's Newton-Schulz steps are in bf16.
     assert np.linalg.norm(moved - wanted) < 0.03 * np.linalg.norm(wanted)
+
+
+@pytest.mark.parametrize("shape", [(40, 40), (40, 60), (160, 40), (40, 160)])
+def test_orthogonalised_is_newton_schulz_in_float64(shape):
+    """Also for singular values that span four powers of ten."""
+    rng = np.random.default_rng(0)
+    left, right = (np.linalg.qr(rng.normal(size=(n, min(shape))))[0] for n in shape)
+    matrix = left * 10.0 ** np.linspace(0, -4, min(shape)) @ right.T
+    want = matrix / np.linalg.norm(matrix)
+    for _ in range(5):
+        gram = want @ want.T
+        want = 3.4445 * want - 4.7750 * gram @ want + 2.0315 * gram @ gram @ want
+    got = np.array(orthogonalised(mx.array(matrix.astype(np.float32))))
+    assert np.linalg.norm(got - want) < 2e-3 * np.linalg.norm(want)
+    mlx = optim.Muon(0.1, weight_decay=0.0).apply_gradients(
+        {"w": mx.array(matrix)}, {"w": mx.zeros(shape)}
+    )
+    ours = SplitMuon(0.1, weight_decay=0.0).apply_gradients(
+        {"w": mx.array(matrix)}, {"w": mx.zeros(shape)}
+    )
+    assert mx.allclose(mlx["w"], ours["w"], rtol=0, atol=1e-4)
+
+
+def test_muon_uses_it(monkeypatch):
+    calls = []
+    monkeypatch.setattr("mlx_shakegpt.optim.orthogonalised", lambda x, n: calls.append(n) or x)
+    SplitMuon(0.1).apply_gradients({"w": mx.ones((4, 4))}, {"w": mx.ones((4, 4))})
+    assert calls == [5]
 
 
 def test_muon_moves_matrices_of_blocks_and_adamw_the_rest():

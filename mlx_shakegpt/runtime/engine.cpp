@@ -189,6 +189,7 @@ constexpr int GRAIN = 16;  // rows and columns of blocks, but for the last ones,
 constexpr long FEWEST = 4;
 constexpr double FLOPS = 600e6;     // of a block, about
 constexpr double WHOLE_FLOPS = 8e6;  // below which a product is done before a worker is there
+constexpr int SYMMETRIC = 128;  // rows and columns of a block of a symmetric product
 constexpr double NUMBERS = 1e6;       // of a matrix that one block multiplies with a vector, about
 constexpr double WHOLE_NUMBERS = 128e3;
 
@@ -248,6 +249,35 @@ void multiply(Product p) {
     }
   }
   share(product_block, &p, divide_up(p.m, p.rows) * divide_up(p.n, p.columns));
+}
+
+// A matrix times its own transpose: the lower half is multiplied, and mirrored. Block (i, j) of the
+// lower triangle has number i (i + 1) / 2 + j.
+void symmetric_block(const void* what, long block) {
+  auto& p = *static_cast<const Product*>(what);
+  long row = 0;
+  while (block > row) block -= ++row;
+  long i = row * p.rows, j = block * p.rows;
+  int rows = int(std::min<long>(p.rows, p.m - i)), columns = int(std::min<long>(p.rows, p.m - j));
+  float* c = p.c + i * p.ldc + j;
+  prepare_thread();
+  gemm(ROW_MAJOR, p.ta, p.tb, rows, columns, p.k, p.alpha, p.a + (p.ta == PLAIN ? i * p.lda : i),
+       p.lda, p.b + (p.tb == PLAIN ? j : j * p.ldb), p.ldb, 0, c, p.ldc);
+  float* mirrored = p.c + j * p.ldc + i;
+  for (int y = 0; y < columns; ++y)
+    for (int x = i == j ? y : 0; x < rows; ++x)
+      mirrored[y * long(p.ldc) + x] = c[x * long(p.ldc) + y];
+}
+
+bool of_itself(const Product& p) {
+  return p.a == p.b && p.lda == p.ldb && p.ta != p.tb && p.m == p.n && p.beta == 0 &&
+         p.m >= 2 * SYMMETRIC;
+}
+
+void multiply_by_itself(Product p) {
+  p.rows = SYMMETRIC;
+  long down = divide_up(p.m, p.rows);
+  share(symmetric_block, &p, down * (down + 1) / 2);
 }
 
 // y = alpha A x + beta y, A row-major (rows, columns), or with its transpose.
@@ -311,7 +341,8 @@ void engine_sgemm(int order, int ta, int tb, int m, int n, int k, float alpha, c
     multiply(WithVector{plain ? PLAIN : TRANSPOSED, plain ? m : k, plain ? k : m, alpha, a, lda, b,
                         tb == PLAIN ? ldb : 1, beta, c, ldc, 0});
   } else {
-    multiply(Product{ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, 0, 0});
+    Product p{ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, 0, 0};
+    of_itself(p) ? multiply_by_itself(p) : multiply(p);
   }
 }
 }
