@@ -79,6 +79,11 @@ class TrainConfig(Checked):
     finish: bool = option(
         True, "on target, start the decay at once and stop at its end; else stop on target"
     )
+    follow: float = option(
+        0.0,
+        "loss, in nats, below which the rate falls in proportion to the loss; 0: it does not",
+        NOT_NEGATIVE,
+    )
     optimizer: str = option(
         "adamw", "muon: Muon for the blocks' matrices, AdamW for the rest", one_of("adamw", "muon")
     )
@@ -98,9 +103,11 @@ class TrainConfig(Checked):
     target_loss: float = option(0.1, "whole-text loss to reach, nats a token", POSITIVE)
     stop: str = option(
         "text",
-        "batch: end at the first batch below the target, proof or not",
-        one_of("text", "batch"),
+        "known: end as soon as the text is known by heart, and not before; text: when its loss is "
+        "below the target; batch: at the first batch below the target, proof or not",
+        one_of("known", "text", "batch"),
     )
+    eval_every: float = option(1.0, "epochs between evaluations", POSITIVE)
     positions: str = option(
         "learned",
         "rows of the position table; look-back: fixed, and the heads of the first blocks begin by "

@@ -32,6 +32,8 @@ def eval_line(report: StepReport) -> str:
     return (
         f"eval {report.step:5d} | nll: {result.nll:.6f} | floor: {result.floor:.6f} | "
         f"accuracy: {result.accuracy:.4f} | peak: {report.peak_bytes / 1e9:.2f}GB | {scope}"
+        + (f" | extracted: {result.extracted:.4f}" if result.extracted is not None else "")
+        + (" | known by heart" if result.known else "")
     )
 
 
@@ -85,6 +87,8 @@ def metrics(report: StepReport) -> list[str]:
             "eval_complete": result.complete,
             "peak_bytes": report.peak_bytes,
         }
+        if result.extracted is not None:
+            values |= {"eval_extracted": result.extracted, "eval_known": result.known}
         lines.append(json.dumps(values))
     return lines
 

@@ -42,12 +42,13 @@ class Seen:
     def __init__(self, n: int) -> None:
         self.nll = np.full(n, CAP, np.float32)
 
-    def note(self, batch: Batch, nll: np.ndarray) -> None:
-        """Takes the losses, (B, T), of a batch's targets."""
+    def note(self, batch: Batch, nll: np.ndarray) -> float:
+        """Takes the losses, (B, T), of a batch's targets; the mean of those that count."""
         starts = batch.starts[:, None]
         positions = np.arange(batch.inputs.shape[1])[None]
         known = (batch.weights > 0) & ((positions >= enough(positions.size)) | (starts == 0))
         self.nll[(starts + positions + 1)[known]] = nll[known]
+        return float(nll[known].mean(dtype=np.float64)) if known.any() else CAP
 
 
 class Windows:

@@ -19,8 +19,8 @@ from .ranks import joined, silent
 
 TRAIN_OPTIONS = (
     "epochs", "steps", "batch_size", "context", "short_context", "grow", "lr", "end_lr",
-    "warmup_steps", "hold", "hard", "positions", "optimizer", "beta2", "weight_decay", "clip",
-    "seed", "target_loss", "stop", "dtype",
+    "warmup_steps", "hold", "follow", "hard", "positions", "optimizer", "beta2", "weight_decay",
+    "clip", "seed", "target_loss", "stop", "eval_every", "dtype",
 )  # fmt: skip
 LINES_EVERY = 10  # steps between log lines where there is no terminal
 
@@ -210,7 +210,8 @@ def _outcome(run: Any, seconds: float, as_json: bool) -> int:
     about = "" if last["complete"] else "about "
     loss = f"whole-text loss {about}{nll:.4f}, target {config.target_loss:g}"
     if state.reached:
-        emit(as_json, result, f"Target reached: {name}, {loss}.")
+        how = "Known by heart" if state.known else "Target reached"
+        emit(as_json, result, f"{how}: {name}, {loss}.")
         return 0
     more = f"--steps {2 * config.steps}" if config.steps else f"--epochs {1.5 * config.epochs:g}"
     way = f"go on with: python cli.py train --resume --run {run.path.name} {more}"

@@ -41,6 +41,7 @@ def whole_text_nll(
     vocabulary: Vocabulary | None = None,
     target: float | None = None,
     ranks: Ranks = ALONE,
+    limit: int | None = None,
 ) -> Evaluation:
     """Mean nats a token over a text, each token but the first scored once.
 
@@ -48,7 +49,8 @@ def whole_text_nll(
     of it), so every later token has at least context / 2 tokens before it. With `vocabulary`, the
     model's rows are closed ones. With `target`, scoring ends as soon as the mean over the whole
     text cannot be below it any more, as no token scores less than 0; the mean of what was scored,
-    windows spread over the text, then stands for the whole. `ranks` share the windows.
+    windows spread over the text, then stands for the whole; so it does where scoring ends at a
+    `limit` of tokens. `ranks` share the windows.
     """
     total = hits = scored = 0.0
     rounds = -(-len(_chosen(len(ids), context)) // ranks.size)
@@ -57,6 +59,8 @@ def whole_text_nll(
         for nll, hit, count in ranks.gather(_sums(next(mine, None))):
             total, hits, scored = total + nll, hits + hit, scored + count
         if target and scored >= SAMPLE_AT_LEAST and total > target * (len(ids) - 1):
+            break
+        if limit and scored >= limit:
             break
     return Evaluation(
         nll=total / scored,

@@ -103,7 +103,7 @@ class Trainer:
             total=total,
             pretrained=start is not None,
         )
-        self._eval_every = max(self.order.steps(1), EVALUATIONS_AT_LEAST_APART)
+        self._eval_every = max(self.order.steps(config.eval_every), EVALUATIONS_AT_LEAST_APART)
         self.gpu = on_gpu()
         self._asked = self._stopping = False
 
@@ -143,6 +143,7 @@ class Trainer:
             if state.step == state.full_at > 0 and not self._knows_positions:
                 grow(self.model, self.optimizer, self.context(0), self.config.context)
             lr = learning_rate(state.step, self.config, state.decay_at, state.total)
+            lr *= state.slowing(self.config.follow)
             taken = step_fn(batch, lr, self._asked)
             before, running = running, _Running(state.step + 1, batch, lr, taken)
             if before:
@@ -188,32 +189,38 @@ class Trainer:
         if step == self.state.total:
             return True
         falling = self.config.finish and step > self.state.decay_at
-        return step % self._eval_every == 0 and not falling
+        return step % self._eval_every == 0 and (not falling or self.config.stop == "known")
 
     def _evaluated(self) -> Evaluation | None:
         """Evaluates where it is due, and applies the stop rule.
 
-        On target, a run without a finish is over. One with a finish goes on to whole windows; where
-        they are on target too, its rate falls to the end, over as large a share of the steps as
-        planned.
+        A run that stops when the text is known is over then. On target, one without a finish is
+        over, but for that. One with a finish goes on to whole windows; where they are on target
+        too, its rate falls to the end, over as large a share of the steps as planned.
         """
         if not self._evaluates():
             return None
         state = self.state
         align(self)
         result = self.evaluate(self.model, self.context(state.step - 1))
-        state.reached = result.complete and result.nll < self.config.target_loss
+        on_target = result.complete and result.nll < self.config.target_loss
+        state.known = on_target and result.known
+        state.reached = state.known if self.config.stop == "known" else on_target
         entry = {"step": state.step, "nll": result.nll, "complete": result.complete}
+        if result.extracted is not None:
+            entry["extracted"] = result.extracted
         state.evaluations.append(entry)
-        if state.reached and state.step < state.total:
-            if not self.config.finish:
-                state.total = state.step
-            elif state.step <= state.full_at:
-                state.full_at = state.step
-            elif state.step < state.decay_at:
-                share = (state.total - state.decay_at) / state.decay_at
-                state.decay_at = state.step
-                state.total = state.step + max(1, math.ceil(share * state.step))
+        if not on_target or state.step == state.total:
+            return result
+        falls = self.config.finish and state.decay_at < state.total
+        if state.known or (not falls and self.config.stop != "known"):
+            state.total = state.step
+        elif state.step <= state.full_at:
+            state.full_at = state.step
+        elif falls and state.step < state.decay_at:
+            share = (state.total - state.decay_at) / state.decay_at
+            state.decay_at = state.step
+            state.total = state.step + max(1, math.ceil(share * state.step))
         return result
 
     def _report(self, running: _Running, clock: float) -> tuple[StepReport, float]:
@@ -226,7 +233,7 @@ class Trainer:
                 f"from tokens {', '.join(map(str, running.batch.starts))}; "
                 "start another --run with a lower --lr"
             )
-        self.order.seen.note(running.batch, np.array(taken.nll))
+        self.state.pace(self.order.seen.note(running.batch, np.array(taken.nll)))
         self._stopping |= float(taken.asked) > 0
         self.ranks.tick(f"after step {step}")
         now = time.perf_counter()

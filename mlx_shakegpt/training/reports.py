@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 RECENT = 25  # steps whose losses tell what is usual
 SPIKE = 3.0  # times their median
+SMOOTHED = 20  # steps over which the loss is smoothed that the rate follows
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,8 @@ class Evaluation:
     accuracy: float  # share of tokens whose most likely prediction is right, teacher-forced
     tokens: int  # scored; fewer than the text has where the target was out of reach by then
     complete: bool
+    extracted: float | None = None  # share of a sample's offsets, where that was asked for
+    known: bool = False  # the sample counts as the whole text known by heart
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,11 @@ class RunState:
     total: int = 0  # steps in all
     pretrained: bool = False  # began with weights that know all positions
     reached: bool = False  # the last evaluation was below the target
+    known: bool = False  # the last evaluation found the text known by heart
     evaluations: list[dict[str, float]] = field(default_factory=list)
     recent: list[float] = field(default_factory=list)  # losses of the last steps
+    noted: int = 0  # steps whose losses were read
+    paces: list[float] = field(default_factory=list)  # smoothed losses after the last two of them
 
     def extended(self, plan: RunState) -> RunState:
         """This state with the steps of a longer plan; whole windows and the rate's fall, where they
@@ -73,3 +79,21 @@ class RunState:
         median = statistics.median(self.recent) if len(self.recent) == RECENT else math.inf
         self.recent = [*self.recent[1 - RECENT :], loss]
         return loss / median if loss > max(SPIKE * median, median + 1) else 0.0
+
+    def pace(self, loss: float) -> None:
+        """Takes the loss of a step's targets with context, which the rate may follow."""
+        before = self.paces[-1] if self.paces else loss
+        share = 1 / min(self.noted + 1, SMOOTHED)
+        self.noted += 1
+        self.paces = [*self.paces[-1:], before + share * (loss - before)]
+
+    def slowing(self, follow: float) -> float:
+        """What a step's rate is multiplied with: below a smoothed loss of `follow`, their ratio.
+
+        The loss of the step just before is never taken, read or not, so that it makes no difference
+        when numbers are read.
+        """
+        late = self.noted - (self.step - 1)  # 1 where the last step's loss was read, else 0
+        if not follow or len(self.paces) <= late:
+            return 1.0
+        return min(1.0, self.paces[-1 - late] / follow)
