@@ -6,7 +6,7 @@ epochs. Single-threaded processes run side by side, one line a run; every result
 
 A row has the text's loss after each of `--at` epochs, on a fixed sample of its places, each token
 scored with half a window before it; and at the end its accuracy and em@50,50, where windows are
-long enough.
+long enough. A run with `stop=known` ends as `train`'s does, and is then verified as by `verify`.
 """
 
 import json
@@ -33,27 +33,34 @@ def train(job: dict) -> dict:
     import numpy as np
 
     from mlx_shakegpt import runtime
-    from mlx_shakegpt.config import ModelConfig, Passage, TrainConfig
+    from mlx_shakegpt.config import ModelConfig, Passage, TrainConfig, VerifyConfig
     from mlx_shakegpt.corpus import Corpus
     from mlx_shakegpt.memory.extraction import extraction, sample
     from mlx_shakegpt.memory.nll import window_scores
+    from mlx_shakegpt.memory.verify import Text, verify
+    from mlx_shakegpt.ranks import ALONE
+    from mlx_shakegpt.run.evaluated import trainer_of
     from mlx_shakegpt.training import Evaluation, Trainer
     from mlx_shakegpt.weights import Speaker
 
     runtime.setup()
     layers, heads, width = map(int, job["model"].split("x"))
     changes = {"warmup_steps": 40} | settings(COMMON) | settings(job["settings"])
-    changes |= {"epochs": job["epochs"], "seed": job["seed"], "target_loss": 1e-9, "finish": False}
+    changes |= {"epochs": job["epochs"], "seed": job["seed"], "finish": False}
     config = TrainConfig(**changes)
-    ids = Corpus.load(None, Passage(job["first_line"], job["tokens"])).ids
+    corpus = Corpus.load(None, Passage(job["first_line"], job["tokens"]))
+    ids = corpus.ids
     model = ModelConfig(layers, heads, width, max(128, config.context))
     half = config.context // 2
     places = np.random.default_rng(5).integers(
         0, len(ids) - config.context, min(SCORED, len(ids)) // half
     )
     windows = ids[places[:, None] + np.arange(config.context + 1)]
-    none = Evaluation(0, 0, 0, 0, False)
-    trainer = Trainer(model, config, ids, lambda gpt, context: none)
+    if known := config.stop == "known":
+        trainer = trainer_of(model, config, corpus, None, ALONE)
+    else:
+        none = Evaluation(0, 0, 0, 0, False)
+        trainer = Trainer(model, config, ids, lambda gpt, context: none)
     at, losses, seconds = list(job["at"]), {}, 0.0
     for step in trainer.run():
         seconds += step.dt
@@ -62,9 +69,15 @@ def train(job: dict) -> dict:
             losses[f"{at.pop(0):g}"] = round(float(scores.nll.mean()), 4)
     scores = window_scores(trainer.model, windows, half, trainer.vocabulary)
     result = job | {"nll": losses, "end": round(float(scores.nll.mean()), 4), "steps": step.step}
+    result["per_step"] = config.tokens_per_step
     result |= {"accuracy": round(float(scores.hit.mean()), 4), "seconds": round(seconds)}
-    if config.context >= 99:
-        speaker = Speaker(trainer.model, trainer.vocabulary, config.context)
+    speaker = Speaker(trainer.model, trainer.vocabulary, config.context)
+    if known:
+        figures, _ = verify(speaker, Text(ids, *corpus.around(None)), VerifyConfig(), job["seed"])
+        rates = {f"em@{e['k']},{e['m']}": round(e["rate"], 4) for e in figures["extraction"]}
+        result |= rates | {"whole": round(figures["nll"], 4), "certified": figures["certified"]}
+        result["reasons"] = figures["reasons"]
+    elif config.context >= 99:
         rate = extraction(speaker, ids, 50, 50, sample(len(ids) - 99, OFFSETS, 1))["rate"]
         result["em@50,50"] = round(rate, 4)
     return result
@@ -85,17 +98,20 @@ def run(job: dict) -> dict:
 def row(result: dict) -> str:
     """A result as a Markdown row."""
     losses = " · ".join(f"{epoch}: {nll:.2f}" for epoch, nll in result["nll"].items())
+    certified = {True: "yes", False: "no"}.get(result.get("certified"), "")
+    epochs = result["steps"] * result.get("per_step", 0) / result["tokens"]
     cells = [
         result["name"], result["settings"] or "none", result["model"], f"{result['tokens']:,}",
         result["seed"], losses, f"{result['end']:.3f}", f"{result['accuracy']:.4f}",
-        result.get("em@50,50", ""), f"{result['steps']:,}", result["seconds"],
+        result.get("em@50,50", ""), certified, f"{result['steps']:,}", f"{epochs:.1f}",
+        result["seconds"],
     ]  # fmt: skip
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
 HEADER = (
     "| name | settings | model | tokens | seed | nll by epoch | at the end | accuracy | em@50,50 "
-    "| steps | seconds |\n" + "|---" * 11 + "|"
+    "| certified | steps | epochs | seconds |\n" + "|---" * 13 + "|"
 )
 
 

@@ -47,11 +47,11 @@ def test_a_run_that_ends_above_its_target_says_so_and_exits_1(shakegpt, poem, ti
 def test_a_run_that_stops_on_a_lucky_batch_says_what_the_text_is_worth(
     shakegpt, poem, tiny_preset, monkeypatch
 ):
-    from mlx_shakegpt.run import session
+    from mlx_shakegpt.run import evaluated
     from mlx_shakegpt.training import Evaluation
 
     whole = Evaluation(nll=10.7, floor=0.0, accuracy=0.0, tokens=100, complete=True)
-    monkeypatch.setattr(session, "whole_text_nll", lambda *_: whole)
+    monkeypatch.setattr(evaluated, "whole_text_nll", lambda *_: whole)
     result = train(shakegpt, poem, "--stop", "batch", "--target-loss", "10.5")
     assert result.code == 1 and "Target not reached" in result.out
     assert "whole-text loss 10.7" in result.out and "which proves nothing" in result.out
@@ -133,10 +133,10 @@ def test_a_run_that_another_process_made_meanwhile_is_refused_under_the_lock(
     shakegpt, poem, trained, monkeypatch
 ):
     """It came and went between the first look and the lock."""
-    from mlx_shakegpt.run import session
+    from mlx_shakegpt.run import lock
 
     made = trained.rename(trained.with_name("made"))
-    flock = session.fcntl.flock
+    flock = lock.fcntl.flock
 
     def late(*arguments):
         if made.exists():
@@ -144,7 +144,7 @@ def test_a_run_that_another_process_made_meanwhile_is_refused_under_the_lock(
             shutil.rmtree(made)
         flock(*arguments)
 
-    monkeypatch.setattr(session.fcntl, "flock", late)
+    monkeypatch.setattr(lock.fcntl, "flock", late)
     config = (made / "config.json").read_bytes()
     again = train(shakegpt, poem, "--lr", "0.5")
     assert again.code == 2 and "run 'tiny' exists" in again.err
@@ -197,6 +197,7 @@ def test_an_interrupted_run_resumes_to_the_same_losses_and_logs(
     shakegpt, poem, tiny_preset, home, monkeypatch
 ):
     assert train(shakegpt, poem, "--run", "whole", "--target-loss", "0.001").code == 1
+
     from mlx_shakegpt.run import session
 
     original = session.report.metrics
@@ -390,7 +391,40 @@ def test_a_run_that_diverges_ends_with_one_line_and_exit_1(shakegpt, poem, tiny_
     result = train(shakegpt, poem, "--lr", "1e30", "--clip", "0", "--steps", "40")
     assert result.code == 1
     errors = [line for line in result.err.splitlines() if line.startswith("Error")]
-    assert len(errors) == 1 and "are not finite" in errors[0]
+    assert len(errors) == 1 and "are not finite" in errors[0] and "lower --lr" in errors[0]
+    assert result.err.count("going back to step 0 with half the rate") == 3
+
+
+@pytest.mark.parametrize(("at", "back"), [(3, 0), (8, 6)])
+def test_a_run_goes_on_at_half_the_rate_from_before_a_loss_that_is_not_finite(
+    shakegpt, poem, tiny_preset, home, monkeypatch, at, back
+):
+    from mlx_shakegpt.training import Step
+
+    calls, original = [], Step.__call__
+
+    def once_wrong(step, *arguments):
+        calls.append(1)
+        taken = original(step, *arguments)
+        return taken._replace(loss=taken.loss * float("nan")) if len(calls) == at else taken
+
+    monkeypatch.setattr(Step, "__call__", once_wrong)
+    args = ("--steps", "12", "--hold", "1", "--checkpoint-every", "3", "--target-loss", "0.001")
+    result = train(shakegpt, poem, *args, "--run", "halved")
+    assert result.code == 1 and "Target not reached: run 'halved' after 12 steps" in result.out
+    told = f"going back to step {back} with half the rate, for the first time of 3"
+    log = (home / "weights" / "halved" / "training_log.txt").read_text()
+    assert told in result.err and log.count(told) == 1
+    lines = (home / "weights" / "halved" / "metrics.jsonl").read_text().splitlines()
+    steps = [entry for entry in map(json.loads, lines) if "loss" in entry]
+    assert [entry["step"] for entry in steps] == list(range(1, 13))
+    before = {entry["step"]: entry["lr"] for entry in steps}
+    assert train(shakegpt, poem, *args, "--run", "never").code == 1
+    lines = (home / "weights" / "never" / "metrics.jsonl").read_text().splitlines()
+    for entry in map(json.loads, lines):
+        if "loss" in entry:
+            share = 0.5 if entry["step"] > back else 1
+            assert before[entry["step"]] == pytest.approx(share * entry["lr"])
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from mlx_shakegpt import checkpoint, runtime
 from mlx_shakegpt.config import ModelConfig, Passage
 from mlx_shakegpt.files import sha256, weights_dir
 from mlx_shakegpt.presets import PRESETS, Preset
-from mlx_shakegpt.run import open_run, session
+from mlx_shakegpt.run import evaluated, open_run, session
 from mlx_shakegpt.training import loop
 from mlx_shakegpt.windows import CAP, Seen, Windows
 
@@ -34,6 +34,7 @@ PLANS = {
     "plain": {},
     "several epochs a step": {"batch_size": 40},
     "growing": {"short_context": 4, "grow": 0.6},
+    "following": {"follow": 5.9},
     "on target": {"short_context": 4, "grow": 0.8, "hold": 0.9, "target_loss": 5.5},
 }
 STEPS = (24, 29, 34)  # at first, and as a run may be made longer
@@ -85,7 +86,7 @@ def tripwire(monkeypatch):
         ("logging", session.report, "metrics"),
         ("noting", Seen, "note"),
         ("drawing", Windows, "batch"),
-        ("evaluating", session, "whole_text_nll"),
+        ("evaluating", evaluated, "whole_text_nll"),
         ("saving", checkpoint, "save_tensors"),
         ("syncing", checkpoint, "sync"),
     ):

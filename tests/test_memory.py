@@ -58,6 +58,15 @@ def test_scoring_ends_early_only_where_the_target_is_out_of_reach(ids):
     assert near.complete
 
 
+def test_scoring_ends_at_a_limit(ids):
+    model, vocabulary = GPT(TINY, 51), Vocabulary.of(ids)
+    initialise(model, 0)
+    text = np.tile(ids, 30)
+    some = whole_text_nll(model, text, 16, vocabulary, limit=3000)
+    assert 3000 <= some.tokens < 5000 and not some.complete
+    assert whole_text_nll(model, ids, 16, vocabulary, limit=3000).complete
+
+
 def test_floor_is_the_entropy_of_what_follows_the_same_beginning():
     def brute(ids, T):
         starts, first = _windows(len(ids), T)

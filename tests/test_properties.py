@@ -121,7 +121,7 @@ VALUES = {
     "float": st.floats(0, 1) | st.floats(0, allow_nan=False, allow_infinity=False),
     "bool": st.booleans(),
     "str": st.sampled_from(
-        ["adamw", "muon", "float32", "bfloat16", "text", "batch", "learned", "sinusoid"]
+        ["adamw", "muon", "float32", "bfloat16", "known", "text", "batch", "learned", "sinusoid"]
     ),
 }
 CLASSES = (ModelConfig, TrainConfig, Passage, VerifyConfig, Sampling)

@@ -93,6 +93,73 @@ def test_reading_numbers_late_changes_none_of_them(ids):
     assert settled == [5, 12]
 
 
+def test_a_rate_that_follows_the_loss_is_the_same_however_late_numbers_are_read(ids):
+    changes = {"steps": 60, "lr": 0.02, "hold": 1.0, "follow": 5.0, "hard": 0.6}
+    at_once = losses(trainer(ids, **changes), ahead=False)
+    assert losses(trainer(ids, **changes), ahead=True) == at_once
+    some = losses(trainer(ids, **changes), ahead=True, settle=lambda step: step % 3 == 0)
+    assert some == at_once
+    assert at_once[10][3] == 0.02 and at_once[-1][3] < 0.018
+
+
+def test_the_rate_follows_the_smoothed_loss_of_all_steps_but_the_last():
+    state, rates = RunState(), []
+    for step, loss in enumerate([8.0, 4.0, 2.0, 1.0, 0.5]):
+        state.step = step
+        rates.append(state.slowing(2.0))
+        state.pace(loss)
+    # Means of the first 1, 2 and 3 losses are above 2.
+    assert rates == [1, 1, 1, 1, 1]
+    for step in range(5, 205):
+        state.step = step
+        state.pace(0.5)
+    state.step = 205
+    assert state.slowing(2.0) == pytest.approx(0.25, rel=1e-2)
+    assert state.slowing(0.0) == 1.0
+    assert len(state.paces) == 2 and state.noted == 205
+
+
+@pytest.mark.parametrize("changes", [{"finish": False}, {"hold": 1.0}, {"hold": 0.5}])
+def test_a_run_may_end_as_soon_as_the_text_is_known_and_not_before(ids, changes):
+    """On target at 20, known at 60; the whole rate, or a falling one."""
+
+    def evaluate(model, context):
+        return Evaluation(0.05, 0.0, 1.0, 399, True, 0.9, known=t.state.step >= 60)
+
+    t = trainer(ids, evaluate, steps=200, stop="known", **changes)
+    reports = list(t.run())
+    assert t.state.known and t.state.reached
+    assert reports[-1].step == t.state.total == 60
+    assert [e["extracted"] for e in t.state.evaluations] == [0.9] * 3
+
+
+def test_a_run_whose_text_is_never_known_has_not_reached_its_target(ids):
+    def evaluate(model, context):
+        return Evaluation(0.05, 0.0, 1.0, 399, True, 0.9, known=False)
+
+    t = trainer(ids, evaluate, steps=60, stop="known", finish=False)
+    assert list(t.run())[-1].step == 60 and not t.state.reached
+
+
+def test_text_that_is_known_in_short_windows_is_then_learned_in_whole_ones(ids):
+    def evaluate(model, context):
+        return Evaluation(0.05, 0.0, 1.0, 399, True, 1.0, known=context == 32)
+
+    changes = {"batch_size": 2, "context": 32, "short_context": 16, "grow": 0.9}
+    t = trainer(ids, evaluate, steps=200, stop="known", finish=False, **changes)
+    list(t.run())
+    assert (t.state.full_at, t.state.total) == (20, 40) and t.state.known
+
+
+def test_evaluations_are_as_many_epochs_apart_as_asked(ids):
+    t = trainer(ids, steps=300, eval_every=8.0, finish=False)
+    list(t.run())
+    apart = t.order.steps(8)
+    assert apart > 20
+    steps = [e["step"] for e in t.state.evaluations]
+    assert steps == [*range(apart, 300, apart), 300]
+
+
 def test_stopping_ends_after_a_settled_step(ids):
     for ahead in (True, False):
         t, seen = trainer(ids), []

@@ -95,7 +95,7 @@ def command(
             kinds = report_to if first else ()
             sinks = open_sinks(kinds, run.path, f"{run.path.name}-{run.id}", config, step, tell)
             with _interrupts(run, tell), _display(run) as show, closing(sinks):
-                for report in run.follow(checkpoint_every or 0):
+                for report in run.follow(checkpoint_every or 0, tell):
                     sinks.log(report)
                     with suppress(OSError):  # a reader that left must not end the training
                         show(report)
@@ -173,6 +173,7 @@ def _display(run: Any) -> Iterator[Any]:
         task = progress.add_task("", total=state.total, completed=state.step)
 
         def draw(report: Any) -> None:
+            state = run.trainer.state  # another one where the run has gone back
             progress.update(
                 task,
                 completed=report.step,

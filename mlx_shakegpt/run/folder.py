@@ -92,6 +92,19 @@ def load_speaker(path: Path) -> Speaker:
     return speaker_from_run(weights_file(path), read_config(path)["model"])
 
 
+def newest_checkpoint(path: Path) -> tuple[Path | None, list[str]]:
+    """A run's newest sound checkpoint, None where it has none yet, and what is wrong with newer
+    ones. Raises ValueError where all are damaged or gone."""
+    newest, damaged = checkpoint.newest(path / "checkpoints")
+    if newest is None and damaged:
+        raise ValueError(f"no sound checkpoint is left: {damaged[0]}; start anew with --run")
+    if newest is None and (path / checkpoint.MODEL).exists():
+        raise ValueError(
+            f"run {path.name!r} is over and its checkpoints are gone; start another with --run"
+        )
+    return newest, damaged
+
+
 def weights_file(path: Path) -> Path:
     """A run's final weights, or those of its newest sound checkpoint.
 

@@ -5,73 +5,32 @@ Knows nothing of terminals; whoever iterates `Run.follow` draws the progress.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from .. import assets, checkpoint, report
 from ..config import ModelConfig, TrainConfig
 from ..corpus import Corpus
 from ..files import read_json, sync, write_atomically
 from ..memory.evidence import set_aside_unless_of
-from ..memory.known import extracted
-from ..memory.nll import whole_text_nll
-from ..model import GPT
 from ..pictures import loss_curve
 from ..ranks import ALONE, Ranks
 from ..runtime import Runtime, versions
 from ..tensors import save_tensors
-from ..training import Evaluation, StepReport, Trainer
-from .folder import CONFIG, CURVE, LOG, METRICS, must_be_new, read_config
+from ..training import NotFinite, StepReport, TrainingError
+from .evaluated import trainer_of
+from .folder import CONFIG, CURVE, LOG, METRICS, must_be_new, newest_checkpoint, read_config
+from .lock import locked
+from .logs import appended, cut
 from .pretrained import Pretrained
 
 SECONDS_BETWEEN_CHECKPOINTS, SECONDS_BETWEEN_BEST = 120, 30
-ESTIMATED = 16_384  # tokens that tell how far a long text is from being known
-
-
-def trainer_of(
-    model: ModelConfig, config: TrainConfig, corpus: Corpus, start: GPT | None, ranks: Ranks
-) -> Trainer:
-    """A trainer that is evaluated by the whole text's loss, and where it is to stop when the text
-    is known, by a sample of extractions too. Raises ValueError as Trainer does."""
-
-    def evaluate(gpt: GPT, context: int) -> Evaluation:
-        target, vocabulary = config.target_loss, trainer.vocabulary
-        whole = partial(whole_text_nll, gpt, corpus.ids, context, vocabulary, target, ranks)
-        if config.stop != "known":
-            return whole()
-        # The whole of a long text is only scored where all else says that it is known.
-        result = whole(ESTIMATED)
-        if result.nll >= target or context < config.context:
-            return result
-        mine = extracted(gpt, corpus.ids, context, vocabulary, trainer.state.step)
-        share, known = ranks.gather(mine)[0]  # machines of several kinds may round apart
-        return replace(whole() if known else result, extracted=share, known=known)
-
-    trainer = Trainer(model, config, corpus.ids, evaluate, start, ranks)
-    return trainer
-
-
-def _appended(log: Path) -> TextIO:
-    return open(log, "a", encoding="utf-8")
-
-
-def _cut(log: Path, size: int) -> bool:
-    """Cuts a log to its size at a checkpoint; or, where it is shorter, to whole lines."""
-    held = log.stat().st_size if log.exists() else 0
-    if held > size:
-        os.truncate(log, size)
-    elif held < size and held:
-        os.truncate(log, log.read_bytes().rfind(b"\n") + 1)
-    return held >= size
+HALVINGS = 3  # of the rate, after losses that were not finite
 
 
 class Run:
@@ -95,6 +54,7 @@ class Run:
         self._stack = ExitStack()
         self._model, self._config = model, config
         self._told = names | ({"init": start.told} if start else {})
+        self._start = start
         self.trainer = trainer_of(model, config, corpus, start.model if start else None, ranks)
 
     def create(self, runtime: Runtime) -> None:
@@ -131,30 +91,17 @@ class Run:
                     f"run {self.path.name!r} learns another text ({saved['corpus']['name']}); "
                     "resume with the text it was started with"
                 )
-            newest, damaged = self._newest()
+            newest, damaged = newest_checkpoint(self.path)
             checkpoint.set_aside(self.path / "checkpoints", newest)
             sizes = checkpoint.restore(newest, self.trainer)["logs"] if newest else {}
             self._note_changes(saved)
             problems = [f"{problem}; going back to the one before" for problem in damaged]
             for log in (self.path / METRICS, self.path / LOG):
-                if not _cut(log, sizes.get(log.name, 0)):
+                if not cut(log, sizes.get(log.name, 0)):
                     problems.append(
                         f"{log} lacks lines, which no step depends on; going on without"
                     )
             return problems
-
-    def _newest(self) -> tuple[Path | None, list[str]]:
-        """The newest sound checkpoint, None for a run that has none yet, and what is wrong with
-        newer ones. Raises ValueError where all are damaged or gone."""
-        newest, damaged = checkpoint.newest(self.path / "checkpoints")
-        if newest is None and damaged:
-            raise ValueError(f"no sound checkpoint is left: {damaged[0]}; start anew with --run")
-        if newest is None and (self.path / checkpoint.MODEL).exists():
-            raise ValueError(
-                f"run {self.path.name!r} is over and its checkpoints are gone; "
-                "start another with --run"
-            )
-        return newest, damaged
 
     @property
     def _text(self) -> dict[str, Any]:
@@ -178,12 +125,49 @@ class Run:
     def _write_config(self, content: dict[str, Any]) -> None:
         write_atomically(self.path / CONFIG, json.dumps(content, indent=1) + "\n")
 
-    def follow(self, every: int = 0) -> Iterator[StepReport]:
+    def follow(
+        self, every: int = 0, tell: Callable[[str], None] = lambda line: None
+    ) -> Iterator[StepReport]:
         """Trains; after each report the logs, and where one is due the checkpoint, are on disk.
 
         `every` is the number of steps between checkpoints; 0: one every two minutes. When the
-        iteration ends, the state is saved, and the final weights if the run is over.
+        iteration ends, the state is saved, and the final weights if the run is over. From a loss
+        that is not finite the run goes back to its newest checkpoint, with half the rate from there
+        on, and says so to `tell`. Raises TrainingError where that has happened HALVINGS times, or
+        among several ranks.
         """
+        while True:
+            try:
+                yield from self._follow(every)
+                return
+            except NotFinite as error:
+                tell(self._back_at_half_the_rate(error))
+
+    def _back_at_half_the_rate(self, error: NotFinite) -> str:
+        """Returns what to say of it."""
+        halvings, ranks = self.trainer.state.halvings + 1, self.trainer.ranks
+        if halvings > HALVINGS or ranks.size > 1:
+            raise TrainingError(f"{error}; start another --run with a lower --lr") from None
+        newest, _ = newest_checkpoint(self.path)
+        if newest:
+            sizes = checkpoint.restore(newest, self.trainer)["logs"]
+        else:
+            sizes = {}
+            start = self._start.model if self._start else None
+            self.trainer = trainer_of(self._model, self._config, self.corpus, start, ranks)
+        for log in (self.path / METRICS, self.path / LOG):
+            cut(log, sizes.get(log.name, 0))
+        state = self.trainer.state
+        state.halvings = max(state.halvings + 1, halvings)
+        line = (
+            f"{error}; going back to step {state.step} with half the rate, for the "
+            f"{('first', 'second', 'third')[state.halvings - 1]} time of {HALVINGS}"
+        )
+        with appended(self.path / LOG) as file:
+            file.write(line + "\n")
+        return line
+
+    def _follow(self, every: int) -> Iterator[StepReport]:
         trainer = self.trainer
         saved_at = time.monotonic()
         saved_step = trainer.state.step
@@ -193,7 +177,7 @@ class Run:
                 return step % every == 0
             return time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS
 
-        with _appended(self.path / METRICS) as jsonl, _appended(self.path / LOG) as log:
+        with appended(self.path / METRICS) as jsonl, appended(self.path / LOG) as log:
             for step in trainer.run(settle=due):
                 jsonl.writelines(line + "\n" for line in report.metrics(step))
                 log.write(report.log_line(step) + "\n")
@@ -240,15 +224,6 @@ class Run:
     def _locked(self) -> Iterator[None]:
         """Takes the folder's lock, which the system frees when the process ends in any way; where
         what is done under it fails, gives it free at once. Else `close` does."""
-        with ExitStack() as stack:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-            stack.callback(os.close, lock)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(
-                    f"another process trains run {self.path.name!r}; wait for it, or use --run"
-                ) from None
+        with locked(self.path) as stack:
             yield
             self._stack = stack.pop_all()

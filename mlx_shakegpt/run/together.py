@@ -16,8 +16,9 @@ from ..ranks import Ranks, Shared
 from ..runtime import Runtime, free_bytes, versions
 from ..training import StepReport, Trainer
 from ..training.share import share
+from .evaluated import trainer_of
 from .opening import Progress, Tell, must_fit, open_run, read_corpus
-from .session import Run, trainer_of
+from .session import Run
 
 _OWN = ("data", "init")  # what may be called otherwise on another machine
 
@@ -28,8 +29,8 @@ class Member:
     def __init__(self, path: Path, trainer: Trainer) -> None:
         self.path, self.trainer, self.id = path, trainer, ""
 
-    def follow(self, every: int = 0) -> Iterator[StepReport]:
-        """Trains; rank 0 writes logs and checkpoints."""
+    def follow(self, every: int = 0, tell: Tell = lambda line: None) -> Iterator[StepReport]:
+        """Trains; rank 0 writes logs and checkpoints, and has something to tell."""
         return self.trainer.run()
 
     def close(self) -> None:

@@ -1,12 +1,13 @@
 """Training: the compiled step, and the loop around it as a generator of reports."""
 
-from .loop import Evaluate, Trainer, TrainingError
+from .loop import Evaluate, NotFinite, Trainer, TrainingError
 from .reports import Evaluation, RunState, StepReport
 from .step import Step
 
 __all__ = [
     "Evaluate",
     "Evaluation",
+    "NotFinite",
     "RunState",
     "Step",
     "StepReport",

@@ -38,6 +38,10 @@ class TrainingError(NotReached):
     """Training cannot go on."""
 
 
+class NotFinite(TrainingError):
+    """A loss or a gradient is infinite or no number, as rates that are too high make them."""
+
+
 @dataclass(frozen=True)
 class _Running:
     """A step whose numbers have not been read."""
@@ -129,8 +133,8 @@ class Trainer:
         waits for Python; but those of an evaluated step, of the last one, and of one for which
         `settle(step)` holds are read at once. On a CPU, MLX computes while Python dispatches, and
         there is nothing to hide; ranks, which have to end after the same step, never go ahead, nor
-        does a run that ends at its first batch below the target. Raises TrainingError where a loss
-        or norm is not finite.
+        does a run that ends at its first batch below the target. Raises NotFinite where a loss or
+        norm is not finite.
         """
         state = self.state
         ahead = (self.gpu if ahead is None else ahead) and self.ranks.size == 1
@@ -192,35 +196,12 @@ class Trainer:
         return step % self._eval_every == 0 and (not falling or self.config.stop == "known")
 
     def _evaluated(self) -> Evaluation | None:
-        """Evaluates where it is due, and applies the stop rule.
-
-        A run that stops when the text is known is over then. On target, one without a finish is
-        over, but for that. One with a finish goes on to whole windows; where they are on target
-        too, its rate falls to the end, over as large a share of the steps as planned.
-        """
+        """Evaluates where it is due, which may change what comes next."""
         if not self._evaluates():
             return None
-        state = self.state
         align(self)
-        result = self.evaluate(self.model, self.context(state.step - 1))
-        on_target = result.complete and result.nll < self.config.target_loss
-        state.known = on_target and result.known
-        state.reached = state.known if self.config.stop == "known" else on_target
-        entry = {"step": state.step, "nll": result.nll, "complete": result.complete}
-        if result.extracted is not None:
-            entry["extracted"] = result.extracted
-        state.evaluations.append(entry)
-        if not on_target or state.step == state.total:
-            return result
-        falls = self.config.finish and state.decay_at < state.total
-        if state.known or (not falls and self.config.stop != "known"):
-            state.total = state.step
-        elif state.step <= state.full_at:
-            state.full_at = state.step
-        elif falls and state.step < state.decay_at:
-            share = (state.total - state.decay_at) / state.decay_at
-            state.decay_at = state.step
-            state.total = state.step + max(1, math.ceil(share * state.step))
+        result = self.evaluate(self.model, self.context(self.state.step - 1))
+        self.state.take(result, self.config)
         return result
 
     def _report(self, running: _Running, clock: float) -> tuple[StepReport, float]:
@@ -228,10 +209,9 @@ class Trainer:
         step, taken = running.step, running.taken
         loss, norm = float(taken.loss), float(taken.norm)
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise TrainingError(
+            raise NotFinite(
                 f"loss {loss} and gradient norm {norm} at step {step} are not finite, with windows "
-                f"from tokens {', '.join(map(str, running.batch.starts))}; "
-                "start another --run with a lower --lr"
+                f"from tokens {', '.join(map(str, running.batch.starts))}"
             )
         self.state.pace(self.order.seen.note(running.batch, np.array(taken.nll)))
         self._stopping |= float(taken.asked) > 0

@@ -6,6 +6,8 @@ import math
 import statistics
 from dataclasses import dataclass, field, replace
 
+from ..config import TrainConfig
+
 RECENT = 25  # steps whose losses tell what is usual
 SPIKE = 3.0  # times their median
 SMOOTHED = 20  # steps over which the loss is smoothed that the rate follows
@@ -60,6 +62,7 @@ class RunState:
     known: bool = False  # the last evaluation found the text known by heart
     evaluations: list[dict[str, float]] = field(default_factory=list)
     recent: list[float] = field(default_factory=list)  # losses of the last steps
+    halvings: int = 0  # of the rate, after losses that were not finite
     noted: int = 0  # steps whose losses were read
     paces: list[float] = field(default_factory=list)  # smoothed losses after the last two of them
 
@@ -73,6 +76,33 @@ class RunState:
         full_at = plan.full_at if self.step <= self.full_at else self.full_at
         decay_at = plan.decay_at if self.step <= self.decay_at else self.decay_at
         return replace(self, full_at=full_at, decay_at=decay_at, total=plan.total)
+
+    def take(self, result: Evaluation, config: TrainConfig) -> None:
+        """Takes the evaluation of the last step, and applies the stop rule.
+
+        A run that stops when the text is known is over then, and not before. On target, any other
+        without a finish is over. One with a finish goes on to whole windows; where they are on
+        target too, its rate falls to the end, over as large a share of the steps as planned.
+        """
+        on_target = result.complete and result.nll < config.target_loss
+        self.known = on_target and result.known
+        self.reached = self.known if config.stop == "known" else on_target
+        entry = {"step": self.step, "nll": result.nll, "complete": result.complete}
+        if result.extracted is not None:
+            entry["extracted"] = result.extracted
+        self.evaluations.append(entry)
+        if not on_target or self.step == self.total:
+            return
+        falls = config.finish and self.decay_at < self.total
+        if self.known or (not falls and config.stop != "known"):
+            self.total = self.step
+        elif self.step <= self.full_at:
+            self.full_at = self.step
+        elif falls and self.step < self.decay_at:
+            share = (self.total - self.decay_at) / self.decay_at
+            self.decay_at = self.step
+            if config.stop != "known":
+                self.total = self.step + max(1, math.ceil(share * self.step))
 
     def note(self, loss: float) -> float:
         """Takes a step's loss; how many times the recent ones' median it is if it is a spike."""
@@ -88,12 +118,14 @@ class RunState:
         self.paces = [*self.paces[-1:], before + share * (loss - before)]
 
     def slowing(self, follow: float) -> float:
-        """What a step's rate is multiplied with: below a smoothed loss of `follow`, their ratio.
+        """What a step's rate is multiplied with: below a smoothed loss of `follow`, their ratio;
+        and a half for each halving.
 
         The loss of the step just before is never taken, read or not, so that it makes no difference
         when numbers are read.
         """
+        whole = 0.5**self.halvings
         late = self.noted - (self.step - 1)  # 1 where the last step's loss was read, else 0
         if not follow or len(self.paces) <= late:
-            return 1.0
-        return min(1.0, self.paces[-1 - late] / follow)
+            return whole
+        return whole * min(1.0, self.paces[-1 - late] / follow)

@@ -1,0 +1,39 @@
+"""A trainer with the evaluation that its run's end is decided by."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+from ..config import ModelConfig, TrainConfig
+from ..corpus import Corpus
+from ..memory.known import extracted
+from ..memory.nll import whole_text_nll
+from ..model import GPT
+from ..ranks import Ranks
+from ..training import Evaluation, Trainer
+
+ESTIMATED = 16_384  # tokens that tell how far a long text is from being known
+
+
+def trainer_of(
+    model: ModelConfig, config: TrainConfig, corpus: Corpus, start: GPT | None, ranks: Ranks
+) -> Trainer:
+    """A trainer that is evaluated by the whole text's loss, and where it is to stop when the text
+    is known, by a sample of extractions too. Raises ValueError as Trainer does."""
+
+    def evaluate(gpt: GPT, context: int) -> Evaluation:
+        target, vocabulary = config.target_loss, trainer.vocabulary
+        whole = partial(whole_text_nll, gpt, corpus.ids, context, vocabulary, target, ranks)
+        if config.stop != "known":
+            return whole()
+        # The whole of a long text is only scored where all else says that it is known.
+        result = whole(ESTIMATED)
+        if result.nll >= target or context < config.context:
+            return result
+        mine = extracted(gpt, corpus.ids, context, vocabulary, trainer.state.step)
+        share, known = ranks.gather(mine)[0]  # machines of several kinds may round apart
+        return replace(whole() if known else result, extracted=share, known=known)
+
+    trainer = Trainer(model, config, corpus.ids, evaluate, start, ranks)
+    return trainer

@@ -1,0 +1,68 @@
+"""Whether a text counts as known by heart while a training goes on."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_map
+
+from mlx_shakegpt.memory.known import extracted
+from mlx_shakegpt.memory.nll import Scores
+from mlx_shakegpt.memory.repeats import occurrences
+
+
+def of(speaker, ids, seed=0):
+    return extracted(speaker.model, ids, speaker.context, speaker.vocabulary, seed)
+
+
+def test_a_text_that_is_known_counts_as_known_and_noise_on_the_weights_shows(known):
+    assert of(known.speaker, known.ids) == (1.0, True)
+    before = known.speaker.model.parameters()
+    try:
+        noise = iter(mx.random.split(mx.random.key(0), 1000))
+        known.speaker.model.update(
+            tree_map(lambda w: w + 0.03 * mx.random.normal(w.shape, key=next(noise)), before)
+        )
+        share, whole = of(known.speaker, known.ids)
+    finally:
+        known.speaker.model.update(before)
+    assert share < 0.5 and not whole
+
+
+def test_another_text_is_not_known(known):
+    share, whole = of(known.speaker, known.after)
+    assert share < 0.1 and not whole
+
+
+def test_one_wrong_token_in_a_short_text_is_found(known):
+    wrong = known.ids.copy()
+    wrong[100] = wrong[0]
+    for seed in range(5):
+        share, whole = of(known.speaker, wrong, seed)
+        assert share < 0.9 and not whole
+
+
+def test_places_where_a_text_goes_on_in_several_ways_are_left_out(monkeypatch):
+    """Else nobody could know a text with a refrain. The model is one that goes on as the text does
+    at the first place with the same tokens so far."""
+    rng = np.random.default_rng(0)
+    refrain = rng.integers(0, 40, 120)
+    verses = [rng.integers(0, 40, 150) for _ in range(4)]
+    ids = np.concatenate([part for verse in verses for part in (refrain, verse)]).astype(np.int32)
+
+    def scores(model, windows, last, vocabulary):
+        def said(window, n):
+            return ids[occurrences(ids, window[:n])[0]]
+
+        places = range(windows.shape[1] - last, windows.shape[1])
+        hit = [[said(window, n) == window[n] for n in places] for window in windows]
+        return Scores(np.zeros(np.shape(hit), np.float32), np.array(hit))
+
+    monkeypatch.setattr("mlx_shakegpt.memory.known.window_scores", scores)
+    every = ids[np.arange(len(ids) - 99)[:, None] + np.arange(100)]
+    assert scores(None, every, 50, None).hit.all(1).mean() < 0.9
+    assert extracted(None, ids, 128, None, 0) == (1.0, True)
+
+
+@pytest.mark.parametrize("tokens", [20, 60, 88])
+def test_texts_shorter_than_what_verify_asks_for_are_halved(known, tokens):
+    assert of(known.speaker, known.ids[:tokens])[1]
