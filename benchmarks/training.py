@@ -45,7 +45,8 @@ def stepper(case, contender, weights, measured=lambda step, _: step):
     """
     name, B, T = parse(case)
     shape = {"batch_size": B, "context": T, "short_context": 0}
-    config = recipe("recite", name, dtype="float32", positions="learned", **shape)
+    shape |= {"positions": "learned", "optimizer": "adamw", "zero_residual": False}
+    config = recipe("recite", name, dtype="float32", **shape)
     from mlx_shakegpt.corpus import Corpus
     from mlx_shakegpt.windows import Windows
 
@@ -73,7 +74,9 @@ def ours(name, config, ids, weights):
     save_tensors(Path(weights), full_tensors(speaker))
     run = Step(trainer.model, trainer.optimizer, config.clip, trainer.absent)
     rows = trainer.model.wte.weight.shape[0]
-    flops = estimate.product_flops(preset(name).model, config.tokens_per_step, config.context, rows)
+    model = preset(name).model
+    flops = estimate.product_flops(model, config.tokens_per_step, config.context, rows)
+    flops += estimate.update_flops(model, config, runtime.setup().device == "cpu")
 
     def step(batch):
         closed = dataclasses.replace(

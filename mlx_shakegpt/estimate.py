@@ -32,6 +32,18 @@ def product_flops(model: ModelConfig, tokens: int, context: int, rows: int) -> f
     return 3.0 * forward
 
 
+def update_flops(model: ModelConfig, config: TrainConfig, on_cpu: bool) -> float:
+    """Floating-point operations of the matrix products of an update: Muon's; AdamW has none.
+
+    As optim.orthogonalised makes them, for the six matrices of a block as it takes them apart: four
+    square ones and two of 1 : 4. Symmetric products are half of it on a CPU.
+    """
+    if config.optimizer != "muon":
+        return 0.0
+    square, long = (20, 37) if on_cpu else (30, 50)  # in C³
+    return float(model.n_layer * (4 * square + 2 * long) * model.n_embd**3)
+
+
 def memory_bytes(
     model: ModelConfig, config: TrainConfig, rows: int, on_cpu: bool, batch_size: int | None = None
 ) -> int:
@@ -93,6 +105,7 @@ def step(
     """The cost of one step, with `rows` rows of the head."""
     tokens = config.tokens_per_step
     flops = product_flops(model, tokens, config.context, rows)
+    flops += update_flops(model, config, on_cpu)
     return StepCost(
         parameters=model.n_parameters,
         tokens=tokens,

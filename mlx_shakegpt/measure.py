@@ -53,6 +53,7 @@ def bench(preset: Preset, config: TrainConfig, repeats: int) -> Bench:
     B, T = batches[0].inputs.shape
     rows = trainer.model.wte.weight.shape[0]
     flops = estimate.product_flops(preset.model, B * T, T, rows)
+    flops += estimate.update_flops(preset.model, config, not runtime.on_gpu())
     speaker = Speaker(trainer.model, trainer.vocabulary, preset.model.n_positions)
     prompt = corpus.ids[:16].tolist()
     list(generation.stream(speaker, prompt, 4))

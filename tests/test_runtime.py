@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -160,6 +161,12 @@ def test_estimates_count_the_products_of_a_step():
     # 6 × parameters × tokens but for the positions and norms, and the attention's scores on top.
     assert cost.flops == pytest.approx(6 * (124_439_808 - 1024 * 768) * 1024, rel=0.05)
     assert cost.seconds == pytest.approx(cost.flops / 1e11)
+    muon = estimate.step(model, replace(config, optimizer="muon"), 100.0, 50_257, on_cpu=True)
+    on_gpu = estimate.step(model, replace(config, optimizer="muon"), 100.0, 50_257, on_cpu=False)
+    # Five iterations of 2 × 3 products of C × C for each of the four square matrices of a block,
+    # nearly, and more for the two long ones.
+    squares = 12 * 4 * 30 * 768**3
+    assert 0.5 * squares < muon.flops - cost.flops < on_gpu.flops - cost.flops < 2 * squares
     closed = estimate.step(model, config, 100.0, 11_707, on_cpu=True)
     assert closed.memory_bytes < cost.memory_bytes
     assert 1e8 < runtime.free_bytes() <= runtime.memory_bytes() > 1e9
