@@ -65,7 +65,7 @@ def test_a_text_is_learned_and_spoken(shakegpt, poem, monkeypatch):
     monkeypatch.setitem(PRESETS, "small", Preset(model, Passage(), changes))
     result = shakegpt("train", "--preset", "small", "--data", poem, "--epochs", "300")
     assert result.code == 0, result.err
-    assert "Target reached: run 'small'" in result.out
+    assert "Known by heart: run 'small'" in result.out
     prompt = "From fairest creatures we desire increase,\n"
     known = tokenizer.encode(poem.read_text())[: len(tokenizer.encode(prompt)) + 50]
     spoken = shakegpt("generate", prompt, "--max-tokens", "50", "--stats")
@@ -182,7 +182,7 @@ def test_a_run_that_fell_short_is_made_longer(shakegpt, trained):
     assert "Resuming tiny after step 6 of 9 at most." in longer.err
     told, losses = json.loads((trained / "config.json").read_text()), steps_and_losses()
     assert told["train"]["steps"] == 9
-    assert told["lengthened"] == [{"step": 6, "epochs": 40.0, "steps": 6}]
+    assert told["lengthened"] == [{"step": 6, "epochs": 30.0, "steps": 6}]
     assert losses[:6] == begun and [step for step, _ in losses] == list(range(1, 10))
     newest = trained / "checkpoints" / "00000009"
     weights = newest / "model.safetensors"

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from mlx_shakegpt.config import ModelConfig, TrainConfig
-from mlx_shakegpt.presets import PRESETS, preset, recipe, suited
+from mlx_shakegpt.presets import PRESETS, RECIPES, preset, recipe, suited
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,8 @@ def test_configurations_come_back_from_json_as_they_were():
 def test_an_option_that_came_after_a_file_has_its_default():
     older = recipe("recite", "gpt2-124m").to_json()
     del older["optimizer"]
-    assert TrainConfig.from_json(older) == recipe("recite", "gpt2-124m")
+    was = recipe("recite", "gpt2-124m", optimizer="adamw")
+    assert TrainConfig.from_json(older) == was
     with pytest.raises(ValueError, match="n_layer"):
         ModelConfig.from_json({"n_head": 2, "n_embd": 16})
     with pytest.raises(ValueError, match="list, not an object"):
@@ -53,7 +54,9 @@ def test_json_with_unknown_or_wrong_entries_is_refused(change):
         TrainConfig.from_json(TrainConfig().to_json() | change)
 
 
-def test_a_context_that_the_short_one_does_not_fit_drops_it():
+def test_a_context_that_the_short_one_does_not_fit_drops_it(monkeypatch):
+    monkeypatch.setitem(RECIPES, "recite", TrainConfig(context=256, short_context=64))
+    assert recipe("recite", "gpt2-124m", context=128).short_context == 64
     assert recipe("recite", "gpt2-124m", context=50, batch_size=3).short_context == 0
     assert recipe("recite", "gpt2-124m", context=32).short_context == 0
 
@@ -61,19 +64,23 @@ def test_a_context_that_the_short_one_does_not_fit_drops_it():
 @pytest.mark.parametrize(
     ("tokens", "given", "want"),
     [
-        (20480, {}, (256, 64, 4, 40.0)),
-        (2048, {}, (256, 64, 4, 300.0)),
-        (300, {}, (256, 64, 4, 2048.0)),
-        (128, {}, (64, 64, 4, 1200.0)),
-        (40, {}, (32, 32, 4, 1920.0)),
-        (40, {"context": 16}, (16, 0, 4, 960.0)),
-        (300, {"epochs": 9.0}, (256, 64, 4, 9.0)),
-        (300, {"steps": 50}, (256, 64, 4, 40.0)),
+        (338025, {}, (128, 32, 30.0)),
+        (338025, {"batch_size": 4}, (128, 4, 30.0)),
+        (338025, {"context": 64}, (64, 4, 30.0)),
+        (50000, {}, (128, 8, 30.0)),
+        (20480, {}, (128, 4, 30.0)),
+        (2048, {}, (128, 4, 150.0)),
+        (300, {}, (128, 4, 1024.0)),
+        (128, {}, (64, 4, 1200.0)),
+        (40, {}, (32, 4, 1920.0)),
+        (40, {"context": 16}, (16, 4, 960.0)),
+        (300, {"epochs": 9.0}, (128, 4, 9.0)),
+        (300, {"steps": 50}, (128, 4, 30.0)),
     ],
 )
-def test_a_short_text_gets_windows_that_it_has_and_steps_enough(tokens, given, want):
+def test_a_text_gets_windows_that_it_has_and_batches_and_steps_that_suit_it(tokens, given, want):
     config = suited(recipe("recite", "gpt2-124m", **given), tokens, given)
-    assert (config.context, config.short_context, config.batch_size, config.epochs) == want
+    assert (config.context, config.batch_size, config.epochs) == want
     assert config.context < tokens or "context" in given
 
 

@@ -156,7 +156,10 @@ def test_a_cache_that_cannot_be_written_costs_one_warning(tmp_path):
 
 
 def test_estimates_count_the_products_of_a_step():
-    model, config = preset("gpt2-124m").model, recipe("recite", "gpt2-124m")
+    model, config = (
+        preset("gpt2-124m").model,
+        recipe("recite", "gpt2-124m", optimizer="adamw", batch_size=8),
+    )
     cost = estimate.step(model, config, 100.0, 50_257, on_cpu=True)
     # 6 × parameters × tokens but for the positions and norms, and the attention's scores on top.
     assert cost.flops == pytest.approx(6 * (124_439_808 - 1024 * 768) * 1024, rel=0.05)

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import click
 
-from ..presets import PRESETS, recipe
+from ..presets import PRESETS, recipe, suited
 from .common import emit, json_option, prepare
 
 
@@ -25,8 +25,9 @@ def command(as_json: bool) -> None:
     gflops = runtime.matmul_gflops(dtype=getattr(mx, found.dtype))
     presets = {}
     for name, chosen in PRESETS.items():
-        config = recipe("recite", name, dtype=found.dtype)
-        own = Vocabulary.of(Corpus.load(None, chosen.passage).ids)
+        ids = Corpus.load(None, chosen.passage).ids
+        config = suited(recipe("recite", name, dtype=found.dtype), len(ids), {})
+        own = Vocabulary.of(ids)
         cost = estimate.step(chosen.model, config, gflops, own.rows, found.device == "cpu")
         presets[name] = asdict(cost)
     blas: dict[str, object] = {"name": "MLX's own", "path": ""}

@@ -22,6 +22,9 @@ from .pretrained import pretrained
 from .session import Run
 
 _NAMES = ("preset", "recipe", "run", "data", "first_line", "corpus_tokens", "init")
+# What weights that know how to attend want instead; `lr` is about GPT-2's own.
+PRETRAINED = {"closed_vocab": False, "positions": "learned", "zero_residual": False}
+PRETRAINED |= {"optimizer": "adamw", "lr": 1e-4}
 CUSTOM = "custom"  # the preset of a model that has the shape of none
 
 Tell = Callable[[str], None]
@@ -65,7 +68,7 @@ def open_run(
             raise ValueError(f"{init} has another shape than preset {name}; leave the preset out")
         name = shape
         tell(f"Beginning with {start.source}, {start.model.config.n_parameters:,} parameters.")
-        given = {"closed_vocab": False, "positions": "learned"} | given
+        given = PRETRAINED | given
     recipe_name, data = given.pop("recipe", OURS), given.pop("data", None)
     base = preset(name).passage if data is None and name in PRESETS else Passage()
     passage = Passage(
