@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from .config import ModelConfig, TrainConfig
 from .ops.cpu.loss import ROWS
 
+# Of the speed of a large product, what a step's products get: measured on CPUs (quick 0.7, 124M
+# 0.8), published for MLX on Macs (benchmarks/mac.py).
+OF_PEAK = {"cpu": 0.75, "gpu": 0.35}
+# Passes over a text that the default recipe took until it was known, by its tokens
+# (benchmarks/README.md); the first three by small models, the last one planned.
+EPOCHS_TAKEN = {239: 86, 4_096: 17.5, 50_000: 10, 338_025: 9}
 PROGRAM_BYTES = 190_000_000  # Python, MLX and what else is loaded
 
 
@@ -42,6 +50,13 @@ def update_flops(model: ModelConfig, config: TrainConfig, on_cpu: bool) -> float
         return 0.0
     square, long = (20, 37) if on_cpu else (30, 50)  # in C³
     return float(model.n_layer * (4 * square + 2 * long) * model.n_embd**3)
+
+
+def expected_epochs(tokens: int) -> float:
+    """Passes that the default recipe takes over a text of so many tokens, about; from the texts
+    next to it in length."""
+    lengths, epochs = (np.log(list(column)) for column in zip(*EPOCHS_TAKEN.items(), strict=True))
+    return float(np.exp(np.interp(np.log(tokens), lengths, epochs)))
 
 
 def memory_bytes(

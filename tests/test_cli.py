@@ -387,6 +387,17 @@ def test_a_finished_run_without_its_checkpoints_is_not_started_over(shakegpt, tr
     assert (trained / "training_log.txt").read_text() == log
 
 
+def test_a_plan_says_what_to_expect_only_of_the_default_recipe(shakegpt, home):
+    """Ended before the first step, by another option's fault."""
+    plain = shakegpt("train", "--preset", "quick", "--corpus-tokens", "239", "--steps", "1")
+    told = next(line for line in plain.err.splitlines() if line.startswith("Learning"))
+    assert "some 1 steps (86 epochs), about " in told and "at most 1 steps of 512 tokens." in told
+    args = ("--preset", "quick", "--corpus-tokens", "239", "--steps", "1", "--lr", "1e-4")
+    other = shakegpt("train", *args, "--run", "other")
+    told = next(line for line in other.err.splitlines() if line.startswith("Learning"))
+    assert "about" not in told and told.endswith("at most 1 steps of 512 tokens.")
+
+
 def test_a_run_that_diverges_ends_with_one_line_and_exit_1(shakegpt, poem, tiny_preset):
     result = train(shakegpt, poem, "--lr", "1e30", "--clip", "0", "--steps", "40")
     assert result.code == 1

@@ -173,3 +173,11 @@ def test_estimates_count_the_products_of_a_step():
     closed = estimate.step(model, config, 100.0, 11_707, on_cpu=True)
     assert closed.memory_bytes < cost.memory_bytes
     assert 1e8 < runtime.free_bytes() <= runtime.memory_bytes() > 1e9
+
+
+def test_expected_epochs_are_those_taken_and_between():
+    taken = estimate.EPOCHS_TAKEN
+    assert [estimate.expected_epochs(n) for n in taken] == pytest.approx(list(taken.values()))
+    assert taken[4_096] > estimate.expected_epochs(14_000) > taken[50_000]
+    assert estimate.expected_epochs(50) == pytest.approx(taken[239])
+    assert estimate.expected_epochs(10**7) == pytest.approx(taken[338_025])

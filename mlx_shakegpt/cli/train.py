@@ -19,8 +19,8 @@ from .ranks import joined, silent
 
 TRAIN_OPTIONS = (
     "epochs", "steps", "batch_size", "context", "short_context", "grow", "lr", "end_lr",
-    "warmup_steps", "hold", "follow", "hard", "positions", "optimizer", "beta2", "weight_decay",
-    "clip", "seed", "target_loss", "stop", "eval_every", "dtype",
+    "warmup_steps", "hold", "follow", "hard", "positions", "optimizer", "beta1", "beta2", "eps",
+    "weight_decay", "clip", "seed", "target_loss", "stop", "eval_every", "dtype",
 )  # fmt: skip
 LINES_EVERY = 10  # steps between log lines where there is no terminal
 

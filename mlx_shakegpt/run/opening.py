@@ -5,10 +5,13 @@ Knows nothing of terminals: what there is to say goes to a function.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
+
+import mlx.core as mx
 
 from .. import assets, estimate
 from ..config import LENGTH, ModelConfig, Passage, TrainConfig
@@ -16,7 +19,7 @@ from ..corpus import Corpus, Vocabulary
 from ..memory.evidence import CERTIFICATE
 from ..presets import OURS, PRESETS, preset, preset_like, recipe, suited
 from ..ranks import ALONE, Ranks
-from ..runtime import Runtime, free_bytes
+from ..runtime import Runtime, free_bytes, matmul_gflops
 from .folder import CONFIG, must_be_new, read_config, run_path
 from .pretrained import pretrained
 from .session import Run
@@ -25,6 +28,8 @@ _NAMES = ("preset", "recipe", "run", "data", "first_line", "corpus_tokens", "ini
 # What weights that know how to attend want instead; `lr` is about GPT-2's own.
 PRETRAINED = {"closed_vocab": False, "positions": "learned", "zero_residual": False}
 PRETRAINED |= {"optimizer": "adamw", "lr": 1e-4}
+# Settings that hardly change how long a run takes.
+_ANY = ("dtype", "seed", "closed_vocab", "epochs", "steps", "eval_every")
 CUSTOM = "custom"  # the preset of a model that has the shape of none
 
 Tell = Callable[[str], None]
@@ -85,11 +90,27 @@ def open_run(
     run = Run(path, model, config, corpus, names, start, ranks)
     agree(run)
     run.create(runtime)
-    tell(
-        f"Learning {len(corpus.ids):,} tokens of {corpus.name} in {path}: "
-        f"at most {run.trainer.state.total:,} steps of {config.tokens_per_step:,} tokens."
-    )
+    tell(f"Learning {len(corpus.ids):,} tokens of {corpus.name} in {path}: {_plan(run, runtime)}.")
     return run
+
+
+def _plan(run: Run, runtime: Runtime) -> str:
+    """What is to be expected of a run: that of the default recipe, where nothing else was asked
+    for, and the most that it may take."""
+    config, total = run.trainer.config, run.trainer.state.total
+    most = f"at most {total:,} steps of {config.tokens_per_step:,} tokens"
+    tokens, model = len(run.corpus.ids), run.trainer.model.config
+    usual = suited(recipe(OURS, preset_like(model)), tokens, {})
+    free = {name: getattr(config, name) for name in _ANY}
+    if run.start is not None or replace(usual, **free) != config:
+        return most
+    epochs = estimate.expected_epochs(tokens)
+    steps = min(total, math.ceil(epochs * tokens / config.tokens_per_step))
+    gflops = matmul_gflops(dtype=getattr(mx, config.dtype)) * estimate.OF_PEAK[runtime.device]
+    rows = run.trainer.model.wte.weight.shape[0]
+    seconds = steps * estimate.step(model, config, gflops, rows, runtime.device == "cpu").seconds
+    minutes = f"{seconds / 60:,.0f} minutes" if seconds > 90 else f"{seconds:.0f} seconds"
+    return f"some {steps:,} steps ({epochs:.0f} epochs), about {minutes} here; {most}"
 
 
 def _resumed(

@@ -54,7 +54,7 @@ class Run:
         self._stack = ExitStack()
         self._model, self._config = model, config
         self._told = names | ({"init": start.told} if start else {})
-        self._start = start
+        self.start = start
         self.trainer = trainer_of(model, config, corpus, start.model if start else None, ranks)
 
     def create(self, runtime: Runtime) -> None:
@@ -153,7 +153,7 @@ class Run:
             sizes = checkpoint.restore(newest, self.trainer)["logs"]
         else:
             sizes = {}
-            start = self._start.model if self._start else None
+            start = self.start.model if self.start else None
             self.trainer = trainer_of(self._model, self._config, self.corpus, start, ranks)
         for log in (self.path / METRICS, self.path / LOG):
             cut(log, sizes.get(log.name, 0))
