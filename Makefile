@@ -12,7 +12,7 @@ help:
 	@echo "make check   ruff, mypy and the suite"
 	@echo "make bench   the tables of benchmarks/"
 	@echo "make mutants whether the tests notice small faults in what proves and keeps (hours)"
-	@echo "make docs    the library's pages, from its docstrings, in docs/"
+	@echo "make docs    docs/commands.md, and pages from the docstrings in build/pages/"
 	@echo "make setup   only install"
 
 setup: .venv/installed
@@ -40,10 +40,11 @@ mutants: .venv/installed-test
 	$(BIN)/python benchmarks/mutants.py
 
 docs: .venv/installed-test
-	$(BIN)/pdoc $(PAGES) -o docs
+	$(BIN)/python docs/commands.py
+	$(BIN)/pdoc $(PAGES) -o build/pages
 
 clean:
-	rm -rf .venv build docs *.egg-info
+	rm -rf .venv build *.egg-info
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -1,0 +1,56 @@
+"""Writes docs/commands.md from the commands themselves, as `--help` shows them.
+
+    python docs/commands.py
+
+A test compares the page with `page()`, so that the two cannot drift apart.
+"""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import click
+
+from mlx_shakegpt.cli import app
+
+PAGE = Path(__file__).with_name("commands.md")
+HEAD = """# Commands
+
+Written by `python docs/commands.py` from the commands' own help; change that, not this page.
+`python cli.py COMMAND` and the installed `shakegpt COMMAND` are the same.
+[Exit codes and output](guide.md#exit-codes-and-output) are the same for all of them.
+"""
+
+
+def page() -> str:
+    """The whole page: a table of the commands, and a section for each."""
+    commands = app.commands.items()
+    table = ["| command | what it does |", "|---|---|"]
+    table += [f"| [`{name}`](#{name}) | {_paragraphs(command)[0]} |" for name, command in commands]
+    sections = [_section(name, command) for name, command in commands]
+    return "\n".join([HEAD, *table, "", "\n".join(sections)])
+
+
+def _paragraphs(command: click.Command) -> list[str]:
+    """A command's description, each paragraph on one line."""
+    return [" ".join(p.split()) for p in inspect.cleandoc(command.help or "").split("\n\n")]
+
+
+def _section(name: str, command: click.Command) -> str:
+    context = click.Context(command, info_name=f"python cli.py {name}", terminal_width=100)
+    usage = command.get_usage(context).removeprefix("Usage: ")
+    lines = [f"## {name}", "", "```text", usage, "```", ""]
+    lines += ["\n\n".join(_paragraphs(command)), "", "| option | meaning |", "|---|---|"]
+    for parameter in command.get_params(context):
+        record = parameter.get_help_record(context)
+        if record and isinstance(parameter, click.Option) and "--help" not in parameter.opts:
+            option, meaning = (cell.replace("|", "\\|") for cell in record)
+            lines.append(f"| `{option}` | {' '.join(meaning.split())} |")
+    if lines[-1] == "|---|---|":
+        del lines[-3:]
+    return "\n".join([*lines, ""])
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
