@@ -1,0 +1,193 @@
+"""The documents: short where they must be, links that lead somewhere, commands that exist."""
+
+import ast
+import importlib
+import importlib.util
+import json
+import re
+import shlex
+import textwrap
+from itertools import takewhile
+
+import click
+import pytest
+from conftest import ROOT
+
+from mlx_shakegpt.cli import app
+from mlx_shakegpt.presets import PRESETS, RECIPES
+
+README = ROOT / "README.md"
+PAGES = sorted(
+    page
+    for pattern in ("*.md", "docs/*.md", "benchmarks/*.md", "data/*.md", "weights/*.md")
+    for page in ROOT.glob(pattern)
+)
+FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
+SPAN = re.compile(r"`python cli\.py ([a-z][^`]*)`")
+LINK = re.compile(r'\]\(([^)\s]+)\)|(?:src|srcset|href)="([^"]+)"')
+NAMES = {"preset": {*PRESETS, "auto"}, "recipe": set(RECIPES)}
+
+
+def text_of(page):
+    return page.read_text(encoding="utf-8")
+
+
+def blocks(*languages):
+    """The code blocks in some languages, each with its page."""
+    for page in PAGES:
+        for language, code in FENCE.findall(text_of(page)):
+            if language in languages:
+                yield page, code
+
+
+def anchors(page):
+    """What GitHub lets a link lead to: a slug for each heading."""
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", text_of(page)), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def shell_lines():
+    """Every command line in the documents as words, each with its page."""
+    for page, code in blocks("sh", "bash"):
+        for line in code.replace("\\\n", " ").splitlines():
+            lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+            lexer.whitespace_split, lexer.commenters = True, "#"
+            words = list(lexer)
+            yield page, words
+            # What `eval "$(…)"` runs.
+            for inner in re.findall(r"\$\((.+?)\)", " ".join(words)):
+                yield page, shlex.split(inner)
+
+
+def program_calls():
+    """The arguments of each call of the program in the documents, with its page."""
+    calls = []
+    for page, words in shell_lines():
+        start = next((i for i, word in enumerate(words) if is_program(word)), None)
+        if start is not None:
+            rest = takewhile(lambda word: not set(word) <= set("|&;<>"), words[start + 1 :])
+            calls.append((page, list(rest)))
+    for page in PAGES:
+        spans = SPAN.findall(FENCE.sub("", text_of(page)))
+        calls += [(page, shlex.split(span)) for span in spans]
+    return calls
+
+
+def is_program(word):
+    return word == "shakegpt" or word.endswith("cli.py")
+
+
+def parse(arguments):
+    """Parses a call as the program would, without any of the callbacks that act."""
+    name, *rest = arguments
+    if name.startswith("-"):
+        app.make_parser(click.Context(app)).parse_args(arguments)
+        return
+    command = app.commands[name]
+    context = click.Context(command, info_name=name)
+    values, left, _ = command.make_parser(context).parse_args(rest)
+    assert not left, f"{left} is left over"
+    if "--help" in rest:
+        return
+    for parameter in command.params:
+        value = values.get(parameter.name)
+        given = isinstance(value, (str, bool, tuple, list)) and value not in ((), [])
+        assert given or not parameter.required, f"{parameter.name} is missing"
+        if given:
+            parameter.type_cast_value(context, value)
+        if given and parameter.name in NAMES:
+            names = {value} if isinstance(value, str) else set(value)
+            assert names <= NAMES[parameter.name], names
+
+
+def test_the_readme_stays_short():
+    text = text_of(README)
+    assert len(text.splitlines()) <= 150
+    assert len(text.split()) <= 1000
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    for found in LINK.findall(FENCE.sub("", text_of(page))):
+        link = "".join(found)
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{link}: there is no {target}"
+        if anchor:
+            assert anchor in anchors(target), f"{link}: {target.name} has no such heading"
+
+
+def test_every_page_is_linked_from_the_readme():
+    linked = {path for found in LINK.findall(text_of(README)) for path in found}
+    pages = {str(page.relative_to(ROOT)) for page in (ROOT / "docs").glob("*.md")}
+    assert pages <= {link.partition("#")[0] for link in linked}
+
+
+def test_commands_in_the_documents_parse():
+    calls = program_calls()
+    assert len(calls) > 50
+    for page, arguments in calls:
+        try:
+            parse(arguments)
+        except (click.ClickException, KeyError, AssertionError) as error:
+            pytest.fail(f"{page.relative_to(ROOT)}: {' '.join(arguments)}: {error}")
+
+
+def test_a_wrong_command_in_a_document_would_be_noticed():
+    for wrong in ("trian", "train --epoch-s 3", "train --steps many", "generate", "info now",
+                  "train --recipe soup", "export --to", "recite --on-error shrug"):  # fmt: skip
+        with pytest.raises((click.ClickException, KeyError, AssertionError)):
+            parse(wrong.split())
+
+
+def test_commands_that_cost_little_run(shakegpt):
+    cheap = {
+        tuple(arguments)
+        for _, arguments in program_calls()
+        if arguments in (["info", "--json"], ["data"]) or "--help" in arguments
+    }
+    assert ("info", "--json") in cheap and ("--help",) in cheap
+    for arguments in cheap:
+        result = shakegpt(*arguments)
+        assert result.code == 0 and result.out, result.err
+    assert "presets" in shakegpt("info", "--json").json()
+
+
+def test_scripts_and_make_targets_in_the_documents_exist():
+    targets = set(re.findall(r"^([\w-]+):", text_of(ROOT / "Makefile"), re.MULTILINE))
+    for page in PAGES:
+        for script in re.findall(r"python ((?:benchmarks|examples|docs)/\w+\.py)", text_of(page)):
+            assert (ROOT / script).exists(), f"{page.name} names {script}"
+    for page, words in shell_lines():
+        if "make" in words:
+            named = [word for word in words[words.index("make") + 1 :] if "=" not in word]
+            assert set(named) <= targets, f"{page.name}: {words}"
+
+
+def test_python_in_the_documents_compiles_and_imports_what_there_is():
+    for page, code in blocks("python"):
+        for node in ast.walk(ast.parse(textwrap.dedent(code), page.name)):
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                module = importlib.import_module(node.module)
+                for alias in node.names:
+                    assert hasattr(module, alias.name), f"{page.name}: no {alias.name}"
+
+
+def test_the_page_of_commands_is_what_help_says():
+    spec = importlib.util.spec_from_file_location("commands", ROOT / "docs" / "commands.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert text_of(module.PAGE) == module.page(), "run: python docs/commands.py"
+
+
+@pytest.mark.parametrize("page", [README, ROOT / "docs" / "results.md"], ids=lambda p: p.name)
+def test_the_figures_of_quick_are_those_of_its_certificate(page):
+    certificate = json.loads(text_of(ROOT / "benchmarks" / "quick" / "certificate.json"))
+    rows = text_of(page)
+    assert f"{certificate['nll']:.4f} nats per token" in rows
+    for rate in certificate["extraction"]:
+        assert f"{rate['rate']:.4f} of {rate['offsets']:,}" in rows
+    last = json.loads(text_of(ROOT / "benchmarks" / "quick" / "metrics.jsonl").splitlines()[-1])
+    assert re.search(rf"\b{last['step']}\b", rows)
