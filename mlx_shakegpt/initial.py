@@ -27,7 +27,7 @@ def initialise(
     With `zero_residual` those projections are zero, so that blocks start as the identity
     (Goyal et al., 2017; Zhang et al., 2019). `positions` other than "learned" are a table that is
     no trainable parameter: "sinusoid" (Vaswani et al., 2017), or "look-back", by which the heads of
-    the first two blocks begin by looking so and so many tokens back.
+    the first three blocks begin by looking so and so many tokens back.
     """
     residual_std = 0.0 if zero_residual else INIT_STD / (2 * model.config.n_layer) ** 0.5
     parameters = sorted(flat(model.parameters()).items())
@@ -73,9 +73,10 @@ def _look_back(values: dict[str, mx.array], n_head: int) -> None:
     As many columns as a head has, the last ones, are for positions alone: sines and cosines of
     random frequencies (Rahimi and Recht, 2007), so that any two rows are nearly orthogonal. Keys
     are positions, and a query is the position turned as many places back as its head looks: 1 to H
-    in the first of H heads' blocks, so that a state has H + 1 tokens, and multiples of H + 1 in the
-    second, which puts such states side by side. (Attention patterns as initial weights: Trockman
-    and Kolter, 2023, arXiv:2305.09828.)
+    in the first of H heads' blocks, so that a state has H + 1 tokens; multiples of H + 1 in the
+    second, which puts such states side by side; and H + 2 to 2H + 1 in the third, for the tokens
+    that a speaker's name has moved just out of reach. (Attention patterns as initial weights:
+    Trockman and Kolter, 2023, arXiv:2305.09828.)
     """
     rows, C = values["wpe.weight"].shape
     frequencies = np.random.default_rng(_TABLE_SEED).uniform(0, math.pi, C // n_head // 2)
@@ -84,10 +85,10 @@ def _look_back(values: dict[str, mx.array], n_head: int) -> None:
     table = np.zeros((rows, C), np.float32)
     table[:, apart:] = _waves(rows, frequencies)
     values["wpe.weight"] = mx.array(table)
-    for block, stride in enumerate((1, n_head + 1)):
+    near = 1 + np.arange(n_head)
+    for block, places in enumerate((near, (n_head + 1) * near, n_head + 1 + near)):
         name = f"h.{block}.attn.c_attn.weight"
         if name in values:
-            places = stride * (1 + np.arange(n_head))
             values[name] = mx.array(_turned(np.array(values[name]), frequencies, places))
 
 
