@@ -14,7 +14,7 @@ from .ops.cpu.loss import ROWS
 OF_PEAK = {"cpu": 0.62, "gpu": 0.35}
 # Passes over a text that the default recipe took until it was known, by its tokens
 # (benchmarks/README.md); the first three by small models, the last one planned.
-EPOCHS_TAKEN = {239: 86, 4_096: 17.5, 50_000: 10, 338_025: 9}
+EPOCHS_TAKEN = {239: 86, 4_096: 17.5, 16_384: 15, 50_000: 12, 338_025: 10}
 PROGRAM_BYTES = 190_000_000  # Python, MLX and what else is loaded
 
 
