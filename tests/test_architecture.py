@@ -10,10 +10,11 @@ from conftest import ROOT
 PACKAGE = ROOT / "mlx_shakegpt"
 # Each may import what stands before it.
 ORDER = [
-    "options", "ids", "config", "presets", "sampling", "files", "hub", "runtime", "ranks", "trees",
-    "assets", "tokenizer", "corpus", "windows", "ops", "model", "initial", "optim", "training",
-    "tensors", "weights", "lookup", "generation", "memory", "checkpoint", "report", "sinks",
-    "pictures", "estimate", "run", "proof", "export", "api", "measure", "demo", "publish", "cli",
+    "settings", "options", "ids", "config", "presets", "sampling", "files", "hub", "runtime",
+    "text", "ranks", "trees", "assets", "tokenizer", "corpus", "windows", "ops", "model",
+    "verification", "initial", "optim", "training", "tensors", "weights", "lookup", "generation",
+    "memory", "checkpoint", "report", "sinks", "pictures", "estimate", "run", "proof", "export",
+    "api", "measure", "demo", "publish", "cli",
 ]  # fmt: skip
 
 

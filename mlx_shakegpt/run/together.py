@@ -15,7 +15,6 @@ from ..files import sha256
 from ..ranks import Ranks, Shared
 from ..runtime import Runtime, free_bytes, versions
 from ..training import StepReport, Trainer
-from ..training.share import share
 from .evaluated import trainer_of
 from .opening import Progress, Tell, must_fit, open_run, read_corpus
 from .session import Run
@@ -73,7 +72,7 @@ def open_together(
         ranks.gather({"problem": str(error)})
         raise
     _exchange(ranks, None)  # the folder is there, or its checkpoint was read
-    share(run.trainer)
+    run.trainer.share()
     return run
 
 
@@ -93,7 +92,7 @@ def _member(runtime: Runtime, asked: Mapping[str, Any], resume: bool, ranks: Ran
     _exchange(ranks, None, problem)
     assert trainer is not None
     _exchange(ranks, None)
-    share(trainer)
+    trainer.share()
     return Member(Path(told["path"]), trainer)
 
 

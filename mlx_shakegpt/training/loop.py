@@ -26,7 +26,7 @@ from ..windows import Batch
 from .order import Order
 from .positions import grow
 from .reports import Evaluation, RunState, StepReport
-from .share import align
+from .share import align, share
 from .step import Step, Taken
 
 Evaluate = Callable[[GPT, int], Evaluation]  # model, context
@@ -110,6 +110,10 @@ class Trainer:
         self._eval_every = max(self.order.steps(config.eval_every), EVALUATIONS_AT_LEAST_APART)
         self.gpu = on_gpu()
         self._asked = self._stopping = False
+
+    def share(self) -> None:
+        """Goes to where rank 0's trainer stands; all ranks call it, before they run."""
+        self.state = share(self.model, self.optimizer, self.order, self.state, self.ranks)
 
     def stop(self) -> None:
         """Asks the loop to end after the step that runs, or among ranks after the next one, which
@@ -199,7 +203,7 @@ class Trainer:
         """Evaluates where it is due, which may change what comes next."""
         if not self._evaluates():
             return None
-        align(self)
+        align(self.model, self.optimizer, self.ranks)
         result = self.evaluate(self.model, self.context(self.state.step - 1))
         self.state.take(result, self.config)
         return result
