@@ -29,7 +29,8 @@ def measure(name: str, batch_size: int, context: int) -> None:
     from mlx_shakegpt import estimate, runtime
     from mlx_shakegpt.config import Passage
     from mlx_shakegpt.corpus import Corpus
-    from mlx_shakegpt.training import Evaluation, Trainer
+    from mlx_shakegpt.memory.nll import Evaluation
+    from mlx_shakegpt.training import Trainer
 
     device = runtime.setup().device
     ids = Corpus.load(None, Passage()).ids

@@ -21,9 +21,10 @@ import mlx.core as mx
 from mlx_shakegpt import assets, files, runtime
 from mlx_shakegpt.config import ModelConfig, TrainConfig
 from mlx_shakegpt.initial import initialise
+from mlx_shakegpt.memory.nll import Evaluation
 from mlx_shakegpt.model import GPT
 from mlx_shakegpt.tokenizer import encode
-from mlx_shakegpt.training import Evaluation, Trainer
+from mlx_shakegpt.training import Trainer
 from mlx_shakegpt.weights import Speaker
 
 # Without a time limit, as other programs may take the cores; the fixtures of each test, an empty

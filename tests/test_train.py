@@ -9,7 +9,8 @@ from conftest import ROOT, TINY, tiny_training
 from mlx.utils import tree_unflatten
 
 from mlx_shakegpt.corpus import Vocabulary
-from mlx_shakegpt.training import Evaluation, RunState, Step, Trainer, TrainingError
+from mlx_shakegpt.memory.nll import Evaluation
+from mlx_shakegpt.training import RunState, Step, Trainer, TrainingError
 from mlx_shakegpt.training.positions import grow
 from mlx_shakegpt.training.share import _fingerprint
 from mlx_shakegpt.trees import flat
@@ -316,7 +317,8 @@ def test_ten_thousand_steps_take_no_more_memory_than_a_thousand(ids):
         "import numpy as np\n"
         "from mlx_shakegpt import runtime\n"
         "from mlx_shakegpt.config import ModelConfig\n"
-        "from mlx_shakegpt.training import Evaluation, Trainer\n"
+        "from mlx_shakegpt.memory.nll import Evaluation\n"
+        "from mlx_shakegpt.training import Trainer\n"
         "runtime.setup()\n"
         "ids = np.random.default_rng(1).integers(100, 150, 400).astype(np.int32)\n"
         "config = tiny_training(steps=10_000, batch_size=1, context=8, hard=0.5)\n"

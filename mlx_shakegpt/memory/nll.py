@@ -20,7 +20,6 @@ from ..corpus import Vocabulary
 from ..model import GPT
 from ..ranks import ALONE, Ranks
 from ..runtime import lanes
-from ..training import Evaluation
 
 TOKENS_AT_ONCE = 1024
 SAMPLE_AT_LEAST = 512  # tokens scored before an evaluation may end early
@@ -32,6 +31,19 @@ class Scores:
 
     nll: np.ndarray
     hit: np.ndarray
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well the whole text is predicted, in nats a token, where there is context."""
+
+    nll: float
+    floor: float  # what a perfect memoriser would score with the same windows
+    accuracy: float  # share of tokens whose most likely prediction is right, teacher-forced
+    tokens: int  # scored; fewer than the text has where the target was out of reach by then
+    complete: bool
+    extracted: float | None = None  # share of a sample's offsets, where that was asked for
+    known: bool = False  # the sample counts as the whole text known by heart
 
 
 def whole_text_nll(

@@ -8,10 +8,10 @@ from functools import partial
 from ..config import ModelConfig, TrainConfig
 from ..corpus import Corpus
 from ..memory.known import extracted
-from ..memory.nll import whole_text_nll
+from ..memory.nll import Evaluation, whole_text_nll
 from ..model import GPT
 from ..ranks import Ranks
-from ..training import Evaluation, Trainer
+from ..training import Trainer
 
 ESTIMATED = 16_384  # tokens that tell how far a long text is from being known
 

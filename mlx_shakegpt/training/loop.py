@@ -18,6 +18,7 @@ from ..config import ModelConfig, NotReached, TrainConfig
 from ..corpus import Vocabulary
 from ..ids import within
 from ..initial import initialise
+from ..memory.nll import Evaluation
 from ..model import GPT
 from ..optim import learning_rate, optimizer_of
 from ..ranks import ALONE, Ranks
@@ -25,7 +26,7 @@ from ..runtime import on_gpu, peak_bytes
 from ..windows import Batch
 from .order import Order
 from .positions import grow
-from .reports import Evaluation, RunState, StepReport
+from .reports import RunState, StepReport
 from .share import align, share
 from .step import Step, Taken
 

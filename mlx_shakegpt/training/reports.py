@@ -7,23 +7,11 @@ import statistics
 from dataclasses import dataclass, field, replace
 
 from ..config import TrainConfig
+from ..memory.nll import Evaluation
 
 RECENT = 25  # steps whose losses tell what is usual
 SPIKE = 3.0  # times their median
 SMOOTHED = 20  # steps over which the loss is smoothed that the rate follows
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How well the whole text is predicted, in nats a token, where there is context."""
-
-    nll: float
-    floor: float  # what a perfect memoriser would score with the same windows
-    accuracy: float  # share of tokens whose most likely prediction is right, teacher-forced
-    tokens: int  # scored; fewer than the text has where the target was out of reach by then
-    complete: bool
-    extracted: float | None = None  # share of a sample's offsets, where that was asked for
-    known: bool = False  # the sample counts as the whole text known by heart
 
 
 @dataclass(frozen=True)
