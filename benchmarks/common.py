@@ -56,7 +56,7 @@ class Worker:
 
 def settings(text: str) -> dict[str, Any]:
     """Fields of TrainConfig from `field=value,…`."""
-    from mlx_shakegpt.config import TrainConfig
+    from mlx_shakegpt.settings.config import TrainConfig
 
     kinds = {field: type(value) for field, value in TrainConfig().to_json().items()}
     pairs = [pair.split("=") for pair in text.split(",") if pair]

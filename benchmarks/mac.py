@@ -11,7 +11,7 @@ PyTorch on an M3 Max (the log of the project whose recipe is cosine-128).
 import click
 
 from mlx_shakegpt import estimate, report
-from mlx_shakegpt.presets import preset, recipe
+from mlx_shakegpt.settings.presets import preset, recipe
 
 CHIPS = {  # GPU cores, TFLOP/s
     "M1": (8, 2.6),

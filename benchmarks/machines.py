@@ -12,7 +12,7 @@ import math
 import click
 
 from mlx_shakegpt import report
-from mlx_shakegpt.presets import preset
+from mlx_shakegpt.settings.presets import preset
 
 PIECE = 32 * 1024**2  # bytes, of mlx.nn.average_gradients
 LINKS = {  # bytes/s, seconds a hop

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import common
 
 from mlx_shakegpt import report
-from mlx_shakegpt.presets import preset, recipe
+from mlx_shakegpt.settings.presets import preset, recipe
 
 SHAPES = (
     ("quick", 2, 128), ("quick", 32, 128), ("quick", 64, 128), ("gpt2-124m", 4, 64),
@@ -27,9 +27,9 @@ SHAPES = (
 def measure(name: str, batch_size: int, context: int) -> None:
     """Prints what was estimated and what was used, as JSON."""
     from mlx_shakegpt import estimate, runtime
-    from mlx_shakegpt.config import Passage
     from mlx_shakegpt.corpus import Corpus
     from mlx_shakegpt.memory.nll import Evaluation
+    from mlx_shakegpt.settings.config import Passage
     from mlx_shakegpt.training import Trainer
 
     device = runtime.setup().device

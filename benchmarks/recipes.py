@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import common
 
 from mlx_shakegpt import report
-from mlx_shakegpt.config import Passage, TrainConfig
-from mlx_shakegpt.presets import preset, recipe
+from mlx_shakegpt.settings.config import Passage, TrainConfig
+from mlx_shakegpt.settings.presets import preset, recipe
 
 NLL, RATE, OFFSETS = 0.1, 0.99, 256
 RECIPES = ("recite", "cosine-128", "constant-64")

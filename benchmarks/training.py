@@ -19,8 +19,8 @@ from pathlib import Path
 import click
 
 from mlx_shakegpt import report
-from mlx_shakegpt.presets import preset, recipe
 from mlx_shakegpt.runtime import peak_resident_bytes
+from mlx_shakegpt.settings.presets import preset, recipe
 
 sys.path.insert(0, str(Path(__file__).parent))
 import common

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from . import tokenizer
-from .config import VerifyConfig
 from .generation import stream
 from .hub import model_folder, model_name
 from .lookup import Lookup
 from .proof import Proof, prove
 from .run import Subject, of_folder, of_run, open_run
 from .runtime import setup
-from .sampling import Sampling
+from .settings.config import VerifyConfig
+from .settings.sampling import Sampling
 from .training import StepReport
 
 

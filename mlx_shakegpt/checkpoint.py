@@ -17,8 +17,8 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_unflatten
 
-from .config import LENGTH, ModelConfig, TrainConfig
 from .files import read_json, sha256, sync, write_atomically
+from .settings.config import LENGTH, ModelConfig, TrainConfig
 from .tensors import check_tensors, load_tensors, save_tensors
 from .training import RunState, Trainer
 from .trees import flat

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from . import assets, tokenizer
-from .config import GPT2_VOCABULARY, Passage
 from .files import as_text, sha256
 from .ids import within
+from .settings.config import GPT2_VOCABULARY, Passage
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .config import ModelConfig, TrainConfig
 from .ops.cpu.loss import ROWS
+from .settings.config import ModelConfig, TrainConfig
 
 # Of the speed of a large product, what a step's products get: measured on CPUs (quick 0.6, 124M
 # 0.7), published for MLX on Macs (benchmarks/mac.py).

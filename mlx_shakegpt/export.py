@@ -20,8 +20,9 @@ import mlx.core as mx
 import numpy as np
 
 from . import assets, tokenizer
-from .config import ModelConfig, NotReached
 from .files import must_be_empty, sync
+from .settings.config import ModelConfig
+from .settings.errors import NotReached
 from .tensors import save_tensors
 from .tokenizer import END_OF_TEXT
 from .trees import flat

@@ -19,7 +19,7 @@ import mlx.core as mx
 import numpy as np
 
 from .lookup import Lookup
-from .sampling import Sampling
+from .settings.sampling import Sampling
 from .tokenizer import END_OF_TEXT
 from .weights import Speaker
 

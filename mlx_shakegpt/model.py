@@ -13,8 +13,8 @@ import numpy as np
 from mlx import nn
 
 from . import ops
-from .config import ModelConfig
 from .ids import within
+from .settings.config import ModelConfig
 
 Weights = Mapping[str, Any]  # a module is one
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .config import Passage, VerifyConfig
 from .files import sha256
 from .memory import certificate as papers
 from .memory.comparison import Comparison, compare
@@ -23,6 +22,7 @@ from .memory.places import memory_map, worst_lines
 from .memory.verify import Text, verify
 from .run import Subject
 from .runtime import setup
+from .settings.config import Passage, VerifyConfig
 
 Done = Callable[[str], None]
 

@@ -19,10 +19,10 @@ os.environ.setdefault("MLX_ENABLE_TF32", "0")  # before MLX is imported: parity 
 import mlx.core as mx
 
 from mlx_shakegpt import assets, files, runtime
-from mlx_shakegpt.config import ModelConfig, TrainConfig
 from mlx_shakegpt.initial import initialise
 from mlx_shakegpt.memory.nll import Evaluation
 from mlx_shakegpt.model import GPT
+from mlx_shakegpt.settings.config import ModelConfig, TrainConfig
 from mlx_shakegpt.tokenizer import encode
 from mlx_shakegpt.training import Trainer
 from mlx_shakegpt.weights import Speaker
@@ -179,10 +179,10 @@ def known(pinned, trained):
 @pytest.fixture(scope="session")
 def known_paper(known, device):
     """A certificate of `known`, with made-up hashes."""
-    from mlx_shakegpt.config import VerifyConfig
     from mlx_shakegpt.memory.certificate import certificate
     from mlx_shakegpt.memory.places import worst_lines
     from mlx_shakegpt.memory.verify import Text, verify
+    from mlx_shakegpt.settings.config import VerifyConfig
 
     settings = VerifyConfig(require=KNOWN_RATE)
     text = Text(known.ids, np.empty(0, np.int32), known.after)
@@ -197,10 +197,10 @@ def known_paper(known, device):
 @pytest.fixture(scope="session")
 def bigram_paper(device):
     """A certificate of a model made by hand, which knows its text, with made-up hashes."""
-    from mlx_shakegpt.config import VerifyConfig
     from mlx_shakegpt.memory.certificate import certificate
     from mlx_shakegpt.memory.places import worst_lines
     from mlx_shakegpt.memory.verify import Text, verify
+    from mlx_shakegpt.settings.config import VerifyConfig
 
     ids, after = walk(successors(), 0, 300), walk(successors(1), 0, 200)
     speaker, settings = bigram(successors()), VerifyConfig()
@@ -214,8 +214,8 @@ def bigram_paper(device):
 @pytest.fixture
 def known_run(monkeypatch, shakegpt, home, known):
     """The folder of a run whose weights are those of `known`."""
-    from mlx_shakegpt.config import Passage
-    from mlx_shakegpt.presets import PRESETS, Preset
+    from mlx_shakegpt.settings.config import Passage
+    from mlx_shakegpt.settings.presets import PRESETS, Preset
     from mlx_shakegpt.tensors import save_tensors
     from mlx_shakegpt.weights import run_tensors
 
@@ -275,8 +275,8 @@ def shakegpt(capfd, monkeypatch):
 @pytest.fixture
 def tiny_preset(monkeypatch):
     """A preset `tiny` beside the real ones, which learns the first lines of a text."""
-    from mlx_shakegpt.config import Passage
-    from mlx_shakegpt.presets import PRESETS, Preset
+    from mlx_shakegpt.settings.config import Passage
+    from mlx_shakegpt.settings.presets import PRESETS, Preset
 
     changes = {"batch_size": 4, "context": 32, "short_context": 16, "lr": 3e-3, "warmup_steps": 5}
     monkeypatch.setitem(PRESETS, "tiny", Preset(TINY, Passage(tokens=400), changes))

@@ -10,11 +10,10 @@ from conftest import ROOT
 PACKAGE = ROOT / "mlx_shakegpt"
 # Each may import what stands before it.
 ORDER = [
-    "settings", "options", "ids", "config", "presets", "sampling", "files", "hub", "text",
-    "runtime", "ranks", "trees", "assets", "tokenizer", "corpus", "verification", "windows", "ops",
-    "model", "initial", "optim", "tensors", "weights", "lookup", "generation", "memory", "training",
-    "checkpoint", "report", "sinks", "pictures", "estimate", "run", "proof", "export", "api",
-    "measure", "demo", "publish", "cli",
+    "settings", "ids", "files", "hub", "runtime", "ranks", "trees", "assets", "tokenizer", "corpus",
+    "windows", "ops", "model", "initial", "optim", "tensors", "weights", "lookup", "generation",
+    "memory", "training", "checkpoint", "report", "sinks", "pictures", "estimate", "run", "proof",
+    "export", "api", "measure", "demo", "publish", "cli",
 ]  # fmt: skip
 
 

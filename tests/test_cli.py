@@ -11,8 +11,8 @@ import pytest
 from conftest import PATIENCE, ROOT
 
 from mlx_shakegpt import tokenizer
-from mlx_shakegpt.config import ModelConfig, Passage, TrainConfig
-from mlx_shakegpt.presets import Preset
+from mlx_shakegpt.settings.config import ModelConfig, Passage, TrainConfig
+from mlx_shakegpt.settings.presets import Preset
 
 SHORT = ("--context", "16", "--batch-size", "4", "--steps", "6")
 
@@ -58,7 +58,7 @@ def test_a_run_that_stops_on_a_lucky_batch_says_what_the_text_is_worth(
 
 
 def test_a_text_is_learned_and_spoken(shakegpt, poem, monkeypatch):
-    from mlx_shakegpt.presets import PRESETS
+    from mlx_shakegpt.settings.presets import PRESETS
 
     model = ModelConfig(n_layer=2, n_head=2, n_embd=64, n_positions=64)
     changes = {"batch_size": 1, "context": 64, "short_context": 16, "lr": 5e-3, "warmup_steps": 5}

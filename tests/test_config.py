@@ -2,8 +2,8 @@ import dataclasses
 
 import pytest
 
-from mlx_shakegpt.config import ModelConfig, TrainConfig
-from mlx_shakegpt.presets import PRESETS, RECIPES, preset, recipe, suited
+from mlx_shakegpt.settings.config import ModelConfig, TrainConfig
+from mlx_shakegpt.settings.presets import PRESETS, RECIPES, preset, recipe, suited
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from mlx_shakegpt.config import Passage
 from mlx_shakegpt.corpus import Corpus, Vocabulary
+from mlx_shakegpt.settings.config import Passage
 
 
 def test_closed_vocabulary_knows_every_id_and_one_row_for_the_rest():

@@ -20,10 +20,10 @@ from hypothesis.stateful import (
 )
 
 from mlx_shakegpt import checkpoint, runtime
-from mlx_shakegpt.config import ModelConfig, Passage
 from mlx_shakegpt.files import sha256, weights_dir
-from mlx_shakegpt.presets import PRESETS, Preset
 from mlx_shakegpt.run import evaluated, open_run, session
+from mlx_shakegpt.settings.config import ModelConfig, Passage
+from mlx_shakegpt.settings.presets import PRESETS, Preset
 from mlx_shakegpt.training import loop
 from mlx_shakegpt.windows import CAP, Seen, Windows
 

@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT
 
 from mlx_shakegpt.cli import app
-from mlx_shakegpt.presets import PRESETS, RECIPES
+from mlx_shakegpt.settings.presets import PRESETS, RECIPES
 
 README = ROOT / "README.md"
 PAGES = sorted(

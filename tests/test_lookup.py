@@ -10,7 +10,7 @@ from mlx_shakegpt.generation import stream
 from mlx_shakegpt.initial import initialise
 from mlx_shakegpt.lookup import LONGEST_MATCH, Lookup
 from mlx_shakegpt.model import GPT
-from mlx_shakegpt.sampling import Sampling
+from mlx_shakegpt.settings.sampling import Sampling
 from mlx_shakegpt.weights import Speaker
 
 

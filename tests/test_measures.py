@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from conftest import LETTERS, bigram, successors, walk
 
-from mlx_shakegpt.config import VerifyConfig
 from mlx_shakegpt.memory import extraction as measures
 from mlx_shakegpt.memory.extraction import (
     Sample,
@@ -25,6 +24,7 @@ from mlx_shakegpt.memory.nll import Scores, token_scores
 from mlx_shakegpt.memory.recall import continuations
 from mlx_shakegpt.memory.repeats import alike, followed, new_windows, occurrences
 from mlx_shakegpt.memory.verify import Text, clear_share, loss_figures, objections, verify
+from mlx_shakegpt.settings.config import VerifyConfig
 from mlx_shakegpt.tokenizer import decode
 
 NEXT = successors()

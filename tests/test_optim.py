@@ -20,7 +20,7 @@ from mlx_shakegpt.optim import (
     optimizer_of,
     orthogonalised,
 )
-from mlx_shakegpt.presets import recipe
+from mlx_shakegpt.settings.presets import recipe
 from mlx_shakegpt.trees import flat
 
 

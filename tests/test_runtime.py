@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from mlx_shakegpt import estimate, runtime
-from mlx_shakegpt.presets import preset, recipe
 from mlx_shakegpt.runtime import blas, memory
+from mlx_shakegpt.settings.presets import preset, recipe
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="macOS has Accelerate")
 

@@ -316,7 +316,7 @@ def test_ten_thousand_steps_take_no_more_memory_than_a_thousand(ids):
         "from conftest import tiny_training\n"
         "import numpy as np\n"
         "from mlx_shakegpt import runtime\n"
-        "from mlx_shakegpt.config import ModelConfig\n"
+        "from mlx_shakegpt.settings.config import ModelConfig\n"
         "from mlx_shakegpt.memory.nll import Evaluation\n"
         "from mlx_shakegpt.training import Trainer\n"
         "runtime.setup()\n"

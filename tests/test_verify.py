@@ -12,7 +12,6 @@ from conftest import KNOWN_RATE, TINY
 from mlx.utils import tree_map
 
 from mlx_shakegpt import ops
-from mlx_shakegpt.config import Passage, VerifyConfig
 from mlx_shakegpt.files import sha256
 from mlx_shakegpt.generation import stream
 from mlx_shakegpt.initial import initialise
@@ -32,6 +31,7 @@ from mlx_shakegpt.memory.repeats import Repeats, followed, new_windows
 from mlx_shakegpt.memory.verify import Text, objections, verify
 from mlx_shakegpt.model import GPT
 from mlx_shakegpt.run import of_run
+from mlx_shakegpt.settings.config import Passage, VerifyConfig
 from mlx_shakegpt.tokenizer import decode, encode
 from mlx_shakegpt.weights import Speaker
 

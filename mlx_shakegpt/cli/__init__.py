@@ -9,7 +9,7 @@ import sys
 import click
 
 from .. import __version__
-from ..config import NotReached
+from ..settings.errors import NotReached
 from . import (
     bench,
     completion,

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from ..config import TrainConfig
-from ..presets import preset, recipe
+from ..settings.config import TrainConfig
+from ..settings.presets import preset, recipe
 from .common import emit, json_option, options, prepare
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from ..config import Passage
+from ..settings.config import Passage
 
 KINDS = {"int": int, "float": float, "str": str}
 

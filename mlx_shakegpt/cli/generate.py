@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ..files import as_text
-from ..sampling import Sampling
+from ..settings.sampling import Sampling
 from .common import emit, json_option, note, options, prepare, say, speaker_from
 
 
@@ -106,10 +106,10 @@ def _learned(run: str | None, model: str | None) -> Any:
     For guesses any text is safe, as they change the speed alone; so one that is gone is no error.
     """
     from .. import assets
-    from ..config import Passage
     from ..corpus import Corpus
     from ..hub import model_folder
     from ..run import find_run, load_corpus
+    from ..settings.config import Passage
     from ..weights import learned_text
 
     try:

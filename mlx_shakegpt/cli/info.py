@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import click
 
-from ..presets import PRESETS, recipe, suited
+from ..settings.presets import PRESETS, recipe, suited
 from .common import emit, json_option, prepare
 
 

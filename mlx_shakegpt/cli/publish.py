@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ..config import VerifyConfig
+from ..settings.config import VerifyConfig
 from .common import emit, json_option, note, options, prepare
 
 

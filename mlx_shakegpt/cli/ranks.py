@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..config import NotReached
+from ..settings.errors import NotReached
 
 LINKS = ("[ring]", "[jaccl]", "[mpi]", "[nccl]", "NCCL", "MPI")  # in MLX's messages about them
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import click
 
-from ..config import TrainConfig
-from ..presets import PRESETS, RECIPES
+from ..settings.config import TrainConfig
+from ..settings.presets import PRESETS, RECIPES
 from .common import downloads, emit, json_option, note, options, prepare
 from .ranks import joined, silent
 

@@ -8,7 +8,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from ..config import NotReached, VerifyConfig
+from ..settings.config import VerifyConfig
+from ..settings.errors import NotReached
 from .common import emit, json_option, note, options, prepare, subject_from, text_options
 
 

@@ -25,7 +25,7 @@ from ..memory.spans import Source
 from ..memory.summary import summary
 from ..proof import CERTIFICATE, MAP, evidence_folder, others
 from ..run import CURVE, Subject
-from ..sampling import Sampling
+from ..settings.sampling import Sampling
 from .limits import LONGEST_PROMPT, MOST_TOKENS, WAITING
 from .marked import marked, plain
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import assets
-from ..config import Passage, VerifyConfig
 from ..files import read_json, write_atomically
 from ..runtime import Runtime, versions
+from ..settings.config import Passage, VerifyConfig
 from ..weights import Speaker
 from .extraction import LENGTHS
 

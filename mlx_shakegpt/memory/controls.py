@@ -10,9 +10,9 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from ..config import CONTROL_RATE
 from ..initial import initialise
 from ..model import GPT
+from ..settings.config import CONTROL_RATE
 from ..tokenizer import gpt2
 from ..weights import Speaker
 from .extraction import Sample, extraction, sample

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..config import Passage
 from ..files import sha256
+from ..settings.config import Passage
 from .certificate import other_hashes, passage_of, read
 
 CERTIFICATE, MAP = "certificate.json", "memory-map.png"

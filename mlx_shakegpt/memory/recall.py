@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..generation import Chooser, prompt_cache
-from ..sampling import Sampling
+from ..settings.sampling import Sampling
 from ..weights import Speaker
 
 TOGETHER = 64  # continuations that share a pass

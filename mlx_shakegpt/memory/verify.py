@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..config import VerifyConfig
+from ..settings.config import VerifyConfig
 from ..tokenizer import gpt2
 from ..weights import Speaker
 from .controls import LEAKS, controls, leak, unseen_text

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from ..config import ModelConfig, TrainConfig
 from ..corpus import Corpus
 from ..memory.known import extracted
 from ..memory.nll import Evaluation, whole_text_nll
 from ..model import GPT
 from ..ranks import Ranks
+from ..settings.config import ModelConfig, TrainConfig
 from ..training import Trainer
 
 ESTIMATED = 16_384  # tokens that tell how far a long text is from being known

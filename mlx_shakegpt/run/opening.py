@@ -14,12 +14,12 @@ from typing import Any
 import mlx.core as mx
 
 from .. import assets, estimate
-from ..config import LENGTH, ModelConfig, Passage, TrainConfig
 from ..corpus import Corpus, Vocabulary
 from ..memory.evidence import CERTIFICATE
-from ..presets import OURS, PRESETS, preset, preset_like, recipe, suited
 from ..ranks import ALONE, Ranks
 from ..runtime import Runtime, free_bytes, matmul_gflops
+from ..settings.config import LENGTH, ModelConfig, Passage, TrainConfig
+from ..settings.presets import OURS, PRESETS, preset, preset_like, recipe, suited
 from .folder import CONFIG, must_be_new, read_config, run_path
 from .pretrained import pretrained
 from .session import Run

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from .. import assets, checkpoint, report
-from ..config import ModelConfig, TrainConfig
 from ..corpus import Corpus
 from ..files import read_json, sync, write_atomically
 from ..memory.evidence import set_aside_unless_of
 from ..pictures import loss_curve
 from ..ranks import ALONE, Ranks
 from ..runtime import Runtime, versions
+from ..settings.config import ModelConfig, TrainConfig
 from ..tensors import save_tensors
 from ..training import NotFinite, StepReport, TrainingError
 from .evaluated import trainer_of

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import assets
-from ..config import Passage
 from ..corpus import Corpus
 from ..files import as_text, sha256
+from ..settings.config import Passage
 from ..weights import (
     Speaker,
     learned_text,

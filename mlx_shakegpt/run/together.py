@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config import ModelConfig, Passage, TrainConfig
 from ..corpus import Corpus
 from ..files import sha256
 from ..ranks import Ranks, Shared
 from ..runtime import Runtime, free_bytes, versions
+from ..settings.config import ModelConfig, Passage, TrainConfig
 from ..training import StepReport, Trainer
 from .evaluated import trainer_of
 from .opening import Progress, Tell, must_fit, open_run, read_corpus

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 import mlx.core as mx
 import numpy as np
 
-from ..config import ModelConfig, NotReached, TrainConfig
 from ..corpus import Vocabulary
 from ..ids import within
 from ..initial import initialise
@@ -23,6 +22,8 @@ from ..model import GPT
 from ..optim import learning_rate, optimizer_of
 from ..ranks import ALONE, Ranks
 from ..runtime import on_gpu, peak_bytes
+from ..settings.config import ModelConfig, TrainConfig
+from ..settings.errors import NotReached
 from ..windows import Batch
 from .order import Order
 from .positions import grow

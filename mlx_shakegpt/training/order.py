@@ -8,7 +8,7 @@ from dataclasses import replace
 import mlx.core as mx
 import numpy as np
 
-from ..config import TrainConfig
+from ..settings.config import TrainConfig
 from ..windows import Batch, Seen, Windows
 
 

@@ -6,8 +6,8 @@ import math
 import statistics
 from dataclasses import dataclass, field, replace
 
-from ..config import TrainConfig
 from ..memory.nll import Evaluation
+from ..settings.config import TrainConfig
 
 RECENT = 25  # steps whose losses tell what is usual
 SPIKE = 3.0  # times their median

@@ -13,8 +13,8 @@ from typing import Any
 import mlx.core as mx
 
 from .. import assets
-from ..config import GPT2_VOCABULARY, ModelConfig
 from ..files import read_json, sha256
+from ..settings.config import GPT2_VOCABULARY, ModelConfig
 from ..tensors import check_tensors, load_tensors
 from .layout import MLX_PREFIX, plain_tensors
 from .speaker import Speaker, built

@@ -7,9 +7,9 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from ..config import ModelConfig
 from ..corpus import Vocabulary
 from ..model import GPT
+from ..settings.config import ModelConfig
 from ..tensors import load_tensors
 from ..trees import flat
 from .speaker import Speaker, built

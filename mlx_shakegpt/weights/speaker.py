@@ -14,10 +14,10 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_unflatten
 
-from ..config import ModelConfig
 from ..corpus import Vocabulary
 from ..model import GPT
 from ..runtime import on_gpu
+from ..settings.config import ModelConfig
 from ..trees import flat
 
 

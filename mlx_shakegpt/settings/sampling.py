@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .options import NOT_NEGATIVE, SEED, SHARE, Check, Checked, option
+from .fields import NOT_NEGATIVE, SEED, SHARE, Check, Checked, option
 
 # Beyond these, float32 rounds or overflows, and what is drawn is noise.
 _TEMPERATURE: Check = (lambda t: t == 0 or 1e-6 <= t <= 1e6, "0, or between 1e-6 and 1e6")

@@ -8,15 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .options import BETA, NOT_NEGATIVE, POSITIVE, SEED, SHARE, Checked, one_of, option
+from .fields import BETA, NOT_NEGATIVE, POSITIVE, SEED, SHARE, Checked, one_of, option
 
 GPT2_VOCABULARY = 50257
 MAX_POSITIONS = 1024
 LEAST_CONTEXT = 2
-
-
-class NotReached(ValueError):
-    """What was asked for was not reached, or not proven."""
 
 
 @dataclass(frozen=True)

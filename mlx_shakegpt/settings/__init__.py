@@ -1,0 +1,1 @@
+"""What can be asked for. Imported by --help, so nothing here imports MLX."""
