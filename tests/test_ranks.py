@@ -170,7 +170,7 @@ def test_a_rank_that_hangs_ends_the_others(home):
 
 
 def test_the_watchdog_does_its_work_where_nobody_reads():
-    watch = ROOT / "mlx_shakegpt" / "ranks" / "watch.py"
+    watch = ROOT / "mlx_shakegpt" / "runtime" / "watchdog.py"
     victim = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(900)"])
     (said, speaks), (gone, errors) = os.pipe(), os.pipe()
     os.close(gone)
@@ -184,7 +184,7 @@ def test_the_watchdog_does_its_work_where_nobody_reads():
 
 
 def test_a_tick_may_give_more_time_than_others():
-    watch = ROOT / "mlx_shakegpt" / "ranks" / "watch.py"
+    watch = ROOT / "mlx_shakegpt" / "runtime" / "watchdog.py"
     victim = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(900)"])
     said, speaks = os.pipe()
     command = [sys.executable, "-I", watch, str(victim.pid), "30", str(said)]
@@ -272,7 +272,7 @@ def test_ranks_that_drifted_apart_take_the_first_ones_state(home):
         f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r})\n"
         "import numpy as np, mlx.core as mx\n"
         "from conftest import TINY, tiny_training\n"
-        "from mlx_shakegpt.ranks import join\n"
+        "from mlx_shakegpt.runtime.ranks import join\n"
         "from mlx_shakegpt.runtime import setup\n"
         "from mlx_shakegpt.memory.nll import Evaluation\n"
         "from mlx_shakegpt.training import Trainer\n"

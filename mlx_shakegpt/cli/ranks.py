@@ -27,7 +27,7 @@ def joined(runtime: Any, seconds: float) -> Iterator[Any]:
     SystemExit(0) then, as mlx.launch ends all at once where one fails; and for a fault of its own
     ValueError with its number.
     """
-    from ..ranks import ALONE, Shared, join
+    from ..runtime.ranks import ALONE, Shared, join
 
     ranks = ALONE
     try:

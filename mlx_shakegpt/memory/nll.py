@@ -18,8 +18,8 @@ import numpy as np
 from .. import ops
 from ..corpus import Vocabulary
 from ..model import GPT
-from ..ranks import ALONE, Ranks
 from ..runtime import lanes
+from ..runtime.ranks import ALONE, Ranks
 
 TOKENS_AT_ONCE = 1024
 SAMPLE_AT_LEAST = 512  # tokens scored before an evaluation may end early

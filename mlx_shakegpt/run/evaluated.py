@@ -9,7 +9,7 @@ from ..corpus import Corpus
 from ..memory.known import extracted
 from ..memory.nll import Evaluation, whole_text_nll
 from ..model import GPT
-from ..ranks import Ranks
+from ..runtime.ranks import Ranks
 from ..settings.config import ModelConfig, TrainConfig
 from ..training import Trainer
 

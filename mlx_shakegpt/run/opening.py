@@ -16,8 +16,8 @@ import mlx.core as mx
 from .. import assets, estimate
 from ..corpus import Corpus, Vocabulary
 from ..memory.evidence import CERTIFICATE
-from ..ranks import ALONE, Ranks
 from ..runtime import Runtime, free_bytes, matmul_gflops
+from ..runtime.ranks import ALONE, Ranks
 from ..settings.config import LENGTH, ModelConfig, Passage, TrainConfig
 from ..settings.presets import OURS, PRESETS, preset, preset_like, recipe, suited
 from .folder import CONFIG, must_be_new, read_config, run_path

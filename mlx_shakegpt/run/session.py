@@ -18,8 +18,8 @@ from ..corpus import Corpus
 from ..files import read_json, sync, write_atomically
 from ..memory.evidence import set_aside_unless_of
 from ..pictures import loss_curve
-from ..ranks import ALONE, Ranks
 from ..runtime import Runtime, versions
+from ..runtime.ranks import ALONE, Ranks
 from ..settings.config import ModelConfig, TrainConfig
 from ..tensors import save_tensors
 from ..training import NotFinite, StepReport, TrainingError

@@ -11,8 +11,8 @@ from typing import Any
 
 from ..corpus import Corpus
 from ..files import sha256
-from ..ranks import Ranks, Shared
 from ..runtime import Runtime, free_bytes, versions
+from ..runtime.ranks import Ranks, Shared
 from ..settings.config import ModelConfig, Passage, TrainConfig
 from ..training import StepReport, Trainer
 from .evaluated import trainer_of

@@ -20,8 +20,8 @@ from ..initial import initialise
 from ..memory.nll import Evaluation
 from ..model import GPT
 from ..optim import learning_rate, optimizer_of
-from ..ranks import ALONE, Ranks
 from ..runtime import on_gpu, peak_bytes
+from ..runtime.ranks import ALONE, Ranks
 from ..settings.config import ModelConfig, TrainConfig
 from ..settings.errors import NotReached
 from ..windows import Batch

@@ -9,7 +9,7 @@ import mlx.optimizers as optim
 import numpy as np
 
 from ..model import GPT
-from ..ranks import Ranks
+from ..runtime.ranks import Ranks
 from ..trees import assign, flat
 from .order import Order
 from .reports import RunState

@@ -13,7 +13,7 @@ from mlx import nn
 from .. import ops
 from ..model import GPT
 from ..optim import clip, global_norm
-from ..ranks import ALONE, Ranks
+from ..runtime.ranks import ALONE, Ranks
 from ..windows import Batch
 
 Losses = tuple[mx.array, mx.array]  # the batch's, and its targets'

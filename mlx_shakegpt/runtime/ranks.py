@@ -14,8 +14,8 @@ import mlx.core as mx
 import numpy as np
 from mlx import nn
 
-from ..runtime import Launch
-from .watch import Watchdog
+from .launch import Launch
+from .watchdog import Watchdog
 
 OPENING_SECONDS = 3600.0  # for a run to be opened on all ranks
 

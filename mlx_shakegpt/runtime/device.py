@@ -1,0 +1,131 @@
+"""The device under MLX: which one, at which precision, and on Linux CPUs with a fast BLAS.
+
+Import this before building models; `setup()` is idempotent. Knows nothing of models or training.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+
+import mlx.core as mx
+
+from .blas import Blas, use_fast_blas
+from .compiler import compiled, use_native_kernels
+from .launch import Launch, launched
+
+_PACKAGES = ("mlx-shakegpt", "mlx", "mlx-lm", "numpy", "tiktoken")
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What the machine offers: `device` is "gpu" or "cpu", `dtype` the default precision."""
+
+    device: str
+    name: str
+    dtype: str
+    blas: Blas | None  # None where MLX needs none: on a GPU and on macOS
+    launch: Launch
+    warnings: tuple[str, ...]
+
+
+@cache
+def setup() -> Runtime:
+    """Prepares MLX for this machine, once a process.
+
+    On a Linux CPU, MLX's matrix products are sent to a fast BLAS where one is found. Processes that
+    were launched together share the cores, and each compiles its kernels by itself. Raises
+    ValueError where a launcher's environment cannot be read.
+    """
+    on_cpu = not on_gpu()
+    launch = launched()
+    warnings = []
+    blas = None
+    if on_cpu and os.uname().sysname == "Linux":
+        _keep_freed_memory()
+        problem = use_native_kernels(launch.local_rank)
+        blas = use_fast_blas(None if problem else compiled)
+        if not blas.fast:
+            warnings.append(
+                f"MLX uses its slow reference BLAS ({blas.reason}), 20 to 100 times slower than "
+                "OpenBLAS; get one with: pip install scipy-openblas32"
+            )
+        elif launch.local_size > 1 and "OPENBLAS_NUM_THREADS" not in os.environ:
+            blas.use_threads(max(1, blas.threads // launch.local_size))
+        if shutil.which("g++") is None:
+            warnings.append(
+                "no g++, so MLX cannot fuse operations and steps take about twice the time; "
+                "get it with: apt-get install g++"
+            )
+        elif problem:
+            warnings.append(
+                f"MLX compiles its kernels for any processor, and slowly ({problem}); "
+                "make ~/.cache writable, or name another folder in XDG_CACHE_HOME"
+            )
+    if not on_cpu:
+        # What is float32 stays so on GPUs that would round its products; training is bfloat16.
+        os.environ.setdefault("MLX_ENABLE_TF32", "0")
+        limit = mx.device_info().get("max_recommended_working_set_size")
+        if limit and mx.metal.is_available():
+            mx.set_wired_limit(int(limit))
+            mx.set_memory_limit(int(limit))  # beyond it MLX waits for memory instead of swapping
+    info = mx.device_info()
+    return Runtime(
+        device="cpu" if on_cpu else "gpu",
+        name=str(info.get("device_name", info.get("architecture", "unknown"))),
+        dtype="float32" if on_cpu else "bfloat16",
+        blas=blas,
+        launch=launch,
+        warnings=tuple(warnings),
+    )
+
+
+def _keep_freed_memory() -> None:
+    """Has malloc keep large blocks for reuse; by default each is fresh pages from the kernel, and
+    to clear those takes a tenth of a training step. MLX's CPU allocator keeps none itself."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        for option, value in ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1)):
+            libc.mallopt(option, value)
+
+
+@cache
+def lanes() -> list[mx.Stream]:
+    """Streams among which to share independent work, in one call of mx.eval: on a CPU whose threads
+    share products two, else the default one.
+
+    MLX computes all but products on one core a stream, so that a single one leaves others idle.
+    """
+    blas = setup().blas
+    if blas is None or blas.engine is None or blas.threads < 2:
+        return [mx.default_stream(mx.default_device())]
+    return [mx.new_stream(mx.cpu) for _ in range(2)]
+
+
+def on_gpu() -> bool:
+    """Whether arrays live on a GPU by default (Metal or CUDA)."""
+    return mx.default_device().type == mx.DeviceType.gpu
+
+
+def matmul_gflops(repeats: int = 5, dtype: mx.Dtype = mx.float32) -> float:
+    """The best GFLOP/s of `repeats` square products, large enough to keep the device busy."""
+    size = 4096 if on_gpu() else 1024
+    a = mx.random.normal((size, size), key=mx.random.key(0)).astype(dtype)
+    mx.eval(a, a @ a)
+    best = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        mx.eval(a @ a)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best / 1e9
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide what is computed, by name."""
+    return {name: version(name) for name in _PACKAGES}
