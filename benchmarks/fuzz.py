@@ -96,7 +96,6 @@ def variant(content: bytes, file: Path, chance: random.Random) -> bytes:
 def readers(folder: Path) -> list[Reader]:
     """Everything in the program that reads a file which somebody else may have made."""
     from mlx_shakegpt import checkpoint
-    from mlx_shakegpt.corpus import Corpus
     from mlx_shakegpt.export import export
     from mlx_shakegpt.files import home
     from mlx_shakegpt.memory import certificate, comparison
@@ -104,6 +103,7 @@ def readers(folder: Path) -> list[Reader]:
     from mlx_shakegpt.runtime import setup
     from mlx_shakegpt.settings.config import ModelConfig, Passage, TrainConfig, VerifyConfig
     from mlx_shakegpt.tensors import load_tensors
+    from mlx_shakegpt.text.corpus import Corpus
     from mlx_shakegpt.weights import speaker_from_hf, speaker_from_run
 
     text = folder / "text.txt"
@@ -224,7 +224,8 @@ def fuzz(folder: Path, inputs: int, seed: int) -> dict[str, Counter]:
 @click.option("--inputs", default=100_000, show_default=True)
 @click.option("--seed", default=0, show_default=True)
 def main(inputs: int, seed: int) -> None:
-    from mlx_shakegpt import runtime, tokenizer
+    from mlx_shakegpt import runtime
+    from mlx_shakegpt.text import tokenizer
 
     tokenizer.gpt2()
     with tempfile.TemporaryDirectory() as name:

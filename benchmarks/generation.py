@@ -43,11 +43,11 @@ def ours(folder):
     from mlx_shakegpt import runtime
 
     runtime.setup()
-    from mlx_shakegpt.corpus import Corpus
     from mlx_shakegpt.generation import stream
     from mlx_shakegpt.lookup import Lookup
     from mlx_shakegpt.settings.config import Passage
     from mlx_shakegpt.settings.presets import preset
+    from mlx_shakegpt.text.corpus import Corpus
     from mlx_shakegpt.weights import speaker_from_run
 
     speaker = speaker_from_run(Path(folder) / "run.safetensors", preset("gpt2-124m").model)
@@ -102,10 +102,10 @@ def learn(folder: Path, steps: int) -> dict[str, list[int]]:
     import numpy as np
 
     from mlx_shakegpt import export
-    from mlx_shakegpt.corpus import Corpus
     from mlx_shakegpt.settings.config import Passage
     from mlx_shakegpt.settings.presets import preset, recipe
     from mlx_shakegpt.tensors import save_tensors
+    from mlx_shakegpt.text.corpus import Corpus
     from mlx_shakegpt.training import Step, Trainer
     from mlx_shakegpt.weights import Speaker, run_tensors
     from mlx_shakegpt.windows import Batch

@@ -27,9 +27,9 @@ SHAPES = (
 def measure(name: str, batch_size: int, context: int) -> None:
     """Prints what was estimated and what was used, as JSON."""
     from mlx_shakegpt import estimate, runtime
-    from mlx_shakegpt.corpus import Corpus
     from mlx_shakegpt.memory.nll import Evaluation
     from mlx_shakegpt.settings.config import Passage
+    from mlx_shakegpt.text.corpus import Corpus
     from mlx_shakegpt.training import Trainer
 
     device = runtime.setup().device

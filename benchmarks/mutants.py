@@ -28,7 +28,7 @@ PACKAGE = "mlx_shakegpt"
 TESTS = {
     "windows": ("windows properties", "test_windows or windows"),
     "lookup": ("lookup properties", "test_lookup or longest_match"),
-    "memory/spans": ("spans properties", "test_spans or spans"),
+    "text/quotations": ("spans properties", "test_spans or spans"),
     "memory/repeats": ("measures verify", "test_measures or brute_force or goes_on_so"),
     "memory/extraction": ("measures properties", "test_measures or wilsons"),
     "memory/verify": ("measures", ""),

@@ -34,9 +34,9 @@ def seconds(batch_size: int, context: int, layers: int, corpus: int, repeats: in
     """The best of some steps' times."""
     import mlx.core as mx
 
-    from mlx_shakegpt.corpus import Corpus
     from mlx_shakegpt.settings.config import ModelConfig, Passage
     from mlx_shakegpt.settings.presets import recipe
+    from mlx_shakegpt.text.corpus import Corpus
     from mlx_shakegpt.training import Step, Trainer
 
     ids = Corpus.load(None, Passage()).ids[:corpus]

@@ -47,7 +47,7 @@ def stepper(case, contender, weights, measured=lambda step, _: step):
     shape = {"batch_size": B, "context": T, "short_context": 0}
     shape |= {"positions": "learned", "optimizer": "adamw", "zero_residual": False}
     config = recipe("recite", name, dtype="float32", **shape)
-    from mlx_shakegpt.corpus import Corpus
+    from mlx_shakegpt.text.corpus import Corpus
     from mlx_shakegpt.windows import Windows
 
     ids = Corpus.load(None, preset(name).passage).ids

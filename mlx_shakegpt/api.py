@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from . import tokenizer
 from .generation import stream
 from .hub import model_folder, model_name
 from .lookup import Lookup
@@ -24,6 +23,7 @@ from .run import Subject, of_folder, of_run, open_run
 from .runtime import setup
 from .settings.config import VerifyConfig
 from .settings.sampling import Sampling
+from .text import tokenizer
 from .training import StepReport
 
 

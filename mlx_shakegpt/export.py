@@ -19,12 +19,12 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from . import assets, tokenizer
 from .files import must_be_empty, sync
 from .settings.config import ModelConfig
 from .settings.errors import NotReached
 from .tensors import save_tensors
-from .tokenizer import END_OF_TEXT
+from .text import assets, tokenizer
+from .text.tokenizer import END_OF_TEXT
 from .trees import flat
 from .weights import Speaker, full_tensors, speaker_from_hf
 

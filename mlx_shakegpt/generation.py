@@ -20,7 +20,7 @@ import numpy as np
 
 from .lookup import Lookup
 from .settings.sampling import Sampling
-from .tokenizer import END_OF_TEXT
+from .text.tokenizer import END_OF_TEXT
 from .weights import Speaker
 
 # Two logits this near, as a share of the larger, may change places with the size of a pass.

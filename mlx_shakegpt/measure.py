@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from . import estimate, generation, runtime
-from .corpus import Corpus
 from .lookup import Lookup
 from .settings.config import TrainConfig
 from .settings.presets import Preset
+from .text.corpus import Corpus
 from .training import Step, Trainer
 from .weights import Speaker
 

@@ -13,8 +13,8 @@ import numpy as np
 from mlx import nn
 
 from . import ops
-from .ids import within
 from .settings.config import ModelConfig
+from .text.vocabulary import within
 
 Weights = Mapping[str, Any]  # a module is one
 

@@ -18,12 +18,13 @@ os.environ.setdefault("MLX_ENABLE_TF32", "0")  # before MLX is imported: parity 
 
 import mlx.core as mx
 
-from mlx_shakegpt import assets, files, runtime
+from mlx_shakegpt import files, runtime
 from mlx_shakegpt.initial import initialise
 from mlx_shakegpt.memory.nll import Evaluation
 from mlx_shakegpt.model import GPT
 from mlx_shakegpt.settings.config import ModelConfig, TrainConfig
-from mlx_shakegpt.tokenizer import encode
+from mlx_shakegpt.text import assets
+from mlx_shakegpt.text.tokenizer import encode
 from mlx_shakegpt.training import Trainer
 from mlx_shakegpt.weights import Speaker
 

@@ -3,9 +3,9 @@ import urllib.error
 import numpy as np
 import pytest
 
-from mlx_shakegpt import assets, tokenizer
-from mlx_shakegpt.assets import TINY_SHAKESPEARE, AssetError, rebuild
 from mlx_shakegpt.files import sha256
+from mlx_shakegpt.text import assets, tokenizer
+from mlx_shakegpt.text.assets import TINY_SHAKESPEARE, AssetError, rebuild
 
 IDS_SHA256 = "25c01b32b32f41897a6359dd222ec114992dc30c357bcafbfe6c56672f76cd31"
 

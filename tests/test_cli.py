@@ -10,9 +10,9 @@ import sys
 import pytest
 from conftest import PATIENCE, ROOT
 
-from mlx_shakegpt import tokenizer
 from mlx_shakegpt.settings.config import ModelConfig, Passage, TrainConfig
 from mlx_shakegpt.settings.presets import Preset
+from mlx_shakegpt.text import tokenizer
 
 SHORT = ("--context", "16", "--batch-size", "4", "--steps", "6")
 

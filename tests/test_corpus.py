@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from mlx_shakegpt.corpus import Corpus, Vocabulary
 from mlx_shakegpt.settings.config import Passage
+from mlx_shakegpt.text.corpus import Corpus
+from mlx_shakegpt.text.vocabulary import Vocabulary
 
 
 def test_closed_vocabulary_knows_every_id_and_one_row_for_the_rest():
@@ -15,7 +16,7 @@ def test_closed_vocabulary_knows_every_id_and_one_row_for_the_rest():
 
 def test_passage_starts_at_its_line_and_has_its_tokens():
     corpus = Corpus.load(None, Passage(first_line=15877, tokens=50))
-    from mlx_shakegpt.tokenizer import decode
+    from mlx_shakegpt.text.tokenizer import decode
 
     assert decode(corpus.ids).startswith("ROMEO:\nIs the day so young?")
     assert len(corpus.ids) == 50
@@ -24,7 +25,7 @@ def test_passage_starts_at_its_line_and_has_its_tokens():
 def test_only_newlines_end_a_line(tmp_path):
     path = tmp_path / "text.txt"
     path.write_bytes("one\x0cpage\r\ntwo\u2028more\nthree\n".encode())
-    from mlx_shakegpt.tokenizer import decode
+    from mlx_shakegpt.text.tokenizer import decode
 
     for line, rest in ((2, "two\u2028more\nthree\n"), (3, "three\n")):
         assert decode(Corpus.load(path, Passage(first_line=line)).ids) == rest
@@ -49,7 +50,7 @@ def test_texts_that_cannot_be_learned_are_refused(tmp_path, content, passage, wo
 
 
 def test_an_excerpt_has_the_passage_and_no_more_than_its_tokens_need(tmp_path):
-    from mlx_shakegpt.tokenizer import encode, gpt2
+    from mlx_shakegpt.text.tokenizer import encode, gpt2
 
     text = "Title\n\n\nEntwürfe: naïve 👩‍👩‍👧 中文  \n\n   unbelievably, it's 1234567 \n\n\nlast\n"
     file = tmp_path / "text.txt"

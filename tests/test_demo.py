@@ -21,8 +21,8 @@ from mlx_shakegpt import demo
 from mlx_shakegpt.demo.limits import LARGEST_REQUEST, LONGEST_PROMPT, MOST_TOKENS
 from mlx_shakegpt.demo.marked import marked, plain
 from mlx_shakegpt.demo.own_page import OwnPage
-from mlx_shakegpt.memory.spans import Source
 from mlx_shakegpt.run import of_run
+from mlx_shakegpt.text.quotations import Source
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 

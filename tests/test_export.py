@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from conftest import TINY, free_port
 
-from mlx_shakegpt import tokenizer
-from mlx_shakegpt.corpus import Vocabulary
 from mlx_shakegpt.export import ExportError, export
 from mlx_shakegpt.generation import stream
 from mlx_shakegpt.initial import initialise
 from mlx_shakegpt.model import GPT
+from mlx_shakegpt.text import tokenizer
+from mlx_shakegpt.text.vocabulary import Vocabulary
 from mlx_shakegpt.weights import (
     Speaker,
     full_tensors,

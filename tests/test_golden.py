@@ -11,7 +11,7 @@ from conftest import ROOT
 
 from mlx_shakegpt import generate, load
 from mlx_shakegpt.report import read_metrics
-from mlx_shakegpt.tokenizer import encode
+from mlx_shakegpt.text.tokenizer import encode
 
 GOLDEN = ROOT / "tests" / "golden"
 EXPECTED = json.loads((GOLDEN / "expected.json").read_text(encoding="utf-8"))

@@ -25,7 +25,7 @@ from mlx_shakegpt.memory.recall import continuations
 from mlx_shakegpt.memory.repeats import alike, followed, new_windows, occurrences
 from mlx_shakegpt.memory.verify import Text, clear_share, loss_figures, objections, verify
 from mlx_shakegpt.settings.config import VerifyConfig
-from mlx_shakegpt.tokenizer import decode
+from mlx_shakegpt.text.tokenizer import decode
 
 NEXT = successors()
 NOTHING = np.empty(0, np.int32)

@@ -13,7 +13,6 @@ import pytest
 from conftest import ROOT, free_port, opinionated
 
 from mlx_shakegpt.cli.publish import command as publish_command
-from mlx_shakegpt.corpus import Corpus
 from mlx_shakegpt.export import export
 from mlx_shakegpt.files import sha256
 from mlx_shakegpt.memory.certificate import other_hashes
@@ -21,7 +20,8 @@ from mlx_shakegpt.publish import Published, upload
 from mlx_shakegpt.publish.space import _readme, requirements
 from mlx_shakegpt.run import of_folder
 from mlx_shakegpt.settings.config import Passage
-from mlx_shakegpt.tokenizer import encode
+from mlx_shakegpt.text.corpus import Corpus
+from mlx_shakegpt.text.tokenizer import encode
 from mlx_shakegpt.weights import learned_text, speaker_from_hf
 
 sys.path.insert(0, str(ROOT / "benchmarks"))

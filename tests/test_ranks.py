@@ -251,7 +251,7 @@ def test_a_rank_of_another_version_is_refused(home, tmp_path):
     copy = tmp_path / "copy"
     for part in ("mlx_shakegpt", "tests/programs"):
         shutil.copytree(ROOT / part, copy / part)
-    changed = copy / "mlx_shakegpt" / "ids.py"
+    changed = copy / "mlx_shakegpt" / "text" / "vocabulary.py"
     changed.write_text(changed.read_text() + "\n")
     group = Group(home, 2, *TRAIN, missing=[1])
     hosts = next(home.glob("hosts-*.json"))

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from mlx_shakegpt.memory.spans import _WORD, Source, covered
+from mlx_shakegpt.text.quotations import _WORD, Source, covered
 
 TEXT = """First Citizen:
 Before we proceed any further, hear me speak.

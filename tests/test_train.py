@@ -8,8 +8,8 @@ import torch
 from conftest import ROOT, TINY, tiny_training
 from mlx.utils import tree_unflatten
 
-from mlx_shakegpt.corpus import Vocabulary
 from mlx_shakegpt.memory.nll import Evaluation
+from mlx_shakegpt.text.vocabulary import Vocabulary
 from mlx_shakegpt.training import RunState, Step, Trainer, TrainingError
 from mlx_shakegpt.training.positions import grow
 from mlx_shakegpt.training.share import _fingerprint

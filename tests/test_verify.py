@@ -25,14 +25,15 @@ from mlx_shakegpt.memory.extraction import (
     wilson,
 )
 from mlx_shakegpt.memory.nll import Scores, token_scores, whole_text_nll
-from mlx_shakegpt.memory.places import lines_of, memory_map, worst_lines
+from mlx_shakegpt.memory.places import memory_map, worst_lines
 from mlx_shakegpt.memory.recall import continuations
 from mlx_shakegpt.memory.repeats import Repeats, followed, new_windows
 from mlx_shakegpt.memory.verify import Text, objections, verify
 from mlx_shakegpt.model import GPT
 from mlx_shakegpt.run import of_run
 from mlx_shakegpt.settings.config import Passage, VerifyConfig
-from mlx_shakegpt.tokenizer import decode, encode
+from mlx_shakegpt.text.lines import lines_of
+from mlx_shakegpt.text.tokenizer import decode, encode
 from mlx_shakegpt.weights import Speaker
 
 

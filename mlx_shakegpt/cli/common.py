@@ -105,7 +105,8 @@ def downloads() -> Iterator[Callable[[str, int, int], None]]:
 
 def prepare() -> Any:
     """Sets up the device, notes what it lacks, and fetches the vocabulary if it is missing."""
-    from .. import runtime, tokenizer
+    from .. import runtime
+    from ..text import tokenizer
 
     found = runtime.setup()
     for warning in found.warnings:

@@ -13,7 +13,8 @@ def command(as_json: bool) -> None:
     """Fetches Tiny Shakespeare and GPT-2's vocabulary, or checks those that are there."""
     import numpy as np
 
-    from .. import assets, report, tokenizer
+    from .. import report
+    from ..text import assets, tokenizer
 
     with downloads() as progress:
         files = [assets.ensure(asset, progress) for asset in assets.ASSETS]

@@ -39,9 +39,9 @@ def command(
     if not prompt:
         raise click.UsageError("PROMPT is empty; give some text to go on from, like 'ROMEO:'")
     prepare()
-    from .. import tokenizer
     from ..generation import stream
     from ..lookup import Lookup
+    from ..text import tokenizer
 
     speaker, name = speaker_from(run, model)
     learned = _learned(run, model) if lookup or mark else None
@@ -105,11 +105,11 @@ def _learned(run: str | None, model: str | None) -> Any:
 
     For guesses any text is safe, as they change the speed alone; so one that is gone is no error.
     """
-    from .. import assets
-    from ..corpus import Corpus
     from ..hub import model_folder
     from ..run import find_run, load_corpus
     from ..settings.config import Passage
+    from ..text import assets
+    from ..text.corpus import Corpus
     from ..weights import learned_text
 
     try:
@@ -128,8 +128,8 @@ def _learned(run: str | None, model: str | None) -> Any:
 
 def _mark(prompt: str, text: str, learned: Any, quiet: bool) -> dict[str, Any]:
     """Shows a text with its known spans in colour; returns where they stand, and the figures."""
-    from .. import tokenizer
-    from ..memory.spans import Source, covered
+    from ..text import tokenizer
+    from ..text.quotations import Source, covered
 
     source = Source(tokenizer.decode(learned.ids.tolist()), learned.passage.first_line)
     whole = prompt + text

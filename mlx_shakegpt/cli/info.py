@@ -17,7 +17,8 @@ def command(as_json: bool) -> None:
     from importlib.metadata import version
 
     from .. import estimate, report, runtime
-    from ..corpus import Corpus, Vocabulary
+    from ..text.corpus import Corpus
+    from ..text.vocabulary import Vocabulary
 
     found = prepare()
     import mlx.core as mx

@@ -35,8 +35,9 @@ def command(
     Wrong words are shown in red, with the right ones behind them in brackets.
     """
     prepare()
-    from .. import tokenizer
-    from ..memory.recite import Recital, start_at
+    from ..memory.recite import Recital
+    from ..text import tokenizer
+    from ..text.lines import start_at
 
     subject = subject_from(run, model, data, first_line, corpus_tokens)
     ids, passage = subject.corpus.ids, subject.corpus.passage

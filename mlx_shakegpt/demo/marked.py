@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from ..memory.spans import Source, covered
+from ..text.quotations import Source, covered
 
 STYLE = """
 .said { white-space: pre-wrap; font-family: ui-monospace, monospace; line-height: 1.6;

@@ -17,15 +17,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .. import tokenizer
 from ..generation import stream
 from ..lookup import Lookup
 from ..memory import certificate as papers
-from ..memory.spans import Source
 from ..memory.summary import summary
 from ..proof import CERTIFICATE, MAP, evidence_folder, others
 from ..run import CURVE, Subject
 from ..settings.sampling import Sampling
+from ..text import tokenizer
+from ..text.quotations import Source
 from .limits import LONGEST_PROMPT, MOST_TOKENS, WAITING
 from .marked import marked, plain
 

@@ -11,10 +11,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .. import assets
 from ..files import read_json, write_atomically
 from ..runtime import Runtime, versions
 from ..settings.config import Passage, VerifyConfig
+from ..text import assets
 from ..weights import Speaker
 from .extraction import LENGTHS
 

@@ -13,7 +13,7 @@ import numpy as np
 from ..initial import initialise
 from ..model import GPT
 from ..settings.config import CONTROL_RATE
-from ..tokenizer import gpt2
+from ..text.lines import newlines
 from ..weights import Speaker
 from .extraction import Sample, extraction, sample
 from .nll import whole_text_nll
@@ -71,14 +71,6 @@ def shuffled(ids: np.ndarray, seed: int) -> np.ndarray:
     pieces.append(ids[start:])
     order = np.random.default_rng(seed).permutation(len(pieces))
     return np.concatenate([pieces[i] for i in order])
-
-
-def newlines(ids: np.ndarray) -> np.ndarray:
-    """Newlines in each token."""
-    encoding = gpt2()
-    distinct, place = np.unique(ids, return_inverse=True)
-    counts = [encoding.decode_single_token_bytes(int(i)).count(b"\n") for i in distinct]
-    return np.array(counts)[place]
 
 
 def leak(speaker: Speaker, ids: np.ndarray) -> float:

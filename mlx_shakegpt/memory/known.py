@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..corpus import Vocabulary
 from ..model import GPT
+from ..text.vocabulary import Vocabulary
 from .extraction import LENGTHS, sample
 from .nll import window_scores
 from .repeats import Repeats

@@ -16,10 +16,10 @@ import mlx.core as mx
 import numpy as np
 
 from .. import ops
-from ..corpus import Vocabulary
 from ..model import GPT
 from ..runtime import lanes
 from ..runtime.ranks import ALONE, Ranks
+from ..text.vocabulary import Vocabulary
 
 TOKENS_AT_ONCE = 1024
 SAMPLE_AT_LEAST = 512  # tokens scored before an evaluation may end early

@@ -9,17 +9,11 @@ from typing import Any
 import numpy as np
 
 from ..files import atomic_path
-from ..tokenizer import decode
-from .controls import newlines
+from ..text.lines import lines_of
+from ..text.tokenizer import decode
 from .nll import Scores
 
 LEAST_NLL = 1e-4  # below it all is equally well known
-
-
-def lines_of(ids: np.ndarray, first_line: int) -> np.ndarray:
-    """The line, (N,), in which each token begins; the first token's is `first_line`."""
-    breaks = newlines(ids)
-    return first_line + np.cumsum(breaks) - breaks
 
 
 def worst_lines(

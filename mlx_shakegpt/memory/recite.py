@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ..tokenizer import decode, decode_stream, gpt2
+from ..text.tokenizer import decode, decode_stream, gpt2
 from ..weights import Speaker
-from .places import lines_of
 from .recall import recital
 
 CORRECT, STOP, GO_ON = "correct", "stop", "go-on"
@@ -27,16 +26,6 @@ class Piece:
     text: str
     wrong: bool = False
     right: str = ""
-
-
-def start_at(ids: np.ndarray, first_line: int, line: int) -> int:
-    """The first token that begins in a line of a passage. Raises ValueError where none does."""
-    lines = lines_of(ids, first_line)
-    if not first_line <= line <= lines[-1]:
-        raise ValueError(
-            f"line {line} is not in the learned passage, lines {first_line} to {int(lines[-1])}"
-        )
-    return int(np.searchsorted(lines, line))
 
 
 class Recital:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..settings.config import VerifyConfig
-from ..tokenizer import gpt2
+from ..text.tokenizer import gpt2
 from ..weights import Speaker
 from .controls import LEAKS, controls, leak, unseen_text
 from .extraction import LENGTHS, alignment, extraction, free_running, sample, wilson

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..corpus import Corpus
 from ..export import export
 from ..files import must_be_empty, write_atomically
 from ..proof import prove
 from ..run import CURVE, of_folder, of_run, read_config
 from ..settings.config import Passage, VerifyConfig
+from ..text.corpus import Corpus
 from .card import model_card
 from .space import TEXT, write_space
 

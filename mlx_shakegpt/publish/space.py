@@ -11,8 +11,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from .. import assets, files
+from .. import files
 from ..run import of_folder
+from ..text import assets
 from .card import front_matter
 
 TEXT = "text.txt"

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from ..corpus import Corpus
 from ..memory.known import extracted
 from ..memory.nll import Evaluation, whole_text_nll
 from ..model import GPT
 from ..runtime.ranks import Ranks
 from ..settings.config import ModelConfig, TrainConfig
+from ..text.corpus import Corpus
 from ..training import Trainer
 
 ESTIMATED = 16_384  # tokens that tell how far a long text is from being known

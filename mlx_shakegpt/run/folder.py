@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import checkpoint
-from ..corpus import Corpus
 from ..files import read_json, weights_dir
 from ..settings.config import ModelConfig, Passage, TrainConfig
+from ..text.corpus import Corpus
 from ..weights import Speaker, speaker_from_run
 
 CONFIG, METRICS, LOG, CURVE = "config.json", "metrics.jsonl", "training_log.txt", "loss.png"

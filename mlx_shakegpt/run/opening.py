@@ -13,13 +13,15 @@ from typing import Any
 
 import mlx.core as mx
 
-from .. import assets, estimate
-from ..corpus import Corpus, Vocabulary
+from .. import estimate
 from ..memory.evidence import CERTIFICATE
 from ..runtime import Runtime, free_bytes, matmul_gflops
 from ..runtime.ranks import ALONE, Ranks
 from ..settings.config import LENGTH, ModelConfig, Passage, TrainConfig
 from ..settings.presets import OURS, PRESETS, preset, preset_like, recipe, suited
+from ..text import assets
+from ..text.corpus import Corpus
+from ..text.vocabulary import Vocabulary
 from .folder import CONFIG, must_be_new, read_config, run_path
 from .pretrained import pretrained
 from .session import Run

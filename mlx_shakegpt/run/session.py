@@ -13,8 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from .. import assets, checkpoint, report
-from ..corpus import Corpus
+from .. import checkpoint, report
 from ..files import read_json, sync, write_atomically
 from ..memory.evidence import set_aside_unless_of
 from ..pictures import loss_curve
@@ -22,6 +21,8 @@ from ..runtime import Runtime, versions
 from ..runtime.ranks import ALONE, Ranks
 from ..settings.config import ModelConfig, TrainConfig
 from ..tensors import save_tensors
+from ..text import assets
+from ..text.corpus import Corpus
 from ..training import NotFinite, StepReport, TrainingError
 from .evaluated import trainer_of
 from .folder import CONFIG, CURVE, LOG, METRICS, must_be_new, newest_checkpoint, read_config

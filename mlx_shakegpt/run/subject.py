@@ -8,10 +8,10 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from .. import assets
-from ..corpus import Corpus
 from ..files import as_text, sha256
 from ..settings.config import Passage
+from ..text import assets
+from ..text.corpus import Corpus
 from ..weights import (
     Speaker,
     learned_text,

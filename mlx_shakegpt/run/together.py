@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..corpus import Corpus
 from ..files import sha256
 from ..runtime import Runtime, free_bytes, versions
 from ..runtime.ranks import Ranks, Shared
 from ..settings.config import ModelConfig, Passage, TrainConfig
+from ..text.corpus import Corpus
 from ..training import StepReport, Trainer
 from .evaluated import trainer_of
 from .opening import Progress, Tell, must_fit, open_run, read_corpus

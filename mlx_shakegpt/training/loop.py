@@ -14,8 +14,6 @@ from dataclasses import dataclass, replace
 import mlx.core as mx
 import numpy as np
 
-from ..corpus import Vocabulary
-from ..ids import within
 from ..initial import initialise
 from ..memory.nll import Evaluation
 from ..model import GPT
@@ -24,6 +22,7 @@ from ..runtime import on_gpu, peak_bytes
 from ..runtime.ranks import ALONE, Ranks
 from ..settings.config import ModelConfig, TrainConfig
 from ..settings.errors import NotReached
+from ..text.vocabulary import Vocabulary, within
 from ..windows import Batch
 from .order import Order
 from .positions import grow

@@ -12,10 +12,10 @@ from typing import Any
 
 import mlx.core as mx
 
-from .. import assets
 from ..files import read_json, sha256
 from ..settings.config import GPT2_VOCABULARY, ModelConfig
 from ..tensors import check_tensors, load_tensors
+from ..text import assets
 from .layout import MLX_PREFIX, plain_tensors
 from .speaker import Speaker, built
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from ..corpus import Vocabulary
 from ..model import GPT
 from ..settings.config import ModelConfig
 from ..tensors import load_tensors
+from ..text.vocabulary import Vocabulary
 from ..trees import flat
 from .speaker import Speaker, built
 

@@ -14,10 +14,10 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_unflatten
 
-from ..corpus import Vocabulary
 from ..model import GPT
 from ..runtime import on_gpu
 from ..settings.config import ModelConfig
+from ..text.vocabulary import Vocabulary
 from ..trees import flat
 
 

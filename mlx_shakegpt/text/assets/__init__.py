@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..files import data_dir, sha256, write_atomically
+from ...files import data_dir, sha256, write_atomically
 from . import rebuild
 
 Progress = Callable[[str, int, int], None]  # what is being fetched, bytes so far, bytes in all

@@ -8,16 +8,14 @@ from __future__ import annotations
 import io
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..files import as_text, sha256
+from ..settings.config import Passage
 from . import assets, tokenizer
-from .files import as_text, sha256
-from .ids import within
-from .settings.config import GPT2_VOCABULARY, Passage
 
 
 @dataclass(frozen=True)
@@ -108,42 +106,3 @@ def _read(path: Path | None) -> tuple[Path, bytes, list[str]]:
             f"{file} is not UTF-8: byte {error.start} is 0x{content[error.start]:02x}; "
             "convert it, for example with iconv"
         ) from None
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """The ids that a text has, and one shared row for all that it lacks.
-
-    Ids that never occur get equal gradients, by the symmetry of softmax, so from one common start
-    an element-wise optimiser keeps their rows equal for ever: one row with log(absent) added to
-    its logit stands for all of them, exactly.
-    """
-
-    own: np.ndarray  # (S,) int32, ascending
-    total: int = GPT2_VOCABULARY
-
-    @classmethod
-    def of(cls, ids: np.ndarray, total: int = GPT2_VOCABULARY) -> Vocabulary:
-        """The vocabulary of a text. Raises ValueError for what is no id."""
-        return cls(np.unique(within(ids, total)).astype(np.int32), total)
-
-    @property
-    def rows(self) -> int:
-        """Rows of the closed embedding: S own ones and, where an id is absent, the shared one."""
-        return len(self.own) + (self.absent > 0)
-
-    @property
-    def absent(self) -> int:
-        """Ids that share the last row."""
-        return self.total - len(self.own)
-
-    @cached_property
-    def table(self) -> np.ndarray:
-        """Row of every id, (total,) int32; absent ids have the shared row, the last."""
-        table = np.full(self.total, len(self.own), np.int32)
-        table[self.own] = np.arange(len(self.own), dtype=np.int32)
-        return table
-
-    def close(self, ids: np.ndarray) -> np.ndarray:
-        """Row of each id. Raises ValueError for one that is no id."""
-        return self.table[within(ids, self.total)]

@@ -16,7 +16,7 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from ..files import sha256
+from ...files import sha256
 
 # requirement -> sha256 of its wheel
 WHEELS = {
