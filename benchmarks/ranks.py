@@ -31,12 +31,12 @@ ROOT_MAY = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"
 def worker(name: str, batch_size: int, context: int, steps: int) -> None:
     import mlx.core as mx
 
+    from mlx_shakegpt.model.trees import flat
     from mlx_shakegpt.runtime import setup
     from mlx_shakegpt.runtime.ranks import join
     from mlx_shakegpt.settings.presets import preset, recipe
     from mlx_shakegpt.text.corpus import Corpus
     from mlx_shakegpt.training import Step, Trainer
-    from mlx_shakegpt.trees import flat
 
     ranks = join(setup().launch, 300)
     changes = {"batch_size": batch_size, "context": context, "short_context": 0}

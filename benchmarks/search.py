@@ -36,12 +36,12 @@ def train(job: dict) -> dict:
     from mlx_shakegpt.memory.extraction import extraction, sample
     from mlx_shakegpt.memory.nll import Evaluation, window_scores
     from mlx_shakegpt.memory.verify import Text, verify
+    from mlx_shakegpt.model.speaker import Speaker
     from mlx_shakegpt.run.evaluated import trainer_of
     from mlx_shakegpt.runtime.ranks import ALONE
     from mlx_shakegpt.settings.config import ModelConfig, Passage, TrainConfig, VerifyConfig
     from mlx_shakegpt.text.corpus import Corpus
     from mlx_shakegpt.training import Trainer
-    from mlx_shakegpt.weights import Speaker
 
     runtime.setup()
     layers, heads, width = map(int, job["model"].split("x"))

@@ -18,11 +18,12 @@ import mlx.core as mx
 from mlx.utils import tree_unflatten
 
 from .files import read_json, sha256, sync, write_atomically
+from .model.speaker import fill
+from .model.trees import flat
 from .settings.config import LENGTH, ModelConfig, TrainConfig
 from .tensors import check_tensors, load_tensors, save_tensors
 from .training import RunState, Trainer
-from .trees import flat
-from .weights import CLOSED_IDS, TRAINED_CONTEXT, fill, run_tensors
+from .weights import CLOSED_IDS, TRAINED_CONTEXT, run_tensors
 
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 ORDER, STATE = "order.safetensors", "state.json"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .ops.cpu.loss import ROWS
+from .model.ops.cpu.loss import ROWS
 from .settings.config import ModelConfig, TrainConfig
 
 # Of the speed of a large product, what a step's products get: measured on CPUs (quick 0.6, 124M

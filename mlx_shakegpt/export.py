@@ -20,13 +20,14 @@ import mlx.core as mx
 import numpy as np
 
 from .files import must_be_empty, sync
+from .model.speaker import Speaker
+from .model.trees import flat
 from .settings.config import ModelConfig
 from .settings.errors import NotReached
 from .tensors import save_tensors
 from .text import assets, tokenizer
 from .text.tokenizer import END_OF_TEXT
-from .trees import flat
-from .weights import Speaker, full_tensors, speaker_from_hf
+from .weights import full_tensors, speaker_from_hf
 
 # Largest difference of reloaded logits, as a share of the largest, or of 1 if that is less.
 TOLERANCE = {mx.float32: 1e-4, mx.float16: 0.01, mx.bfloat16: 0.05}

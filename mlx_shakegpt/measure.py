@@ -13,11 +13,11 @@ import mlx.core as mx
 
 from . import estimate, generation, runtime
 from .lookup import Lookup
+from .model.speaker import Speaker
 from .settings.config import TrainConfig
 from .settings.presets import Preset
 from .text.corpus import Corpus
 from .training import Step, Trainer
-from .weights import Speaker
 
 SPOKEN_TOKENS = 48
 

@@ -19,14 +19,14 @@ os.environ.setdefault("MLX_ENABLE_TF32", "0")  # before MLX is imported: parity 
 import mlx.core as mx
 
 from mlx_shakegpt import files, runtime
-from mlx_shakegpt.initial import initialise
 from mlx_shakegpt.memory.nll import Evaluation
-from mlx_shakegpt.model import GPT
+from mlx_shakegpt.model.gpt import GPT
+from mlx_shakegpt.model.initial import initialise
+from mlx_shakegpt.model.speaker import Speaker
 from mlx_shakegpt.settings.config import ModelConfig, TrainConfig
 from mlx_shakegpt.text import assets
 from mlx_shakegpt.text.tokenizer import encode
 from mlx_shakegpt.training import Trainer
-from mlx_shakegpt.weights import Speaker
 
 # Without a time limit, as other programs may take the cores; the fixtures of each test, an empty
 # home, may serve all its examples.

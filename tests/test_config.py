@@ -14,8 +14,8 @@ def test_presets_have_the_published_number_of_parameters(name, count):
 
 
 def test_parameter_count_is_that_of_the_built_model():
-    from mlx_shakegpt.model import GPT
-    from mlx_shakegpt.trees import flat
+    from mlx_shakegpt.model.gpt import GPT
+    from mlx_shakegpt.model.trees import flat
 
     config = ModelConfig(n_layer=3, n_head=2, n_embd=16, n_positions=32, vocab_size=101)
     assert sum(p.size for p in flat(GPT(config).parameters()).values()) == config.n_parameters

@@ -13,17 +13,12 @@ from conftest import TINY, free_port
 
 from mlx_shakegpt.export import ExportError, export
 from mlx_shakegpt.generation import stream
-from mlx_shakegpt.initial import initialise
-from mlx_shakegpt.model import GPT
+from mlx_shakegpt.model.gpt import GPT
+from mlx_shakegpt.model.initial import initialise
+from mlx_shakegpt.model.speaker import Speaker
 from mlx_shakegpt.text import tokenizer
 from mlx_shakegpt.text.vocabulary import Vocabulary
-from mlx_shakegpt.weights import (
-    Speaker,
-    full_tensors,
-    learned_text,
-    speaker_from_hf,
-    stored_dtype,
-)
+from mlx_shakegpt.weights import full_tensors, learned_text, speaker_from_hf, stored_dtype
 
 PROMPT = "ROMEO:"
 TEXT = {"name": "poem.txt", "sha256": "0" * 64, "first_line": 3, "tokens": 80}

@@ -8,12 +8,12 @@ import pytest
 from conftest import TINY, opinionated
 
 from mlx_shakegpt.generation import stream
-from mlx_shakegpt.initial import initialise
-from mlx_shakegpt.model import GPT
+from mlx_shakegpt.model.gpt import GPT
+from mlx_shakegpt.model.initial import initialise
+from mlx_shakegpt.model.speaker import Speaker
 from mlx_shakegpt.settings.sampling import Sampling
 from mlx_shakegpt.text.tokenizer import END_OF_TEXT
 from mlx_shakegpt.text.vocabulary import Vocabulary
-from mlx_shakegpt.weights import Speaker
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from conftest import POEM, ROOT, TINY, tiny_training
 
-from mlx_shakegpt.initial import initialise
 from mlx_shakegpt.memory.nll import _spread, _windows, whole_text_nll, window_floor
-from mlx_shakegpt.model import GPT
+from mlx_shakegpt.model.gpt import GPT
+from mlx_shakegpt.model.initial import initialise
 from mlx_shakegpt.settings.config import ModelConfig
 from mlx_shakegpt.text.tokenizer import encode
 from mlx_shakegpt.text.vocabulary import Vocabulary

@@ -6,17 +6,18 @@ from conftest import TINY, tiny_training
 from mlx import nn
 from mlx.utils import tree_unflatten
 
-from mlx_shakegpt import ops
 from mlx_shakegpt.generation import prompt_cache, stream
-from mlx_shakegpt.initial import INIT_STD, initialise, sinusoids
 from mlx_shakegpt.memory.nll import window_scores
 from mlx_shakegpt.memory.recall import Reader
-from mlx_shakegpt.model import GPT
+from mlx_shakegpt.model import ops
+from mlx_shakegpt.model.gpt import GPT
+from mlx_shakegpt.model.initial import INIT_STD, initialise, sinusoids
+from mlx_shakegpt.model.speaker import Speaker
+from mlx_shakegpt.model.trees import flat
 from mlx_shakegpt.settings.config import ModelConfig
 from mlx_shakegpt.text.vocabulary import Vocabulary
 from mlx_shakegpt.training import Trainer
-from mlx_shakegpt.trees import flat
-from mlx_shakegpt.weights import CONV1D, Speaker
+from mlx_shakegpt.weights import CONV1D
 
 
 def seeded(config, seed=0, rows=None):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from mlx_shakegpt import ops
-from mlx_shakegpt.ops.cpu import formulas
+from mlx_shakegpt.model import ops
+from mlx_shakegpt.model.ops.cpu import formulas
 
 
 def gelu64(x):

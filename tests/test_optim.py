@@ -9,8 +9,9 @@ import torch
 from conftest import TINY, tiny_training
 from mlx.utils import tree_map
 
-from mlx_shakegpt.initial import initialise
-from mlx_shakegpt.model import GPT
+from mlx_shakegpt.model.gpt import GPT
+from mlx_shakegpt.model.initial import initialise
+from mlx_shakegpt.model.trees import flat
 from mlx_shakegpt.optim import (
     SplitMuon,
     adamw_state,
@@ -21,7 +22,6 @@ from mlx_shakegpt.optim import (
     orthogonalised,
 )
 from mlx_shakegpt.settings.presets import recipe
-from mlx_shakegpt.trees import flat
 
 
 def test_seed_project_schedule_gives_the_rates_of_its_log():

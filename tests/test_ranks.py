@@ -276,7 +276,7 @@ def test_ranks_that_drifted_apart_take_the_first_ones_state(home):
         "from mlx_shakegpt.runtime import setup\n"
         "from mlx_shakegpt.memory.nll import Evaluation\n"
         "from mlx_shakegpt.training import Trainer\n"
-        "from mlx_shakegpt.trees import flat\n"
+        "from mlx_shakegpt.model.trees import flat\n"
         "ranks = join(setup().launch, 20)\n"
         "ids = np.random.default_rng(1).integers(100, 150, 400).astype(np.int32)\n"
         "config = tiny_training(steps=25)\n"

@@ -9,12 +9,13 @@ from conftest import ROOT, TINY, tiny_training
 from mlx.utils import tree_unflatten
 
 from mlx_shakegpt.memory.nll import Evaluation
+from mlx_shakegpt.model.speaker import Speaker
+from mlx_shakegpt.model.trees import flat
 from mlx_shakegpt.text.vocabulary import Vocabulary
 from mlx_shakegpt.training import RunState, Step, Trainer, TrainingError
 from mlx_shakegpt.training.positions import grow
 from mlx_shakegpt.training.share import _fingerprint
-from mlx_shakegpt.trees import flat
-from mlx_shakegpt.weights import CONV1D, Speaker, full_tensors
+from mlx_shakegpt.weights import CONV1D, full_tensors
 
 
 def never(model, context):

@@ -11,10 +11,8 @@ import pytest
 from conftest import KNOWN_RATE, TINY
 from mlx.utils import tree_map
 
-from mlx_shakegpt import ops
 from mlx_shakegpt.files import sha256
 from mlx_shakegpt.generation import stream
-from mlx_shakegpt.initial import initialise
 from mlx_shakegpt.memory.controls import controls, leak, shuffled, unseen_text
 from mlx_shakegpt.memory.extraction import (
     Sample,
@@ -29,12 +27,14 @@ from mlx_shakegpt.memory.places import memory_map, worst_lines
 from mlx_shakegpt.memory.recall import continuations
 from mlx_shakegpt.memory.repeats import Repeats, followed, new_windows
 from mlx_shakegpt.memory.verify import Text, objections, verify
-from mlx_shakegpt.model import GPT
+from mlx_shakegpt.model import ops
+from mlx_shakegpt.model.gpt import GPT
+from mlx_shakegpt.model.initial import initialise
+from mlx_shakegpt.model.speaker import Speaker
 from mlx_shakegpt.run import of_run
 from mlx_shakegpt.settings.config import Passage, VerifyConfig
 from mlx_shakegpt.text.lines import lines_of
 from mlx_shakegpt.text.tokenizer import decode, encode
-from mlx_shakegpt.weights import Speaker
 
 
 def verdict(speaker, ids, after):

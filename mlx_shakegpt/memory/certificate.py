@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ..files import read_json, write_atomically
+from ..model.speaker import Speaker
 from ..runtime import Runtime, versions
 from ..settings.config import Passage, VerifyConfig
 from ..text import assets
-from ..weights import Speaker
 from .extraction import LENGTHS
 
 FORMAT = "mlx-shakegpt certificate 2"

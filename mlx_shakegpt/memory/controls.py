@@ -10,11 +10,11 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from ..initial import initialise
-from ..model import GPT
+from ..model.gpt import GPT
+from ..model.initial import initialise
+from ..model.speaker import Speaker
 from ..settings.config import CONTROL_RATE
 from ..text.lines import newlines
-from ..weights import Speaker
 from .extraction import Sample, extraction, sample
 from .nll import whole_text_nll
 from .repeats import new_windows

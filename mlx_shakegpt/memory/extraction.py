@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..weights import Speaker
+from ..model.speaker import Speaker
 from .nll import window_scores
 from .recall import continuations
 from .repeats import Repeats, followed

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..weights import Speaker
+from ..model.speaker import Speaker
 from .comparison import share_allowed
 from .extraction import extraction, sample, wilson
 

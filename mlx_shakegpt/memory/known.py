@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..model import GPT
+from ..model.gpt import GPT
 from ..text.vocabulary import Vocabulary
 from .extraction import LENGTHS, sample
 from .nll import window_scores

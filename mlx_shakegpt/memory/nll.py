@@ -15,8 +15,8 @@ from functools import partial
 import mlx.core as mx
 import numpy as np
 
-from .. import ops
-from ..model import GPT
+from ..model import ops
+from ..model.gpt import GPT
 from ..runtime import lanes
 from ..runtime.ranks import ALONE, Ranks
 from ..text.vocabulary import Vocabulary

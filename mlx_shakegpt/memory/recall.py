@@ -12,8 +12,8 @@ import mlx.core as mx
 import numpy as np
 
 from ..generation import Chooser, prompt_cache
+from ..model.speaker import Speaker
 from ..settings.sampling import Sampling
-from ..weights import Speaker
 
 TOGETHER = 64  # continuations that share a pass
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from ..model.speaker import Speaker
 from ..text.tokenizer import decode, decode_stream, gpt2
-from ..weights import Speaker
 from .recall import recital
 
 CORRECT, STOP, GO_ON = "correct", "stop", "go-on"

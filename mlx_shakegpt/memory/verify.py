@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from ..model.speaker import Speaker
 from ..settings.config import VerifyConfig
 from ..text.tokenizer import gpt2
-from ..weights import Speaker
 from .controls import LEAKS, controls, leak, unseen_text
 from .extraction import LENGTHS, alignment, extraction, free_running, sample, wilson
 from .nll import Scores, token_scores, window_floor

@@ -7,7 +7,7 @@ from functools import partial
 
 from ..memory.known import extracted
 from ..memory.nll import Evaluation, whole_text_nll
-from ..model import GPT
+from ..model.gpt import GPT
 from ..runtime.ranks import Ranks
 from ..settings.config import ModelConfig, TrainConfig
 from ..text.corpus import Corpus

@@ -7,9 +7,10 @@ from typing import Any
 
 from .. import checkpoint
 from ..files import read_json, weights_dir
+from ..model.speaker import Speaker
 from ..settings.config import ModelConfig, Passage, TrainConfig
 from ..text.corpus import Corpus
-from ..weights import Speaker, speaker_from_run
+from ..weights import speaker_from_run
 
 CONFIG, METRICS, LOG, CURVE = "config.json", "metrics.jsonl", "training_log.txt", "loss.png"
 

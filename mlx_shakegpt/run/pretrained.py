@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..hub import model_folder
-from ..model import GPT
+from ..model.gpt import GPT
 from ..weights import speaker_from_hf, weights_files, weights_hash
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ..files import as_text, sha256
+from ..model.speaker import Speaker
 from ..settings.config import Passage
 from ..text import assets
 from ..text.corpus import Corpus
 from ..weights import (
-    Speaker,
     learned_text,
     speaker_from_hf,
     speaker_from_run,

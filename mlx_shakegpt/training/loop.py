@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 import mlx.core as mx
 import numpy as np
 
-from ..initial import initialise
 from ..memory.nll import Evaluation
-from ..model import GPT
+from ..model.gpt import GPT
+from ..model.initial import initialise
 from ..optim import learning_rate, optimizer_of
 from ..runtime import on_gpu, peak_bytes
 from ..runtime.ranks import ALONE, Ranks

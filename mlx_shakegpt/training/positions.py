@@ -5,7 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 import mlx.optimizers as optim
 
-from ..model import GPT
+from ..model.gpt import GPT
 from ..optim import adamw_state
 
 

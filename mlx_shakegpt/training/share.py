@@ -8,9 +8,9 @@ import mlx.core as mx
 import mlx.optimizers as optim
 import numpy as np
 
-from ..model import GPT
+from ..model.gpt import GPT
+from ..model.trees import assign, flat
 from ..runtime.ranks import Ranks
-from ..trees import assign, flat
 from .order import Order
 from .reports import RunState
 

@@ -10,8 +10,8 @@ import mlx.optimizers as optim
 import numpy as np
 from mlx import nn
 
-from .. import ops
-from ..model import GPT
+from ..model import ops
+from ..model.gpt import GPT
 from ..optim import clip, global_norm
 from ..runtime.ranks import ALONE, Ranks
 from ..windows import Batch

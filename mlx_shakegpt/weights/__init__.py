@@ -10,14 +10,11 @@ from .folder import (
 )
 from .layout import CONV1D, full_tensors
 from .own import CLOSED_IDS, TRAINED_CONTEXT, run_tensors, speaker_from_run
-from .speaker import Speaker, fill
 
 __all__ = [
     "CLOSED_IDS",
     "CONV1D",
     "TRAINED_CONTEXT",
-    "Speaker",
-    "fill",
     "full_tensors",
     "learned_text",
     "model_config_from_hf",

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from ..trees import flat
-from .speaker import Speaker
+from ..model.speaker import Speaker
+from ..model.trees import flat
 
 MLX_PREFIX = "model."  # of mlx-lm's own files, whose matrices are (out, in)
 HF_PREFIX = "transformer."  # of a model with its head; without it the same tensors stand alone

@@ -7,12 +7,12 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from ..model import GPT
+from ..model.gpt import GPT
+from ..model.speaker import Speaker, built
+from ..model.trees import flat
 from ..settings.config import ModelConfig
 from ..tensors import load_tensors
 from ..text.vocabulary import Vocabulary
-from ..trees import flat
-from .speaker import Speaker, built
 
 # Tensors beside the parameters: Vocabulary.own, and the longest trained window.
 CLOSED_IDS, TRAINED_CONTEXT = "closed_ids", "trained_context"

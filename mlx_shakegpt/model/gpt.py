@@ -12,9 +12,9 @@ import mlx.core as mx
 import numpy as np
 from mlx import nn
 
+from ..settings.config import ModelConfig
+from ..text.vocabulary import within
 from . import ops
-from .settings.config import ModelConfig
-from .text.vocabulary import within
 
 Weights = Mapping[str, Any]  # a module is one
 
@@ -93,7 +93,7 @@ class GPT(nn.Module):
     """GPT-2 (Radford et al., 2019): learned positions, tied head, tanh GELU.
 
     `rows` is the number of rows of `wte` where it is not the whole vocabulary: a closed
-    vocabulary (corpus.Vocabulary) has one row for each id of the text and a shared last one.
+    vocabulary (vocabulary.Vocabulary) has one row for each id of the text and a shared last one.
     """
 
     def __init__(self, config: ModelConfig, rows: int | None = None) -> None:

@@ -14,11 +14,11 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_unflatten
 
-from ..model import GPT
 from ..runtime import on_gpu
 from ..settings.config import ModelConfig
 from ..text.vocabulary import Vocabulary
-from ..trees import flat
+from .gpt import GPT
+from .trees import flat
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import mlx.core as mx
 from mlx import nn
 
-from ..runtime import on_gpu
+from ...runtime import on_gpu
 from . import cpu
 
 

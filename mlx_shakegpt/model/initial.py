@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_unflatten
 
-from .model import GPT
+from .gpt import GPT
 from .trees import flat
 
 INIT_STD = 0.02
