@@ -102,9 +102,9 @@ def readers(folder: Path) -> list[Reader]:
     from mlx_shakegpt.run import Run, of_run, read_config
     from mlx_shakegpt.runtime import setup
     from mlx_shakegpt.settings.config import ModelConfig, Passage, TrainConfig, VerifyConfig
-    from mlx_shakegpt.tensors import load_tensors
     from mlx_shakegpt.text.corpus import Corpus
     from mlx_shakegpt.weights import speaker_from_hf, speaker_from_run
+    from mlx_shakegpt.weights.safetensors import load_tensors
 
     text = folder / "text.txt"
     text.write_bytes(b"To be, or not to be, that is the question:\n" * 20)

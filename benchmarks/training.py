@@ -66,9 +66,9 @@ def ours(name, config, ids, weights):
     import mlx.core as mx
 
     from mlx_shakegpt.model.speaker import Speaker
-    from mlx_shakegpt.tensors import save_tensors
     from mlx_shakegpt.training import Step, Trainer
     from mlx_shakegpt.weights import full_tensors
+    from mlx_shakegpt.weights.safetensors import save_tensors
 
     trainer = Trainer(preset(name).model, config, ids, lambda *_: None)
     speaker = Speaker(trainer.model, trainer.vocabulary, config.context)

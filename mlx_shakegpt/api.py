@@ -16,15 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from .generation import stream
-from .hub import model_folder, model_name
 from .lookup import Lookup
 from .proof import Proof, prove
-from .run import Subject, of_folder, of_run, open_run
+from .run import of_run, open_run
 from .runtime import setup
 from .settings.config import VerifyConfig
 from .settings.sampling import Sampling
 from .text import tokenizer
 from .training import StepReport
+from .weights.hub import model_folder, model_name
+from .weights.subject import Subject, of_folder
 
 
 def load(source: str | Path | None = None, data: str | Path | None = None) -> Subject:

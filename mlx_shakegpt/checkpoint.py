@@ -21,9 +21,9 @@ from .files import read_json, sha256, sync, write_atomically
 from .model.speaker import fill
 from .model.trees import flat
 from .settings.config import LENGTH, ModelConfig, TrainConfig
-from .tensors import check_tensors, load_tensors, save_tensors
 from .training import RunState, Trainer
 from .weights import CLOSED_IDS, TRAINED_CONTEXT, run_tensors
+from .weights.safetensors import check_tensors, load_tensors, save_tensors
 
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 ORDER, STATE = "order.safetensors", "state.json"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
 import shutil
 import tempfile
@@ -22,12 +21,11 @@ import numpy as np
 from .files import must_be_empty, sync
 from .model.speaker import Speaker
 from .model.trees import flat
-from .settings.config import ModelConfig
 from .settings.errors import NotReached
-from .tensors import save_tensors
 from .text import assets, tokenizer
-from .text.tokenizer import END_OF_TEXT
 from .weights import full_tensors, speaker_from_hf
+from .weights.huggingface_files import json_files, write_json
+from .weights.safetensors import save_tensors
 
 # Largest difference of reloaded logits, as a share of the largest, or of 1 if that is less.
 TOLERANCE = {mx.float32: 1e-4, mx.float16: 0.01, mx.bfloat16: 0.05}
@@ -64,12 +62,12 @@ def export(
         kind = getattr(mx, dtype)
         tensors = {name: value.astype(kind) for name, value in full_tensors(speaker).items()}
         save_tensors(writing / "model.safetensors", tensors)
-        files = _json_files(speaker.model.config, speaker.context, dtype)
+        files = json_files(speaker.model.config, speaker.context, dtype)
         if text:
             names = ("name", "sha256", "first_line", "tokens")
             files["config.json"]["learned_text"] = {name: text[name] for name in names}
         for name, content in files.items():
-            _write_json(writing / name, content)
+            write_json(writing / name, content)
         shutil.copyfile(assets.ensure(assets.GPT2_VOCABULARY), writing / "vocab.json")
         shutil.copyfile(assets.ensure(assets.GPT2_MERGES), writing / "merges.txt")
         if bits:
@@ -96,80 +94,6 @@ def _move(writing: Path, folder: Path) -> None:
     sync(folder)
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    """In ASCII, as others' programs, mlx-lm among them, may read it as their locale tells."""
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="ascii")
-
-
-def _json_files(config: ModelConfig, context: int, dtype: str) -> dict[str, Any]:
-    special = {"bos_token_id": END_OF_TEXT, "eos_token_id": END_OF_TEXT}
-    end = tokenizer.gpt2().decode([END_OF_TEXT])
-    return {
-        "config.json": {
-            "model_type": "gpt2",
-            "architectures": ["GPT2LMHeadModel"],
-            **config.to_json(),
-            "n_ctx": config.n_positions,  # mlx-lm asks for it
-            "trained_context": context,
-            "n_inner": None,
-            "activation_function": "gelu_new",
-            "resid_pdrop": 0.0,
-            "embd_pdrop": 0.0,
-            "attn_pdrop": 0.0,
-            "scale_attn_weights": True,
-            "tie_word_embeddings": True,
-            "use_cache": True,
-            "initializer_range": 0.02,
-            "dtype": dtype,
-            "torch_dtype": dtype,
-            **special,
-        },
-        # Positions beyond the trained context mean nothing: transformers stops there.
-        "generation_config.json": {**special, "do_sample": False, "max_length": context},
-        "tokenizer_config.json": {
-            "tokenizer_class": "GPT2Tokenizer",
-            "bos_token": end,
-            "eos_token": end,
-            "unk_token": end,
-            "add_prefix_space": False,
-            "model_max_length": context,
-            "clean_up_tokenization_spaces": False,
-        },
-        "tokenizer.json": _fast_tokenizer(),
-    }
-
-
-def _fast_tokenizer() -> dict[str, Any]:
-    """The `tokenizers` library's form of GPT-2's encoding."""
-    vocabulary = json.loads(assets.ensure(assets.GPT2_VOCABULARY).read_text(encoding="utf-8"))
-    merges = assets.ensure(assets.GPT2_MERGES).read_text(encoding="utf-8").splitlines()[1:]
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
-    flags = ("single_word", "lstrip", "rstrip", "normalized")
-    end = {"id": END_OF_TEXT, "content": tokenizer.gpt2().decode([END_OF_TEXT]), "special": True}
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [end | dict.fromkeys(flags, False)],
-        "normalizer": None,
-        "pre_tokenizer": {**byte_level, "trim_offsets": True},
-        "post_processor": {**byte_level, "trim_offsets": False},
-        "decoder": {**byte_level, "trim_offsets": True},
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": "",
-            "end_of_word_suffix": "",
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": False,
-            "vocab": vocabulary,
-            "merges": [merge for merge in merges if merge],
-        },
-    }
-
-
 def _quantize(folder: Path, bits: int, n_embd: int) -> None:
     """Quantises the model in `folder`, as mlx_lm.convert does."""
     from mlx_lm.utils import load_model, quantize_model
@@ -181,7 +105,7 @@ def _quantize(folder: Path, bits: int, n_embd: int) -> None:
     with contextlib.redirect_stdout(io.StringIO()):  # it prints what is on record in the config
         model, config = quantize_model(model, config, sizes[0], bits)
     save_tensors(folder / "model.safetensors", flat(model.parameters()))
-    _write_json(folder / "config.json", config)
+    write_json(folder / "config.json", config)
 
 
 def _compare(speaker: Speaker, folder: Path, dtype: mx.Dtype) -> float:

@@ -20,9 +20,9 @@ from .memory.fresh import FreshRate, fresh_rates
 from .memory.nll import Scores
 from .memory.places import memory_map, worst_lines
 from .memory.verify import Text, verify
-from .run import Subject
 from .runtime import setup
 from .settings.config import Passage, VerifyConfig
+from .weights.subject import Subject
 
 Done = Callable[[str], None]
 

@@ -217,8 +217,8 @@ def known_run(monkeypatch, shakegpt, home, known):
     """The folder of a run whose weights are those of `known`."""
     from mlx_shakegpt.settings.config import Passage
     from mlx_shakegpt.settings.presets import PRESETS, Preset
-    from mlx_shakegpt.tensors import save_tensors
     from mlx_shakegpt.weights import run_tensors
+    from mlx_shakegpt.weights.safetensors import save_tensors
 
     preset = Preset(KNOWER, Passage(tokens=KNOWN_TOKENS), KNOWING)
     monkeypatch.setitem(PRESETS, "known", preset)

@@ -13,9 +13,9 @@ from mlx_shakegpt.checkpoint import MODEL, OPTIMIZER, ORDER, STATE, DamagedCheck
 from mlx_shakegpt.memory.nll import Evaluation
 from mlx_shakegpt.model.trees import flat
 from mlx_shakegpt.settings.config import ModelConfig
-from mlx_shakegpt.tensors import check_tensors, load_tensors, save_tensors
 from mlx_shakegpt.training import Trainer
 from mlx_shakegpt.weights import TRAINED_CONTEXT
+from mlx_shakegpt.weights.safetensors import check_tensors, load_tensors, save_tensors
 from mlx_shakegpt.windows import CAP
 
 

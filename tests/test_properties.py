@@ -20,10 +20,10 @@ from mlx_shakegpt.settings.config import ModelConfig, Passage, TrainConfig, Veri
 from mlx_shakegpt.settings.fields import Checked
 from mlx_shakegpt.settings.presets import OURS, RECIPES
 from mlx_shakegpt.settings.sampling import Sampling
-from mlx_shakegpt.tensors import check_tensors, load_tensors
 from mlx_shakegpt.text.quotations import _WORD, Source
 from mlx_shakegpt.text.tokenizer import decode, decode_stream, encode
 from mlx_shakegpt.text.vocabulary import Vocabulary
+from mlx_shakegpt.weights.safetensors import check_tensors, load_tensors
 from mlx_shakegpt.windows import Seen, Windows
 
 HARD = RECIPES[OURS].hard

@@ -18,11 +18,11 @@ from mlx_shakegpt.files import sha256
 from mlx_shakegpt.memory.certificate import other_hashes
 from mlx_shakegpt.publish import Published, upload
 from mlx_shakegpt.publish.space import _readme, requirements
-from mlx_shakegpt.run import of_folder
 from mlx_shakegpt.settings.config import Passage
 from mlx_shakegpt.text.corpus import Corpus
 from mlx_shakegpt.text.tokenizer import encode
 from mlx_shakegpt.weights import learned_text, speaker_from_hf
+from mlx_shakegpt.weights.subject import of_folder
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from space import ask

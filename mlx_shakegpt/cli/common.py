@@ -136,8 +136,9 @@ def subject_from(
     """The model of a run, a folder or the hub, with its text or another one."""
     from pathlib import Path
 
-    from ..hub import model_folder, model_name
-    from ..run import of_folder, of_run
+    from ..run import of_run
+    from ..weights.hub import model_folder, model_name
+    from ..weights.subject import of_folder
 
     if run and model:
         raise click.UsageError("give --run or --model, not both")
@@ -152,9 +153,9 @@ def subject_from(
 
 def speaker_from(run: str | None, model: str | None) -> tuple[Any, str]:
     """The model of a run, a folder or the hub, and its name."""
-    from ..hub import model_folder
     from ..run import find_run, load_speaker
     from ..weights import speaker_from_hf
+    from ..weights.hub import model_folder
 
     if run and model:
         raise click.UsageError("give --run or --model, not both")

@@ -105,12 +105,12 @@ def _learned(run: str | None, model: str | None) -> Any:
 
     For guesses any text is safe, as they change the speed alone; so one that is gone is no error.
     """
-    from ..hub import model_folder
     from ..run import find_run, load_corpus
     from ..settings.config import Passage
     from ..text import assets
     from ..text.corpus import Corpus
     from ..weights import learned_text
+    from ..weights.hub import model_folder
 
     try:
         if not model:

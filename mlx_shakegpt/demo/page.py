@@ -22,10 +22,11 @@ from ..lookup import Lookup
 from ..memory import certificate as papers
 from ..memory.summary import summary
 from ..proof import CERTIFICATE, MAP, evidence_folder, others
-from ..run import CURVE, Subject
+from ..run import CURVE
 from ..settings.sampling import Sampling
 from ..text import tokenizer
 from ..text.quotations import Source
+from ..weights.subject import Subject
 from .limits import LONGEST_PROMPT, MOST_TOKENS, WAITING
 from .marked import marked, plain
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ..run import Subject
+from ..weights.subject import Subject
 from .limits import LARGEST_REQUEST, LimitedRequests
 from .marked import STYLE
 from .own_page import OwnPage

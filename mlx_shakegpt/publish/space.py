@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from .. import files
-from ..run import of_folder
 from ..text import assets
+from ..weights.subject import of_folder
 from .card import front_matter
 
 TEXT = "text.txt"

@@ -8,13 +8,13 @@ from .folder import (
     find_run,
     load_corpus,
     load_speaker,
+    of_run,
     read_config,
     run_path,
 )
 from .opening import open_run
 from .pretrained import Pretrained, pretrained
 from .session import Run
-from .subject import Subject, of_folder, of_run
 from .together import Member, open_together
 
 __all__ = [
@@ -25,11 +25,9 @@ __all__ = [
     "Member",
     "Pretrained",
     "Run",
-    "Subject",
     "find_run",
     "load_corpus",
     "load_speaker",
-    "of_folder",
     "of_run",
     "open_run",
     "open_together",

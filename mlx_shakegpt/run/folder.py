@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .. import checkpoint
-from ..files import read_json, weights_dir
+from ..files import as_text, read_json, weights_dir
 from ..model.speaker import Speaker
 from ..settings.config import ModelConfig, Passage, TrainConfig
 from ..text.corpus import Corpus
 from ..weights import speaker_from_run
+from ..weights.subject import Subject, same_passage
 
 CONFIG, METRICS, LOG, CURVE = "config.json", "metrics.jsonl", "training_log.txt", "loss.png"
 
@@ -119,3 +121,22 @@ def weights_file(path: Path) -> Path:
             raise ValueError(f"run {path.name!r} has no weights: {reason}; train on with --resume")
         final = newest / checkpoint.MODEL
     return final
+
+
+def of_run(name: str | None, data: Path | None = None, passage: Passage | None = None) -> Subject:
+    """A run's model with the text that it learned; or with the whole of another one, `data`, or
+    with another passage. Raises ValueError where one of them is not to be had."""
+    path = find_run(name)
+    config = read_config(path)
+    told = config["corpus"]
+    if data is None and passage is None:
+        corpus = load_corpus(path)
+    else:
+        own = Path(told["path"]) if told["path"] else None
+        corpus = Corpus.load(data or own, passage or Passage())
+    learned = config["passage"] if corpus.sha256 == told["sha256"] else None
+    weights = weights_file(path)
+    load = partial(speaker_from_run, weights, config["model"])
+    return Subject(
+        as_text(path.name), path, (weights,), corpus, load, learned, same_passage(corpus, told)
+    )

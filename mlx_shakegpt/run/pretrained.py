@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..hub import model_folder
 from ..model.gpt import GPT
 from ..weights import speaker_from_hf, weights_files, weights_hash
+from ..weights.hub import model_folder
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ from ..pictures import loss_curve
 from ..runtime import Runtime, versions
 from ..runtime.ranks import ALONE, Ranks
 from ..settings.config import ModelConfig, TrainConfig
-from ..tensors import save_tensors
 from ..text import assets
 from ..text.corpus import Corpus
 from ..training import NotFinite, StepReport, TrainingError
+from ..weights.safetensors import save_tensors
 from .evaluated import trainer_of
 from .folder import CONFIG, CURVE, LOG, METRICS, must_be_new, newest_checkpoint, read_config
 from .lock import locked

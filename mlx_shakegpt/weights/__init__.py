@@ -1,6 +1,6 @@
 """Model weights on disk, as a run keeps them and as the rest of the world does."""
 
-from .folder import (
+from .huggingface import (
     learned_text,
     model_config_from_hf,
     speaker_from_hf,
@@ -9,7 +9,7 @@ from .folder import (
     weights_hash,
 )
 from .layout import CONV1D, full_tensors
-from .own import CLOSED_IDS, TRAINED_CONTEXT, run_tensors, speaker_from_run
+from .run_file import CLOSED_IDS, TRAINED_CONTEXT, run_tensors, speaker_from_run
 
 __all__ = [
     "CLOSED_IDS",

@@ -11,8 +11,8 @@ from ..model.gpt import GPT
 from ..model.speaker import Speaker, built
 from ..model.trees import flat
 from ..settings.config import ModelConfig
-from ..tensors import load_tensors
 from ..text.vocabulary import Vocabulary
+from .safetensors import load_tensors
 
 # Tensors beside the parameters: Vocabulary.own, and the longest trained window.
 CLOSED_IDS, TRAINED_CONTEXT = "closed_ids", "trained_context"

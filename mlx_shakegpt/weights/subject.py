@@ -1,4 +1,4 @@
-"""A model together with the text that it is to know, from a run or an exported folder."""
+"""A model together with the text that it is to know."""
 
 from __future__ import annotations
 
@@ -13,15 +13,7 @@ from ..model.speaker import Speaker
 from ..settings.config import Passage
 from ..text import assets
 from ..text.corpus import Corpus
-from ..weights import (
-    learned_text,
-    speaker_from_hf,
-    speaker_from_run,
-    stored_dtype,
-    weights_files,
-    weights_hash,
-)
-from .folder import find_run, load_corpus, read_config, weights_file
+from .huggingface import learned_text, speaker_from_hf, stored_dtype, weights_files, weights_hash
 
 
 @dataclass(frozen=True)
@@ -72,23 +64,6 @@ def _stamps(files: tuple[Path, ...]) -> list[tuple[int, ...]]:
     return [(s.st_ino, s.st_size, s.st_mtime_ns) for s in (file.stat() for file in files)]
 
 
-def of_run(name: str | None, data: Path | None = None, passage: Passage | None = None) -> Subject:
-    """A run's model with the text that it learned; or with the whole of another one, `data`, or
-    with another passage. Raises ValueError where one of them is not to be had."""
-    path = find_run(name)
-    config = read_config(path)
-    told = config["corpus"]
-    if data is None and passage is None:
-        corpus = load_corpus(path)
-    else:
-        own = Path(told["path"]) if told["path"] else None
-        corpus = Corpus.load(data or own, passage or Passage())
-    learned = config["passage"] if corpus.sha256 == told["sha256"] else None
-    weights = weights_file(path)
-    load = partial(speaker_from_run, weights, config["model"])
-    return Subject(as_text(path.name), path, (weights,), corpus, load, learned, _same(corpus, told))
-
-
 def of_folder(
     folder: Path, data: Path | None = None, passage: Passage | None = None, name: str | None = None
 ) -> Subject:
@@ -104,10 +79,10 @@ def of_folder(
     corpus = Corpus.load(data, passage or learned or Passage())
     load, files = partial(speaker_from_hf, folder), weights_files(folder)
     name = as_text(name or folder.resolve().name)
-    own = told is None or _same(corpus, told)
+    own = told is None or same_passage(corpus, told)
     return Subject(name, folder, files, corpus, load, learned, own)
 
 
-def _same(corpus: Corpus, told: Mapping[str, Any]) -> bool:
+def same_passage(corpus: Corpus, told: Mapping[str, Any]) -> bool:
     """Whether a corpus is the passage of the text that a folder tells of."""
     return all(corpus.told[name] == told[name] for name in ("sha256", "first_line", "tokens"))

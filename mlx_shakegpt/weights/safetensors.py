@@ -14,7 +14,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from .files import atomic_path
+from ..files import atomic_path
 
 LARGEST_EXTENT, LARGEST_FILE = 2**31 - 1, 2**63 - 1  # of MLX's integers
 _BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "U8": 1, "BOOL": 1}

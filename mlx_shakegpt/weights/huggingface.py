@@ -15,9 +15,9 @@ import mlx.core as mx
 from ..files import read_json, sha256
 from ..model.speaker import Speaker, built
 from ..settings.config import GPT2_VOCABULARY, ModelConfig
-from ..tensors import check_tensors, load_tensors
 from ..text import assets
 from .layout import MLX_PREFIX, plain_tensors
+from .safetensors import check_tensors, load_tensors
 
 MODEL, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 # What other settings of config.json mean is not what this GPT-2 computes.
