@@ -43,8 +43,8 @@ def ours(folder):
     from mlx_shakegpt import runtime
 
     runtime.setup()
-    from mlx_shakegpt.generation import stream
-    from mlx_shakegpt.lookup import Lookup
+    from mlx_shakegpt.generation.decoding import stream
+    from mlx_shakegpt.generation.lookup import Lookup
     from mlx_shakegpt.settings.config import Passage
     from mlx_shakegpt.settings.presets import preset
     from mlx_shakegpt.text.corpus import Corpus

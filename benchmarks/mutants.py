@@ -27,7 +27,7 @@ PACKAGE = "mlx_shakegpt"
 # The files of tests that speak of a module, the quick ones first, and the tests in them.
 TESTS = {
     "windows": ("windows properties", "test_windows or windows"),
-    "lookup": ("lookup properties", "test_lookup or longest_match"),
+    "generation/lookup": ("lookup properties", "test_lookup or longest_match"),
     "text/quotations": ("spans properties", "test_spans or spans"),
     "memory/repeats": ("measures verify", "test_measures or brute_force or goes_on_so"),
     "memory/extraction": ("measures properties", "test_measures or wilsons"),

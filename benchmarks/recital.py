@@ -10,7 +10,7 @@ import sys
 import click
 
 from mlx_shakegpt import report, runtime
-from mlx_shakegpt.generation import stream
+from mlx_shakegpt.generation.decoding import stream
 from mlx_shakegpt.run import find_run, load_corpus, load_speaker
 
 

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .generation import stream
-from .lookup import Lookup
+from .generation.decoding import stream
+from .generation.lookup import Lookup
 from .proof import Proof, prove
 from .run import of_run, open_run
 from .runtime import setup

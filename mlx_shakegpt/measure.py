@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from . import estimate, generation, runtime
-from .lookup import Lookup
+from . import estimate, runtime
+from .generation import decoding
+from .generation.lookup import Lookup
 from .model.speaker import Speaker
 from .settings.config import TrainConfig
 from .settings.presets import Preset
@@ -56,14 +57,14 @@ def bench(preset: Preset, config: TrainConfig, repeats: int) -> Bench:
     flops += estimate.update_flops(preset.model, config, not runtime.on_gpu())
     speaker = Speaker(trainer.model, trainer.vocabulary, preset.model.n_positions)
     prompt = corpus.ids[:16].tolist()
-    list(generation.stream(speaker, prompt, 4))
+    list(decoding.stream(speaker, prompt, 4))
     start = time.perf_counter()
-    made = list(generation.stream(speaker, prompt, SPOKEN_TOKENS))
+    made = list(decoding.stream(speaker, prompt, SPOKEN_TOKENS))
     spoken = SPOKEN_TOKENS / (time.perf_counter() - start)
     # What a model knows by heart is what it would say: so its own words are the text to look up.
     lookup = Lookup([*prompt, *made])
     start = time.perf_counter()
-    list(generation.stream(speaker, prompt, SPOKEN_TOKENS, lookup=lookup))
+    list(decoding.stream(speaker, prompt, SPOKEN_TOKENS, lookup=lookup))
     known = SPOKEN_TOKENS / (time.perf_counter() - start)
     return Bench(
         train={

@@ -10,9 +10,9 @@ from conftest import ROOT
 PACKAGE = ROOT / "mlx_shakegpt"
 # Each may import what stands before it.
 ORDER = [
-    "settings", "files", "runtime", "windows", "text", "model", "optim", "lookup", "generation",
-    "memory", "weights", "training", "checkpoint", "report", "sinks", "pictures", "estimate", "run",
-    "proof", "export", "api", "measure", "demo", "publish", "cli",
+    "settings", "files", "runtime", "windows", "text", "model", "optim", "weights", "generation",
+    "memory", "estimate", "training", "checkpoint", "report", "sinks", "pictures", "run", "proof",
+    "export", "api", "measure", "demo", "publish", "cli",
 ]  # fmt: skip
 
 

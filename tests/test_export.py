@@ -12,7 +12,7 @@ import pytest
 from conftest import TINY, free_port
 
 from mlx_shakegpt.export import ExportError, export
-from mlx_shakegpt.generation import stream
+from mlx_shakegpt.generation.decoding import stream
 from mlx_shakegpt.model.gpt import GPT
 from mlx_shakegpt.model.initial import initialise
 from mlx_shakegpt.model.speaker import Speaker

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import TINY, opinionated
 
-from mlx_shakegpt.generation import stream
+from mlx_shakegpt.generation.decoding import stream
 from mlx_shakegpt.model.gpt import GPT
 from mlx_shakegpt.model.initial import initialise
 from mlx_shakegpt.model.speaker import Speaker
@@ -138,7 +138,7 @@ def test_an_empty_prompt_is_refused(speaker):
 
 def test_speaking_does_not_wait_for_transformers_to_import():
     code = (
-        "import sys; from mlx_shakegpt.generation import _mlx_lm; _mlx_lm('models.cache');"
+        "import sys; from mlx_shakegpt.generation.decoding import _mlx_lm; _mlx_lm('models.cache');"
         "_mlx_lm('sample_utils'); assert 'transformers' not in sys.modules; import mlx_lm;"
         "assert mlx_lm.load"
     )

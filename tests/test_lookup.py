@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from conftest import TINY, opinionated
 
-from mlx_shakegpt.generation import stream
-from mlx_shakegpt.lookup import LONGEST_MATCH, Lookup
+from mlx_shakegpt.generation.decoding import stream
+from mlx_shakegpt.generation.lookup import LONGEST_MATCH, Lookup
 from mlx_shakegpt.model.gpt import GPT
 from mlx_shakegpt.model.initial import initialise
 from mlx_shakegpt.model.speaker import Speaker

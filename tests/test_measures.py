@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import LETTERS, bigram, successors, walk
 
+from mlx_shakegpt.generation.batched import continuations
 from mlx_shakegpt.memory import extraction as measures
 from mlx_shakegpt.memory.extraction import (
     Sample,
@@ -21,7 +22,6 @@ from mlx_shakegpt.memory.extraction import (
 )
 from mlx_shakegpt.memory.fresh import FreshRate, fresh_rates
 from mlx_shakegpt.memory.nll import Scores, token_scores
-from mlx_shakegpt.memory.recall import continuations
 from mlx_shakegpt.memory.repeats import alike, followed, new_windows, occurrences
 from mlx_shakegpt.memory.verify import Text, clear_share, loss_figures, objections, verify
 from mlx_shakegpt.settings.config import VerifyConfig

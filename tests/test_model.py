@@ -6,9 +6,9 @@ from conftest import TINY, tiny_training
 from mlx import nn
 from mlx.utils import tree_unflatten
 
-from mlx_shakegpt.generation import prompt_cache, stream
+from mlx_shakegpt.generation.batched import Reader
+from mlx_shakegpt.generation.decoding import prompt_cache, stream
 from mlx_shakegpt.memory.nll import window_scores
-from mlx_shakegpt.memory.recall import Reader
 from mlx_shakegpt.model import ops
 from mlx_shakegpt.model.gpt import GPT
 from mlx_shakegpt.model.initial import INIT_STD, initialise, sinusoids

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mlx_shakegpt.lookup import LONGEST_MATCH, Lookup
+from mlx_shakegpt.generation.lookup import LONGEST_MATCH, Lookup
 from mlx_shakegpt.memory.extraction import wilson
 from mlx_shakegpt.settings.config import ModelConfig, Passage, TrainConfig, VerifyConfig
 from mlx_shakegpt.settings.fields import Checked

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from mlx_shakegpt.generation import stream
+from mlx_shakegpt.generation.decoding import stream
 from mlx_shakegpt.memory.recite import CORRECT, GO_ON, STOP, Recital
 from mlx_shakegpt.text.lines import start_at
 from mlx_shakegpt.text.tokenizer import decode, encode

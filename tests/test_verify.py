@@ -12,7 +12,8 @@ from conftest import KNOWN_RATE, TINY
 from mlx.utils import tree_map
 
 from mlx_shakegpt.files import sha256
-from mlx_shakegpt.generation import stream
+from mlx_shakegpt.generation.batched import continuations
+from mlx_shakegpt.generation.decoding import stream
 from mlx_shakegpt.memory.controls import controls, leak, shuffled, unseen_text
 from mlx_shakegpt.memory.extraction import (
     Sample,
@@ -24,7 +25,6 @@ from mlx_shakegpt.memory.extraction import (
 )
 from mlx_shakegpt.memory.nll import Scores, token_scores, whole_text_nll
 from mlx_shakegpt.memory.places import memory_map, worst_lines
-from mlx_shakegpt.memory.recall import continuations
 from mlx_shakegpt.memory.repeats import Repeats, followed, new_windows
 from mlx_shakegpt.memory.verify import Text, objections, verify
 from mlx_shakegpt.model import ops

@@ -39,8 +39,8 @@ def command(
     if not prompt:
         raise click.UsageError("PROMPT is empty; give some text to go on from, like 'ROMEO:'")
     prepare()
-    from ..generation import stream
-    from ..lookup import Lookup
+    from ..generation.decoding import stream
+    from ..generation.lookup import Lookup
     from ..text import tokenizer
 
     speaker, name = speaker_from(run, model)

@@ -17,8 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..generation import stream
-from ..lookup import Lookup
+from ..generation.decoding import stream
+from ..generation.lookup import Lookup
 from ..memory import certificate as papers
 from ..memory.summary import summary
 from ..proof import CERTIFICATE, MAP, evidence_folder, others

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from ..generation.batched import recital
 from ..model.speaker import Speaker
 from ..text.tokenizer import decode, decode_stream, gpt2
-from .recall import recital
 
 CORRECT, STOP, GO_ON = "correct", "stop", "go-on"
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from ..generation import Chooser, prompt_cache
 from ..model.speaker import Speaker
 from ..settings.sampling import Sampling
+from .decoding import Chooser, prompt_cache
 
 TOGETHER = 64  # continuations that share a pass
 
@@ -31,7 +31,7 @@ class Reader:
     """A model that has read some texts of one length, (S, n), and says what is likeliest next.
 
     Where the trained context is full, its last half becomes the beginning of a new one, as in
-    generate.stream.
+    decoding.stream.
     """
 
     def __init__(self, speaker: Speaker) -> None:

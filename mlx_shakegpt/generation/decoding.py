@@ -18,10 +18,10 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from ..model.speaker import Speaker
+from ..settings.sampling import Sampling
+from ..text.tokenizer import END_OF_TEXT
 from .lookup import Lookup
-from .model.speaker import Speaker
-from .settings.sampling import Sampling
-from .text.tokenizer import END_OF_TEXT
 
 # Two logits this near, as a share of the larger, may change places with the size of a pass.
 _CLOSE = {mx.float32: 1e-5, mx.float16: 0.01, mx.bfloat16: 0.05}
