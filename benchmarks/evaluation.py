@@ -22,11 +22,11 @@ def measure(batch_size: int, context: int, tokens: int, rounds: int) -> list[str
     runtime.setup()
     import mlx.core as mx
 
-    from mlx_shakegpt.memory.nll import whole_text_nll
     from mlx_shakegpt.settings.config import Passage
     from mlx_shakegpt.settings.presets import preset, recipe
     from mlx_shakegpt.text.corpus import Corpus
     from mlx_shakegpt.training import Step, Trainer
+    from mlx_shakegpt.verification.loss import whole_text_nll
     from mlx_shakegpt.windows import Windows
 
     text = Corpus.load(None, Passage()).ids

@@ -27,10 +27,10 @@ SHAPES = (
 def measure(name: str, batch_size: int, context: int) -> None:
     """Prints what was estimated and what was used, as JSON."""
     from mlx_shakegpt import estimate, runtime
-    from mlx_shakegpt.memory.nll import Evaluation
     from mlx_shakegpt.settings.config import Passage
     from mlx_shakegpt.text.corpus import Corpus
     from mlx_shakegpt.training import Trainer
+    from mlx_shakegpt.verification.loss import Evaluation
 
     device = runtime.setup().device
     ids = Corpus.load(None, Passage()).ids

@@ -29,12 +29,12 @@ TESTS = {
     "windows": ("windows properties", "test_windows or windows"),
     "generation/lookup": ("lookup properties", "test_lookup or longest_match"),
     "text/quotations": ("spans properties", "test_spans or spans"),
-    "memory/repeats": ("measures verify", "test_measures or brute_force or goes_on_so"),
-    "memory/extraction": ("measures properties", "test_measures or wilsons"),
-    "memory/verify": ("measures", ""),
-    "memory/certificate": ("certificate", ""),
-    "memory/comparison": ("certificate proof", "not fresh_sample"),
-    "memory/fresh": ("measures", ""),
+    "verification/repeats": ("measures verify", "test_measures or brute_force or goes_on_so"),
+    "verification/extraction": ("measures properties", "test_measures or wilsons"),
+    "verification/figures": ("measures", ""),
+    "verification/certificate": ("certificate", ""),
+    "verification/comparison": ("certificate proof", "not fresh_sample"),
+    "verification/fresh": ("measures", ""),
     "checkpoint": ("checkpoint", "not resumed_run_repeats and not stops_while"),
 }
 PATIENCE, AT_LEAST = 4, 30  # a fault that takes so many times the tests' time, or seconds, is seen

@@ -36,11 +36,11 @@ def changed(text: str, preset_name: str, epochs: float, most: float) -> tuple[st
 
 
 def run(text: str, preset_name: str, passage: Passage, epochs: float, most: float) -> list[str]:
-    from mlx_shakegpt.memory.extraction import LENGTHS, extraction, sample
-    from mlx_shakegpt.memory.nll import whole_text_nll
     from mlx_shakegpt.model.speaker import Speaker
     from mlx_shakegpt.text.corpus import Corpus
     from mlx_shakegpt.training import Trainer
+    from mlx_shakegpt.verification.extraction import LENGTHS, extraction, sample
+    from mlx_shakegpt.verification.loss import whole_text_nll
 
     name, config = changed(text, preset_name, epochs, most)
     ids = Corpus.load(None, passage).ids

@@ -33,15 +33,15 @@ def train(job: dict) -> dict:
     import numpy as np
 
     from mlx_shakegpt import runtime
-    from mlx_shakegpt.memory.extraction import extraction, sample
-    from mlx_shakegpt.memory.nll import Evaluation, window_scores
-    from mlx_shakegpt.memory.verify import Text, verify
     from mlx_shakegpt.model.speaker import Speaker
     from mlx_shakegpt.run.evaluated import trainer_of
     from mlx_shakegpt.runtime.ranks import ALONE
     from mlx_shakegpt.settings.config import ModelConfig, Passage, TrainConfig, VerifyConfig
     from mlx_shakegpt.text.corpus import Corpus
     from mlx_shakegpt.training import Trainer
+    from mlx_shakegpt.verification.extraction import extraction, sample
+    from mlx_shakegpt.verification.figures import Text, verify
+    from mlx_shakegpt.verification.loss import Evaluation, window_scores
 
     runtime.setup()
     layers, heads, width = map(int, job["model"].split("x"))

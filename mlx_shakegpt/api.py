@@ -17,13 +17,13 @@ from typing import Any
 
 from .generation.decoding import stream
 from .generation.lookup import Lookup
-from .proof import Proof, prove
 from .run import of_run, open_run
 from .runtime import setup
 from .settings.config import VerifyConfig
 from .settings.sampling import Sampling
 from .text import tokenizer
 from .training import StepReport
+from .verification.proof import Proof, prove
 from .weights.hub import model_folder, model_name
 from .weights.subject import Subject, of_folder
 

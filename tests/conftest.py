@@ -19,7 +19,6 @@ os.environ.setdefault("MLX_ENABLE_TF32", "0")  # before MLX is imported: parity 
 import mlx.core as mx
 
 from mlx_shakegpt import files, runtime
-from mlx_shakegpt.memory.nll import Evaluation
 from mlx_shakegpt.model.gpt import GPT
 from mlx_shakegpt.model.initial import initialise
 from mlx_shakegpt.model.speaker import Speaker
@@ -27,6 +26,7 @@ from mlx_shakegpt.settings.config import ModelConfig, TrainConfig
 from mlx_shakegpt.text import assets
 from mlx_shakegpt.text.tokenizer import encode
 from mlx_shakegpt.training import Trainer
+from mlx_shakegpt.verification.loss import Evaluation
 
 # Without a time limit, as other programs may take the cores; the fixtures of each test, an empty
 # home, may serve all its examples.
@@ -180,10 +180,10 @@ def known(pinned, trained):
 @pytest.fixture(scope="session")
 def known_paper(known, device):
     """A certificate of `known`, with made-up hashes."""
-    from mlx_shakegpt.memory.certificate import certificate
-    from mlx_shakegpt.memory.places import worst_lines
-    from mlx_shakegpt.memory.verify import Text, verify
     from mlx_shakegpt.settings.config import VerifyConfig
+    from mlx_shakegpt.verification.certificate import certificate
+    from mlx_shakegpt.verification.figures import Text, verify
+    from mlx_shakegpt.verification.memory_map import worst_lines
 
     settings = VerifyConfig(require=KNOWN_RATE)
     text = Text(known.ids, np.empty(0, np.int32), known.after)
@@ -198,10 +198,10 @@ def known_paper(known, device):
 @pytest.fixture(scope="session")
 def bigram_paper(device):
     """A certificate of a model made by hand, which knows its text, with made-up hashes."""
-    from mlx_shakegpt.memory.certificate import certificate
-    from mlx_shakegpt.memory.places import worst_lines
-    from mlx_shakegpt.memory.verify import Text, verify
     from mlx_shakegpt.settings.config import VerifyConfig
+    from mlx_shakegpt.verification.certificate import certificate
+    from mlx_shakegpt.verification.figures import Text, verify
+    from mlx_shakegpt.verification.memory_map import worst_lines
 
     ids, after = walk(successors(), 0, 300), walk(successors(1), 0, 200)
     speaker, settings = bigram(successors()), VerifyConfig()

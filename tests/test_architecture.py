@@ -10,8 +10,8 @@ from conftest import ROOT
 PACKAGE = ROOT / "mlx_shakegpt"
 # Each may import what stands before it.
 ORDER = [
-    "settings", "files", "runtime", "windows", "text", "model", "optim", "weights", "generation",
-    "memory", "estimate", "training", "checkpoint", "report", "sinks", "pictures", "run", "proof",
+    "settings", "files", "runtime", "windows", "text", "model", "optim", "estimate", "weights",
+    "generation", "verification", "training", "checkpoint", "report", "sinks", "pictures", "run",
     "export", "api", "measure", "demo", "publish", "cli",
 ]  # fmt: skip
 

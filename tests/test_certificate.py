@@ -6,12 +6,12 @@ import json
 import pytest
 from conftest import bigram, successors
 
-from mlx_shakegpt.memory import certificate, comparison
-from mlx_shakegpt.memory.certificate import comparable, other_hashes, passage_of, read, write
-from mlx_shakegpt.memory.comparison import compare, share_allowed
 from mlx_shakegpt.runtime import versions
 from mlx_shakegpt.settings.config import Passage, VerifyConfig
 from mlx_shakegpt.text import assets
+from mlx_shakegpt.verification import certificate, comparison
+from mlx_shakegpt.verification.certificate import comparable, other_hashes, passage_of, read, write
+from mlx_shakegpt.verification.comparison import compare, share_allowed
 
 
 @pytest.fixture

@@ -47,8 +47,8 @@ def test_a_run_that_ends_above_its_target_says_so_and_exits_1(shakegpt, poem, ti
 def test_a_run_that_stops_on_a_lucky_batch_says_what_the_text_is_worth(
     shakegpt, poem, tiny_preset, monkeypatch
 ):
-    from mlx_shakegpt.memory.nll import Evaluation
     from mlx_shakegpt.run import evaluated
+    from mlx_shakegpt.verification.loss import Evaluation
 
     whole = Evaluation(nll=10.7, floor=0.0, accuracy=0.0, tokens=100, complete=True)
     monkeypatch.setattr(evaluated, "whole_text_nll", lambda *_: whole)

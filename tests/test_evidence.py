@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from mlx_shakegpt.files import sha256
-from mlx_shakegpt.memory.evidence import CERTIFICATE, MAP
-from mlx_shakegpt.proof import evidence_folder, others
 from mlx_shakegpt.run import of_run
 from mlx_shakegpt.settings.config import Passage
+from mlx_shakegpt.verification.evidence import CERTIFICATE, MAP
+from mlx_shakegpt.verification.proof import evidence_folder, others
 from mlx_shakegpt.weights.subject import of_folder
 
 LENGTH = ("--corpus-tokens", 250)

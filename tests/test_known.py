@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from mlx.utils import tree_map
 
-from mlx_shakegpt.memory.known import extracted
-from mlx_shakegpt.memory.nll import Scores
-from mlx_shakegpt.memory.repeats import occurrences
+from mlx_shakegpt.verification.known import extracted
+from mlx_shakegpt.verification.loss import Scores
+from mlx_shakegpt.verification.repeats import occurrences
 
 
 def of(speaker, ids, seed=0):
@@ -57,7 +57,7 @@ def test_places_where_a_text_goes_on_in_several_ways_are_left_out(monkeypatch):
         hit = [[said(window, n) == window[n] for n in places] for window in windows]
         return Scores(np.zeros(np.shape(hit), np.float32), np.array(hit))
 
-    monkeypatch.setattr("mlx_shakegpt.memory.known.window_scores", scores)
+    monkeypatch.setattr("mlx_shakegpt.verification.known.window_scores", scores)
     every = ids[np.arange(len(ids) - 99)[:, None] + np.arange(100)]
     assert scores(None, every, 50, None).hit.all(1).mean() < 0.9
     assert extracted(None, ids, 128, None, 0) == (1.0, True)

@@ -10,8 +10,10 @@ import pytest
 from conftest import LETTERS, bigram, successors, walk
 
 from mlx_shakegpt.generation.batched import continuations
-from mlx_shakegpt.memory import extraction as measures
-from mlx_shakegpt.memory.extraction import (
+from mlx_shakegpt.settings.config import VerifyConfig
+from mlx_shakegpt.text.tokenizer import decode
+from mlx_shakegpt.verification import extraction as measures
+from mlx_shakegpt.verification.extraction import (
     Sample,
     alignment,
     extraction,
@@ -20,12 +22,10 @@ from mlx_shakegpt.memory.extraction import (
     sample,
     wilson,
 )
-from mlx_shakegpt.memory.fresh import FreshRate, fresh_rates
-from mlx_shakegpt.memory.nll import Scores, token_scores
-from mlx_shakegpt.memory.repeats import alike, followed, new_windows, occurrences
-from mlx_shakegpt.memory.verify import Text, clear_share, loss_figures, objections, verify
-from mlx_shakegpt.settings.config import VerifyConfig
-from mlx_shakegpt.text.tokenizer import decode
+from mlx_shakegpt.verification.figures import Text, clear_share, loss_figures, objections, verify
+from mlx_shakegpt.verification.fresh import FreshRate, fresh_rates
+from mlx_shakegpt.verification.loss import Scores, token_scores
+from mlx_shakegpt.verification.repeats import alike, followed, new_windows, occurrences
 
 NEXT = successors()
 NOTHING = np.empty(0, np.int32)

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from conftest import POEM, ROOT, TINY, tiny_training
 
-from mlx_shakegpt.memory.nll import _spread, _windows, whole_text_nll, window_floor
 from mlx_shakegpt.model.gpt import GPT
 from mlx_shakegpt.model.initial import initialise
 from mlx_shakegpt.settings.config import ModelConfig
 from mlx_shakegpt.text.tokenizer import encode
 from mlx_shakegpt.text.vocabulary import Vocabulary
 from mlx_shakegpt.training import Trainer
+from mlx_shakegpt.verification.loss import _spread, _windows, whole_text_nll, window_floor
 
 
 @pytest.mark.parametrize("n", [17, 18, 40, 64, 399])
@@ -115,7 +115,7 @@ def test_two_lanes_score_as_one_does():
         "from mlx_shakegpt.runtime import lanes, setup\n"
         "setup()\n"
         "from conftest import opinionated\n"
-        "from mlx_shakegpt.memory.nll import token_scores\n"
+        "from mlx_shakegpt.verification.loss import token_scores\n"
         "ids = np.random.default_rng(0).integers(0, 50257, 700)\n"
         "print(len(lanes()))\n"
         "print(*token_scores(opinionated(64).model, ids, 64).nll)\n"

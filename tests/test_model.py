@@ -8,7 +8,6 @@ from mlx.utils import tree_unflatten
 
 from mlx_shakegpt.generation.batched import Reader
 from mlx_shakegpt.generation.decoding import prompt_cache, stream
-from mlx_shakegpt.memory.nll import window_scores
 from mlx_shakegpt.model import ops
 from mlx_shakegpt.model.gpt import GPT
 from mlx_shakegpt.model.initial import INIT_STD, initialise, sinusoids
@@ -17,6 +16,7 @@ from mlx_shakegpt.model.trees import flat
 from mlx_shakegpt.settings.config import ModelConfig
 from mlx_shakegpt.text.vocabulary import Vocabulary
 from mlx_shakegpt.training import Trainer
+from mlx_shakegpt.verification.loss import window_scores
 from mlx_shakegpt.weights import CONV1D
 
 

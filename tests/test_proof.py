@@ -6,11 +6,11 @@ import json
 import pytest
 from conftest import KNOWN_TOKENS
 
-from mlx_shakegpt.memory import certificate
-from mlx_shakegpt.memory.comparison import LABELS, compare
-from mlx_shakegpt.memory.extraction import wilson
-from mlx_shakegpt.memory.fresh import FreshRate
-from mlx_shakegpt.proof import sample_seed
+from mlx_shakegpt.verification import certificate
+from mlx_shakegpt.verification.comparison import LABELS, compare
+from mlx_shakegpt.verification.extraction import wilson
+from mlx_shakegpt.verification.fresh import FreshRate
+from mlx_shakegpt.verification.proof import sample_seed
 
 
 def entries(value, path=()):

@@ -15,7 +15,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mlx_shakegpt.generation.lookup import LONGEST_MATCH, Lookup
-from mlx_shakegpt.memory.extraction import wilson
 from mlx_shakegpt.settings.config import ModelConfig, Passage, TrainConfig, VerifyConfig
 from mlx_shakegpt.settings.fields import Checked
 from mlx_shakegpt.settings.presets import OURS, RECIPES
@@ -23,6 +22,7 @@ from mlx_shakegpt.settings.sampling import Sampling
 from mlx_shakegpt.text.quotations import _WORD, Source
 from mlx_shakegpt.text.tokenizer import decode, decode_stream, encode
 from mlx_shakegpt.text.vocabulary import Vocabulary
+from mlx_shakegpt.verification.extraction import wilson
 from mlx_shakegpt.weights.safetensors import check_tensors, load_tensors
 from mlx_shakegpt.windows import Seen, Windows
 

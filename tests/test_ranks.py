@@ -274,7 +274,7 @@ def test_ranks_that_drifted_apart_take_the_first_ones_state(home):
         "from conftest import TINY, tiny_training\n"
         "from mlx_shakegpt.runtime.ranks import join\n"
         "from mlx_shakegpt.runtime import setup\n"
-        "from mlx_shakegpt.memory.nll import Evaluation\n"
+        "from mlx_shakegpt.verification.loss import Evaluation\n"
         "from mlx_shakegpt.training import Trainer\n"
         "from mlx_shakegpt.model.trees import flat\n"
         "ranks = join(setup().launch, 20)\n"

@@ -3,9 +3,9 @@ import json
 import pytest
 
 from mlx_shakegpt.generation.decoding import stream
-from mlx_shakegpt.memory.recite import CORRECT, GO_ON, STOP, Recital
 from mlx_shakegpt.text.lines import start_at
 from mlx_shakegpt.text.tokenizer import decode, encode
+from mlx_shakegpt.verification.recital import CORRECT, GO_ON, STOP, Recital
 
 
 def test_a_known_text_is_recited_to_its_end(known):

@@ -3,8 +3,8 @@ import json
 import pytest
 
 from mlx_shakegpt import report
-from mlx_shakegpt.memory.nll import Evaluation
 from mlx_shakegpt.training import RunState, StepReport
+from mlx_shakegpt.verification.loss import Evaluation
 
 STEP = StepReport(
     step=4160, epoch=25.2, tokens=8_519_680, loss=0.146132, lr=2.53e-4, norm=2.1198,

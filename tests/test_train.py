@@ -8,13 +8,13 @@ import torch
 from conftest import ROOT, TINY, tiny_training
 from mlx.utils import tree_unflatten
 
-from mlx_shakegpt.memory.nll import Evaluation
 from mlx_shakegpt.model.speaker import Speaker
 from mlx_shakegpt.model.trees import flat
 from mlx_shakegpt.text.vocabulary import Vocabulary
 from mlx_shakegpt.training import RunState, Step, Trainer, TrainingError
 from mlx_shakegpt.training.positions import grow
 from mlx_shakegpt.training.share import _fingerprint
+from mlx_shakegpt.verification.loss import Evaluation
 from mlx_shakegpt.weights import CONV1D, full_tensors
 
 
@@ -318,7 +318,7 @@ def test_ten_thousand_steps_take_no_more_memory_than_a_thousand(ids):
         "import numpy as np\n"
         "from mlx_shakegpt import runtime\n"
         "from mlx_shakegpt.settings.config import ModelConfig\n"
-        "from mlx_shakegpt.memory.nll import Evaluation\n"
+        "from mlx_shakegpt.verification.loss import Evaluation\n"
         "from mlx_shakegpt.training import Trainer\n"
         "runtime.setup()\n"
         "ids = np.random.default_rng(1).integers(100, 150, 400).astype(np.int32)\n"

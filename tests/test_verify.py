@@ -14,19 +14,6 @@ from mlx.utils import tree_map
 from mlx_shakegpt.files import sha256
 from mlx_shakegpt.generation.batched import continuations
 from mlx_shakegpt.generation.decoding import stream
-from mlx_shakegpt.memory.controls import controls, leak, shuffled, unseen_text
-from mlx_shakegpt.memory.extraction import (
-    Sample,
-    alignment,
-    extraction,
-    free_running,
-    sample,
-    wilson,
-)
-from mlx_shakegpt.memory.nll import Scores, token_scores, whole_text_nll
-from mlx_shakegpt.memory.places import memory_map, worst_lines
-from mlx_shakegpt.memory.repeats import Repeats, followed, new_windows
-from mlx_shakegpt.memory.verify import Text, objections, verify
 from mlx_shakegpt.model import ops
 from mlx_shakegpt.model.gpt import GPT
 from mlx_shakegpt.model.initial import initialise
@@ -35,6 +22,19 @@ from mlx_shakegpt.run import of_run
 from mlx_shakegpt.settings.config import Passage, VerifyConfig
 from mlx_shakegpt.text.lines import lines_of
 from mlx_shakegpt.text.tokenizer import decode, encode
+from mlx_shakegpt.verification.controls import controls, leak, shuffled, unseen_text
+from mlx_shakegpt.verification.extraction import (
+    Sample,
+    alignment,
+    extraction,
+    free_running,
+    sample,
+    wilson,
+)
+from mlx_shakegpt.verification.figures import Text, objections, verify
+from mlx_shakegpt.verification.loss import Scores, token_scores, whole_text_nll
+from mlx_shakegpt.verification.memory_map import memory_map, worst_lines
+from mlx_shakegpt.verification.repeats import Repeats, followed, new_windows
 
 
 def verdict(speaker, ids, after):

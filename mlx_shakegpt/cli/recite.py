@@ -35,9 +35,9 @@ def command(
     Wrong words are shown in red, with the right ones behind them in brackets.
     """
     prepare()
-    from ..memory.recite import Recital
     from ..text import tokenizer
     from ..text.lines import start_at
+    from ..verification.recital import Recital
 
     subject = subject_from(run, model, data, first_line, corpus_tokens)
     ids, passage = subject.corpus.ids, subject.corpus.passage

@@ -51,9 +51,9 @@ def command(
             "and weights"
         )
     prepare()
-    from ..memory import certificate as papers
-    from ..memory.summary import changes, summary
-    from ..proof import CERTIFICATE, MAP, evidence_folder, prove, writable
+    from ..verification import certificate as papers
+    from ..verification.proof import CERTIFICATE, MAP, evidence_folder, prove, writable
+    from ..verification.summary import changes, summary
 
     before = papers.read(Path(compare)) if compare else None
     subject = subject_from(run, model, data, first_line, corpus_tokens)
@@ -82,9 +82,9 @@ def _rerun(
     """Measures again what a certificate states, if model and text are those it speaks of; or, with
     a seed and a number of offsets, tests its rates on a fresh sample."""
     prepare()
-    from ..memory import certificate as papers
-    from ..memory.summary import comparison_text
-    from ..proof import measure_again, sample_again
+    from ..verification import certificate as papers
+    from ..verification.proof import measure_again, sample_again
+    from ..verification.summary import comparison_text
 
     stated = papers.read(file)
     passage = papers.passage_of(stated)

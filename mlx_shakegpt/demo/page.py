@@ -19,13 +19,13 @@ from typing import Any
 
 from ..generation.decoding import stream
 from ..generation.lookup import Lookup
-from ..memory import certificate as papers
-from ..memory.summary import summary
-from ..proof import CERTIFICATE, MAP, evidence_folder, others
 from ..run import CURVE
 from ..settings.sampling import Sampling
 from ..text import tokenizer
 from ..text.quotations import Source
+from ..verification import certificate as papers
+from ..verification.proof import CERTIFICATE, MAP, evidence_folder, others
+from ..verification.summary import summary
 from ..weights.subject import Subject
 from .limits import LONGEST_PROMPT, MOST_TOKENS, WAITING
 from .marked import marked, plain

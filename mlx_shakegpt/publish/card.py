@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..files import as_text
-from ..memory.summary import summary
 from ..report import table
+from ..verification.summary import summary
 
 TAGS = ("gpt2", "mlx", "mlx-shakegpt", "memorization")
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from ..export import export
 from ..files import must_be_empty, write_atomically
-from ..proof import prove
 from ..run import CURVE, of_run, read_config
 from ..settings.config import Passage, VerifyConfig
 from ..text.corpus import Corpus
+from ..verification.proof import prove
 from ..weights.subject import of_folder
 from .card import model_card
 from .space import TEXT, write_space

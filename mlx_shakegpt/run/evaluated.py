@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from ..memory.known import extracted
-from ..memory.nll import Evaluation, whole_text_nll
 from ..model.gpt import GPT
 from ..runtime.ranks import Ranks
 from ..settings.config import ModelConfig, TrainConfig
 from ..text.corpus import Corpus
 from ..training import Trainer
+from ..verification.known import extracted
+from ..verification.loss import Evaluation, whole_text_nll
 
 ESTIMATED = 16_384  # tokens that tell how far a long text is from being known
 

@@ -14,7 +14,6 @@ from typing import Any
 import mlx.core as mx
 
 from .. import estimate
-from ..memory.evidence import CERTIFICATE
 from ..runtime import Runtime, free_bytes, matmul_gflops
 from ..runtime.ranks import ALONE, Ranks
 from ..settings.config import LENGTH, ModelConfig, Passage, TrainConfig
@@ -22,6 +21,7 @@ from ..settings.presets import OURS, PRESETS, preset, preset_like, recipe, suite
 from ..text import assets
 from ..text.corpus import Corpus
 from ..text.vocabulary import Vocabulary
+from ..verification.evidence import CERTIFICATE
 from .folder import CONFIG, must_be_new, read_config, run_path
 from .pretrained import pretrained
 from .session import Run

@@ -15,7 +15,6 @@ from typing import Any
 
 from .. import checkpoint, report
 from ..files import read_json, sync, write_atomically
-from ..memory.evidence import set_aside_unless_of
 from ..pictures import loss_curve
 from ..runtime import Runtime, versions
 from ..runtime.ranks import ALONE, Ranks
@@ -23,6 +22,7 @@ from ..settings.config import ModelConfig, TrainConfig
 from ..text import assets
 from ..text.corpus import Corpus
 from ..training import NotFinite, StepReport, TrainingError
+from ..verification.evidence import set_aside_unless_of
 from ..weights.safetensors import save_tensors
 from .evaluated import trainer_of
 from .folder import CONFIG, CURVE, LOG, METRICS, must_be_new, newest_checkpoint, read_config

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 import mlx.core as mx
 import numpy as np
 
-from ..memory.nll import Evaluation
 from ..model.gpt import GPT
 from ..model.initial import initialise
 from ..optim import learning_rate, optimizer_of
@@ -23,6 +22,7 @@ from ..runtime.ranks import ALONE, Ranks
 from ..settings.config import ModelConfig, TrainConfig
 from ..settings.errors import NotReached
 from ..text.vocabulary import Vocabulary, within
+from ..verification.loss import Evaluation
 from ..windows import Batch
 from .order import Order
 from .positions import grow

@@ -6,8 +6,8 @@ import math
 import statistics
 from dataclasses import dataclass, field, replace
 
-from ..memory.nll import Evaluation
 from ..settings.config import TrainConfig
+from ..verification.loss import Evaluation
 
 RECENT = 25  # steps whose losses tell what is usual
 SPIKE = 3.0  # times their median

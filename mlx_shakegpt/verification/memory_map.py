@@ -11,7 +11,7 @@ import numpy as np
 from ..files import atomic_path
 from ..text.lines import lines_of
 from ..text.tokenizer import decode
-from .nll import Scores
+from .loss import Scores
 
 LEAST_NLL = 1e-4  # below it all is equally well known
 

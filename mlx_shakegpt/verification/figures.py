@@ -19,7 +19,7 @@ from ..settings.config import VerifyConfig
 from ..text.tokenizer import gpt2
 from .controls import LEAKS, controls, leak, unseen_text
 from .extraction import LENGTHS, alignment, extraction, free_running, sample, wilson
-from .nll import Scores, token_scores, window_floor
+from .loss import Scores, token_scores, window_floor
 from .repeats import Repeats
 
 LEAST_TOKENS = 2 * sum(LENGTHS[-1])

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..generation.batched import continuations
 from ..model.speaker import Speaker
-from .nll import window_scores
+from .loss import window_scores
 from .repeats import Repeats, followed
 
 LENGTHS = ((32, 32), (50, 50))  # k given and m said: Biderman's and Carlini's

@@ -6,7 +6,7 @@ from typing import Any
 
 from .certificate import comparable
 from .comparison import Comparison
-from .verify import clear_share
+from .figures import clear_share
 
 
 def summary(figures: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 from ..model.gpt import GPT
 from ..text.vocabulary import Vocabulary
 from .extraction import LENGTHS, sample
-from .nll import window_scores
+from .loss import window_scores
 from .repeats import Repeats
 
 # As many as tell a rate of 0.998 from one of 0.99 nearly always; fewer where the text is short, as

@@ -16,7 +16,7 @@ from ..model.speaker import Speaker
 from ..settings.config import CONTROL_RATE
 from ..text.lines import newlines
 from .extraction import Sample, extraction, sample
-from .nll import whole_text_nll
+from .loss import whole_text_nll
 from .repeats import new_windows
 
 K = M = 32

@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .files import sha256
-from .memory import certificate as papers
-from .memory.comparison import Comparison, compare
-from .memory.evidence import CERTIFICATE, MAP, set_aside_others
-from .memory.fresh import FreshRate, fresh_rates
-from .memory.nll import Scores
-from .memory.places import memory_map, worst_lines
-from .memory.verify import Text, verify
-from .runtime import setup
-from .settings.config import Passage, VerifyConfig
-from .weights.subject import Subject
+from ..files import sha256
+from ..runtime import setup
+from ..settings.config import Passage, VerifyConfig
+from ..weights.subject import Subject
+from . import certificate as papers
+from .comparison import Comparison, compare
+from .evidence import CERTIFICATE, MAP, set_aside_others
+from .figures import Text, verify
+from .fresh import FreshRate, fresh_rates
+from .loss import Scores
+from .memory_map import memory_map, worst_lines
 
 Done = Callable[[str], None]
 
