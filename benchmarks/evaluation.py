@@ -26,8 +26,8 @@ def measure(batch_size: int, context: int, tokens: int, rounds: int) -> list[str
     from mlx_shakegpt.settings.presets import preset, recipe
     from mlx_shakegpt.text.corpus import Corpus
     from mlx_shakegpt.training import Step, Trainer
+    from mlx_shakegpt.training.windows import Windows
     from mlx_shakegpt.verification.loss import whole_text_nll
-    from mlx_shakegpt.windows import Windows
 
     text = Corpus.load(None, Passage()).ids
     shape = {"batch_size": batch_size, "context": context, "short_context": 0}

@@ -95,13 +95,13 @@ def variant(content: bytes, file: Path, chance: random.Random) -> bytes:
 
 def readers(folder: Path) -> list[Reader]:
     """Everything in the program that reads a file which somebody else may have made."""
-    from mlx_shakegpt import checkpoint
     from mlx_shakegpt.export import export
     from mlx_shakegpt.files import home
     from mlx_shakegpt.run import Run, of_run, read_config
     from mlx_shakegpt.runtime import setup
     from mlx_shakegpt.settings.config import ModelConfig, Passage, TrainConfig, VerifyConfig
     from mlx_shakegpt.text.corpus import Corpus
+    from mlx_shakegpt.training import checkpoint
     from mlx_shakegpt.verification import certificate, comparison
     from mlx_shakegpt.weights import speaker_from_hf, speaker_from_run
     from mlx_shakegpt.weights.safetensors import load_tensors

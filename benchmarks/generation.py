@@ -107,9 +107,9 @@ def learn(folder: Path, steps: int) -> dict[str, list[int]]:
     from mlx_shakegpt.settings.presets import preset, recipe
     from mlx_shakegpt.text.corpus import Corpus
     from mlx_shakegpt.training import Step, Trainer
+    from mlx_shakegpt.training.windows import Batch
     from mlx_shakegpt.weights import run_tensors
     from mlx_shakegpt.weights.safetensors import save_tensors
-    from mlx_shakegpt.windows import Batch
 
     text = Corpus.load(None, Passage()).ids
     # One window over and over: learned positions tell its places apart soonest.

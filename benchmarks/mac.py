@@ -10,8 +10,9 @@ PyTorch on an M3 Max (the log of the project whose recipe is cosine-128).
 
 import click
 
-from mlx_shakegpt import estimate, report
+from mlx_shakegpt import report
 from mlx_shakegpt.settings.presets import preset, recipe
+from mlx_shakegpt.training import cost
 
 CHIPS = {  # GPU cores, TFLOP/s
     "M1": (8, 2.6),
@@ -34,17 +35,21 @@ OF_PEAK = 0.35
 @click.option("--epochs", default=10.0, show_default=True)
 def main(name: str, batch_size: int, context: int, rows: int, tokens: int, epochs: float) -> None:
     config = recipe("recite", name, batch_size=batch_size, context=context)
-    cost = estimate.step(preset(name).model, config, 1.0, rows, on_cpu=False)
-    steps = epochs * tokens / cost.tokens
+    one_step = cost.step(preset(name).model, config, 1.0, rows, on_cpu=False)
+    steps = epochs * tokens / one_step.tokens
     table = []
     for chip, (cores, speed) in CHIPS.items():
-        seconds = cost.flops / (speed * 1e12 * OF_PEAK)
-        cells = [f"{chip}, {cores} GPU cores", f"{seconds:.2f} s", f"{cost.tokens / seconds:,.0f}"]
+        seconds = one_step.flops / (speed * 1e12 * OF_PEAK)
+        cells = [
+            f"{chip}, {cores} GPU cores",
+            f"{seconds:.2f} s",
+            f"{one_step.tokens / seconds:,.0f}",
+        ]
         table.append([*cells, f"{steps * seconds / 60:,.0f} min"])
     header = ["chip", "step", "tokens/s", f"{epochs:g} epochs of {tokens:,} tokens"]
     click.echo(report.table(header, table))
     click.echo(
-        f"\n{name}, {batch_size} × {context}: {cost.flops / 1e12:.2f} TFLOP in products at "
+        f"\n{name}, {batch_size} × {context}: {one_step.flops / 1e12:.2f} TFLOP in products at "
         f"{OF_PEAK:.0%} of peak. A model; nothing here was measured on a Mac."
     )
 

@@ -26,10 +26,10 @@ SHAPES = (
 
 def measure(name: str, batch_size: int, context: int) -> None:
     """Prints what was estimated and what was used, as JSON."""
-    from mlx_shakegpt import estimate, runtime
+    from mlx_shakegpt import runtime
     from mlx_shakegpt.settings.config import Passage
     from mlx_shakegpt.text.corpus import Corpus
-    from mlx_shakegpt.training import Trainer
+    from mlx_shakegpt.training import Trainer, cost
     from mlx_shakegpt.verification.loss import Evaluation
 
     device = runtime.setup().device
@@ -41,7 +41,7 @@ def measure(name: str, batch_size: int, context: int) -> None:
     for _ in trainer.run():
         pass
     rows = trainer.vocabulary.rows
-    told = estimate.memory_bytes(model, config, rows, device == "cpu")
+    told = cost.memory_bytes(model, config, rows, device == "cpu")
     print(json.dumps({"estimated": told, "used": runtime.peak_bytes()}))
 
 

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = "mlx_shakegpt"
 # The files of tests that speak of a module, the quick ones first, and the tests in them.
 TESTS = {
-    "windows": ("windows properties", "test_windows or windows"),
+    "training/windows": ("windows properties", "test_windows or windows"),
     "generation/lookup": ("lookup properties", "test_lookup or longest_match"),
     "text/quotations": ("spans properties", "test_spans or spans"),
     "verification/repeats": ("measures verify", "test_measures or brute_force or goes_on_so"),
@@ -35,7 +35,7 @@ TESTS = {
     "verification/certificate": ("certificate", ""),
     "verification/comparison": ("certificate proof", "not fresh_sample"),
     "verification/fresh": ("measures", ""),
-    "checkpoint": ("checkpoint", "not resumed_run_repeats and not stops_while"),
+    "training/checkpoint": ("checkpoint", "not resumed_run_repeats and not stops_while"),
 }
 PATIENCE, AT_LEAST = 4, 30  # a fault that takes so many times the tests' time, or seconds, is seen
 

@@ -54,7 +54,7 @@ def orthogonalisations(repeats: int) -> list[list[str]]:
     import mlx.core as mx
     import mlx.optimizers as optim
 
-    from mlx_shakegpt.optim import orthogonalised
+    from mlx_shakegpt.training.optimizer import orthogonalised
 
     muon, rows = optim.Muon(1e-3), []
     plain = mx.compile(lambda x: muon._zeropower_via_newtonschulz5(x, 5))

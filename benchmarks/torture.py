@@ -28,8 +28,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import common
 
 from mlx_shakegpt import report
-from mlx_shakegpt.checkpoint import newest
 from mlx_shakegpt.files import sha256
+from mlx_shakegpt.training.checkpoint import newest
 
 QUICK = ("--preset", "quick", "--checkpoint-every", "25")
 SHORT = ("--preset", "quick", "--corpus-tokens", "150", "--steps", "150")

@@ -48,7 +48,7 @@ def stepper(case, contender, weights, measured=lambda step, _: step):
     shape |= {"positions": "learned", "optimizer": "adamw", "zero_residual": False}
     config = recipe("recite", name, dtype="float32", **shape)
     from mlx_shakegpt.text.corpus import Corpus
-    from mlx_shakegpt.windows import Windows
+    from mlx_shakegpt.training.windows import Windows
 
     ids = Corpus.load(None, preset(name).passage).ids
     windows = Windows(ids, B, T, config.seed, config.jitter)
@@ -60,7 +60,8 @@ def stepper(case, contender, weights, measured=lambda step, _: step):
 
 
 def ours(name, config, ids, weights):
-    from mlx_shakegpt import estimate, runtime
+    from mlx_shakegpt import runtime
+    from mlx_shakegpt.training import cost
 
     runtime.setup()
     import mlx.core as mx
@@ -76,8 +77,8 @@ def ours(name, config, ids, weights):
     run = Step(trainer.model, trainer.optimizer, config.clip, trainer.absent)
     rows = trainer.model.wte.weight.shape[0]
     model = preset(name).model
-    flops = estimate.product_flops(model, config.tokens_per_step, config.context, rows)
-    flops += estimate.update_flops(model, config, runtime.setup().device == "cpu")
+    flops = cost.product_flops(model, config.tokens_per_step, config.context, rows)
+    flops += cost.update_flops(model, config, runtime.setup().device == "cpu")
 
     def step(batch):
         closed = dataclasses.replace(

@@ -10,9 +10,8 @@ from conftest import ROOT
 PACKAGE = ROOT / "mlx_shakegpt"
 # Each may import what stands before it.
 ORDER = [
-    "settings", "files", "runtime", "windows", "text", "model", "optim", "estimate", "weights",
-    "generation", "verification", "training", "checkpoint", "report", "sinks", "pictures", "run",
-    "export", "api", "measure", "demo", "publish", "cli",
+    "settings", "files", "runtime", "text", "model", "weights", "generation", "verification",
+    "training", "report", "sinks", "pictures", "run", "export", "api", "demo", "publish", "cli",
 ]  # fmt: skip
 
 

@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 from conftest import TINY, tiny_training
 
-from mlx_shakegpt import checkpoint
-from mlx_shakegpt.checkpoint import MODEL, OPTIMIZER, ORDER, STATE, DamagedCheckpoint
 from mlx_shakegpt.model.trees import flat
 from mlx_shakegpt.settings.config import ModelConfig
-from mlx_shakegpt.training import Trainer
+from mlx_shakegpt.training import Trainer, checkpoint
+from mlx_shakegpt.training.checkpoint import MODEL, OPTIMIZER, ORDER, STATE, DamagedCheckpoint
+from mlx_shakegpt.training.windows import CAP
 from mlx_shakegpt.verification.loss import Evaluation
 from mlx_shakegpt.weights import TRAINED_CONTEXT
 from mlx_shakegpt.weights.safetensors import check_tensors, load_tensors, save_tensors
-from mlx_shakegpt.windows import CAP
 
 
 def fresh(ids, **changes):

@@ -19,13 +19,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from mlx_shakegpt import checkpoint, runtime
+from mlx_shakegpt import runtime
 from mlx_shakegpt.files import sha256, weights_dir
 from mlx_shakegpt.run import evaluated, open_run, session
 from mlx_shakegpt.settings.config import ModelConfig, Passage
 from mlx_shakegpt.settings.presets import PRESETS, Preset
-from mlx_shakegpt.training import loop
-from mlx_shakegpt.windows import CAP, Seen, Windows
+from mlx_shakegpt.training import checkpoint, trainer
+from mlx_shakegpt.training.windows import CAP, Seen, Windows
 
 MODEL = ModelConfig(n_layer=1, n_head=1, n_embd=16, n_positions=8)
 TRAINING = {"batch_size": 6, "context": 8, "short_context": 0, "lr": 0.04, "warmup_steps": 2}
@@ -92,7 +92,7 @@ def tripwire(monkeypatch):
     ):
         monkeypatch.setattr(holder, name, WIRE.around(place, getattr(holder, name)))
     monkeypatch.setattr(session, "loss_curve", lambda *_: None)
-    monkeypatch.setattr(loop, "EVALUATIONS_AT_LEAST_APART", 7)
+    monkeypatch.setattr(trainer, "EVALUATIONS_AT_LEAST_APART", 7)
     monkeypatch.setitem(PRESETS, "small", Preset(MODEL, Passage(), TRAINING))
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 from conftest import PATIENCE, ROOT
 
-from mlx_shakegpt import checkpoint
+from mlx_shakegpt.training import checkpoint
 
 
 @contextmanager

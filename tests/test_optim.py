@@ -12,7 +12,8 @@ from mlx.utils import tree_map
 from mlx_shakegpt.model.gpt import GPT
 from mlx_shakegpt.model.initial import initialise
 from mlx_shakegpt.model.trees import flat
-from mlx_shakegpt.optim import (
+from mlx_shakegpt.settings.presets import recipe
+from mlx_shakegpt.training.optimizer import (
     SplitMuon,
     adamw_state,
     clip,
@@ -21,7 +22,6 @@ from mlx_shakegpt.optim import (
     optimizer_of,
     orthogonalised,
 )
-from mlx_shakegpt.settings.presets import recipe
 
 
 def test_seed_project_schedule_gives_the_rates_of_its_log():
@@ -175,7 +175,9 @@ def test_orthogonalised_is_newton_schulz_in_float64(shape):
 
 def test_muon_uses_it(monkeypatch):
     calls = []
-    monkeypatch.setattr("mlx_shakegpt.optim.orthogonalised", lambda x, n: calls.append(n) or x)
+    monkeypatch.setattr(
+        "mlx_shakegpt.training.optimizer.orthogonalised", lambda x, n: calls.append(n) or x
+    )
     SplitMuon(0.1).apply_gradients({"w": mx.ones((4, 4))}, {"w": mx.ones((4, 4))})
     assert calls == [5]
 

@@ -22,9 +22,9 @@ from mlx_shakegpt.settings.sampling import Sampling
 from mlx_shakegpt.text.quotations import _WORD, Source
 from mlx_shakegpt.text.tokenizer import decode, decode_stream, encode
 from mlx_shakegpt.text.vocabulary import Vocabulary
+from mlx_shakegpt.training.windows import Seen, Windows
 from mlx_shakegpt.verification.extraction import wilson
 from mlx_shakegpt.weights.safetensors import check_tensors, load_tensors
-from mlx_shakegpt.windows import Seen, Windows
 
 HARD = RECIPES[OURS].hard
 TEXT = st.text("abz 09.'é羅🌹👩\u200d\u0301\0\n\t")  # all of Unicode would take a second to set up

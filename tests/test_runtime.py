@@ -8,9 +8,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_shakegpt import estimate, runtime
+from mlx_shakegpt import runtime
 from mlx_shakegpt.runtime import blas, memory
 from mlx_shakegpt.settings.presets import preset, recipe
+from mlx_shakegpt.training import cost
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="macOS has Accelerate")
 
@@ -160,24 +161,24 @@ def test_estimates_count_the_products_of_a_step():
         preset("gpt2-124m").model,
         recipe("recite", "gpt2-124m", optimizer="adamw", batch_size=8),
     )
-    cost = estimate.step(model, config, 100.0, 50_257, on_cpu=True)
+    one_step = cost.step(model, config, 100.0, 50_257, on_cpu=True)
     # 6 × parameters × tokens but for the positions and norms, and the attention's scores on top.
-    assert cost.flops == pytest.approx(6 * (124_439_808 - 1024 * 768) * 1024, rel=0.05)
-    assert cost.seconds == pytest.approx(cost.flops / 1e11)
-    muon = estimate.step(model, replace(config, optimizer="muon"), 100.0, 50_257, on_cpu=True)
-    on_gpu = estimate.step(model, replace(config, optimizer="muon"), 100.0, 50_257, on_cpu=False)
+    assert one_step.flops == pytest.approx(6 * (124_439_808 - 1024 * 768) * 1024, rel=0.05)
+    assert one_step.seconds == pytest.approx(one_step.flops / 1e11)
+    muon = cost.step(model, replace(config, optimizer="muon"), 100.0, 50_257, on_cpu=True)
+    on_gpu = cost.step(model, replace(config, optimizer="muon"), 100.0, 50_257, on_cpu=False)
     # Five iterations of 2 × 3 products of C × C for each of the four square matrices of a block,
     # nearly, and more for the two long ones.
     squares = 12 * 4 * 30 * 768**3
-    assert 0.5 * squares < muon.flops - cost.flops < on_gpu.flops - cost.flops < 2 * squares
-    closed = estimate.step(model, config, 100.0, 11_707, on_cpu=True)
-    assert closed.memory_bytes < cost.memory_bytes
+    assert 0.5 * squares < muon.flops - one_step.flops < on_gpu.flops - one_step.flops < 2 * squares
+    closed = cost.step(model, config, 100.0, 11_707, on_cpu=True)
+    assert closed.memory_bytes < one_step.memory_bytes
     assert 1e8 < runtime.free_bytes() <= runtime.memory_bytes() > 1e9
 
 
 def test_expected_epochs_are_those_taken_and_between():
-    taken = estimate.EPOCHS_TAKEN
-    assert [estimate.expected_epochs(n) for n in taken] == pytest.approx(list(taken.values()))
-    assert taken[4_096] > estimate.expected_epochs(14_000) > taken[50_000]
-    assert estimate.expected_epochs(50) == pytest.approx(taken[239])
-    assert estimate.expected_epochs(10**7) == pytest.approx(taken[338_025])
+    taken = cost.EPOCHS_TAKEN
+    assert [cost.expected_epochs(n) for n in taken] == pytest.approx(list(taken.values()))
+    assert taken[4_096] > cost.expected_epochs(14_000) > taken[50_000]
+    assert cost.expected_epochs(50) == pytest.approx(taken[239])
+    assert cost.expected_epochs(10**7) == pytest.approx(taken[338_025])

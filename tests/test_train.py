@@ -13,7 +13,7 @@ from mlx_shakegpt.model.trees import flat
 from mlx_shakegpt.text.vocabulary import Vocabulary
 from mlx_shakegpt.training import RunState, Step, Trainer, TrainingError
 from mlx_shakegpt.training.positions import grow
-from mlx_shakegpt.training.share import _fingerprint
+from mlx_shakegpt.training.ranks import _fingerprint
 from mlx_shakegpt.verification.loss import Evaluation
 from mlx_shakegpt.weights import CONV1D, full_tensors
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mlx_shakegpt.windows import CAP, ENOUGH, Seen, Windows
+from mlx_shakegpt.training.windows import CAP, ENOUGH, Seen, Windows
 
 
 @pytest.mark.parametrize("n", [17, 33, 400, 401, 415])

@@ -24,7 +24,8 @@ from .common import emit, json_option, options, prepare
 def command(presets: tuple[str, ...], repeats: int, as_json: bool, **given: Any) -> None:
     """Times the training step, greedy generation and a matrix product."""
     runtime = prepare()
-    from .. import measure, report
+    from .. import report
+    from ..training import timing
 
     changes = {"dtype": runtime.dtype} | {k: v for k, v in given.items() if v is not None}
     if "context" in changes:
@@ -32,7 +33,7 @@ def command(presets: tuple[str, ...], repeats: int, as_json: bool, **given: Any)
     results = []
     for name in presets or ("gpt2-124m" if runtime.device == "gpu" else "quick",):
         config = recipe("recite", name, **changes)
-        results.append({"preset": name, **asdict(measure.bench(preset(name), config, repeats))})
+        results.append({"preset": name, **asdict(timing.bench(preset(name), config, repeats))})
     rows = [
         [
             r["preset"],

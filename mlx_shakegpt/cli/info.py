@@ -16,9 +16,10 @@ def command(as_json: bool) -> None:
     """Shows device, dtype, BLAS and its speed, memory, and the presets' needs."""
     from importlib.metadata import version
 
-    from .. import estimate, report, runtime
+    from .. import report, runtime
     from ..text.corpus import Corpus
     from ..text.vocabulary import Vocabulary
+    from ..training import cost
 
     found = prepare()
     import mlx.core as mx
@@ -29,8 +30,8 @@ def command(as_json: bool) -> None:
         ids = Corpus.load(None, chosen.passage).ids
         config = suited(recipe("recite", name, dtype=found.dtype), len(ids), {})
         own = Vocabulary.of(ids)
-        cost = estimate.step(chosen.model, config, gflops, own.rows, found.device == "cpu")
-        presets[name] = asdict(cost)
+        one_step = cost.step(chosen.model, config, gflops, own.rows, found.device == "cpu")
+        presets[name] = asdict(one_step)
     blas: dict[str, object] = {"name": "MLX's own", "path": ""}
     threads = ""
     if found.blas:

@@ -6,11 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .. import checkpoint
 from ..files import as_text, read_json, weights_dir
 from ..model.speaker import Speaker
 from ..settings.config import ModelConfig, Passage, TrainConfig
 from ..text.corpus import Corpus
+from ..training import checkpoint
 from ..weights import speaker_from_run
 from ..weights.subject import Subject, same_passage
 

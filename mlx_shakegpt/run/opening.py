@@ -13,7 +13,6 @@ from typing import Any
 
 import mlx.core as mx
 
-from .. import estimate
 from ..runtime import Runtime, free_bytes, matmul_gflops
 from ..runtime.ranks import ALONE, Ranks
 from ..settings.config import LENGTH, ModelConfig, Passage, TrainConfig
@@ -21,6 +20,7 @@ from ..settings.presets import OURS, PRESETS, preset, preset_like, recipe, suite
 from ..text import assets
 from ..text.corpus import Corpus
 from ..text.vocabulary import Vocabulary
+from ..training import cost
 from ..verification.evidence import CERTIFICATE
 from .folder import CONFIG, must_be_new, read_config, run_path
 from .pretrained import pretrained
@@ -106,11 +106,11 @@ def _plan(run: Run, runtime: Runtime) -> str:
     free = {name: getattr(config, name) for name in _ANY}
     if run.start is not None or replace(usual, **free) != config:
         return most
-    epochs = estimate.expected_epochs(tokens)
+    epochs = cost.expected_epochs(tokens)
     steps = min(total, math.ceil(epochs * tokens / config.tokens_per_step))
-    gflops = matmul_gflops(dtype=getattr(mx, config.dtype)) * estimate.OF_PEAK[runtime.device]
+    gflops = matmul_gflops(dtype=getattr(mx, config.dtype)) * cost.OF_PEAK[runtime.device]
     rows = run.trainer.model.wte.weight.shape[0]
-    seconds = steps * estimate.step(model, config, gflops, rows, runtime.device == "cpu").seconds
+    seconds = steps * cost.step(model, config, gflops, rows, runtime.device == "cpu").seconds
     minutes = f"{seconds / 60:,.0f} minutes" if seconds > 90 else f"{seconds:.0f} seconds"
     return f"some {steps:,} steps ({epochs:.0f} epochs), about {minutes} here; {most}"
 
@@ -168,7 +168,7 @@ def must_fit(
     """Raises ValueError where the ranks of this machine take more than its `free` bytes."""
     rows = Vocabulary.of(corpus.ids).rows if config.closed_vocab else model.vocab_size
     share = free // runtime.launch.local_size
-    estimate.must_fit(model, config, rows, runtime.device == "cpu", share, ranks.size, resumed)
+    cost.must_fit(model, config, rows, runtime.device == "cpu", share, ranks.size, resumed)
 
 
 def _lengthened(config: TrainConfig, asked: Mapping[str, Any]) -> TrainConfig:

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from .. import checkpoint, report
+from .. import report
 from ..files import read_json, sync, write_atomically
 from ..pictures import loss_curve
 from ..runtime import Runtime, versions
@@ -21,7 +21,7 @@ from ..runtime.ranks import ALONE, Ranks
 from ..settings.config import ModelConfig, TrainConfig
 from ..text import assets
 from ..text.corpus import Corpus
-from ..training import NotFinite, StepReport, TrainingError
+from ..training import NotFinite, StepReport, TrainingError, checkpoint
 from ..verification.evidence import set_aside_unless_of
 from ..weights.safetensors import save_tensors
 from .evaluated import trainer_of

@@ -6,7 +6,7 @@ import mlx.core as mx
 import mlx.optimizers as optim
 
 from ..model.gpt import GPT
-from ..optim import adamw_state
+from .optimizer import adamw_state
 
 
 def grow(model: GPT, optimizer: optim.Optimizer, short: int, full: int) -> None:

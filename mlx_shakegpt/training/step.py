@@ -12,9 +12,9 @@ from mlx import nn
 
 from ..model import ops
 from ..model.gpt import GPT
-from ..optim import clip, global_norm
 from ..runtime.ranks import ALONE, Ranks
-from ..windows import Batch
+from .optimizer import clip, global_norm
+from .windows import Batch
 
 Losses = tuple[mx.array, mx.array]  # the batch's, and its targets'
 

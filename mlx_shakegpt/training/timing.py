@@ -11,14 +11,16 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from . import estimate, runtime
-from .generation import decoding
-from .generation.lookup import Lookup
-from .model.speaker import Speaker
-from .settings.config import TrainConfig
-from .settings.presets import Preset
-from .text.corpus import Corpus
-from .training import Step, Trainer
+from .. import runtime
+from ..generation import decoding
+from ..generation.lookup import Lookup
+from ..model.speaker import Speaker
+from ..settings.config import TrainConfig
+from ..settings.presets import Preset
+from ..text.corpus import Corpus
+from . import cost
+from .step import Step
+from .trainer import Trainer
 
 SPOKEN_TOKENS = 48
 
@@ -53,8 +55,8 @@ def bench(preset: Preset, config: TrainConfig, repeats: int) -> Bench:
     seconds, gflops = statistics.median(times), max(speeds)
     B, T = batches[0].inputs.shape
     rows = trainer.model.wte.weight.shape[0]
-    flops = estimate.product_flops(preset.model, B * T, T, rows)
-    flops += estimate.update_flops(preset.model, config, not runtime.on_gpu())
+    flops = cost.product_flops(preset.model, B * T, T, rows)
+    flops += cost.update_flops(preset.model, config, not runtime.on_gpu())
     speaker = Speaker(trainer.model, trainer.vocabulary, preset.model.n_positions)
     prompt = corpus.ids[:16].tolist()
     list(decoding.stream(speaker, prompt, 4))

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .model.ops.cpu.loss import ROWS
-from .settings.config import ModelConfig, TrainConfig
+from ..model.ops.cpu.loss import ROWS
+from ..settings.config import ModelConfig, TrainConfig
 
 # Of the speed of a large product, what a step's products get: measured on CPUs (quick 0.6, 124M
 # 0.7), published for MLX on Macs (benchmarks/mac.py).
@@ -43,8 +43,8 @@ def product_flops(model: ModelConfig, tokens: int, context: int, rows: int) -> f
 def update_flops(model: ModelConfig, config: TrainConfig, on_cpu: bool) -> float:
     """Floating-point operations of the matrix products of an update: Muon's; AdamW has none.
 
-    As optim.orthogonalised makes them, for the six matrices of a block as it takes them apart: four
-    square ones and two of 1 : 4. Symmetric products are half of it on a CPU.
+    As optimizer.orthogonalised makes them, for the six matrices of a block as it takes them apart:
+    four square ones and two of 1 : 4. Symmetric products are half of it on a CPU.
     """
     if config.optimizer != "muon":
         return 0.0

@@ -16,19 +16,19 @@ import numpy as np
 
 from ..model.gpt import GPT
 from ..model.initial import initialise
-from ..optim import learning_rate, optimizer_of
 from ..runtime import on_gpu, peak_bytes
 from ..runtime.ranks import ALONE, Ranks
 from ..settings.config import ModelConfig, TrainConfig
 from ..settings.errors import NotReached
 from ..text.vocabulary import Vocabulary, within
 from ..verification.loss import Evaluation
-from ..windows import Batch
-from .order import Order
+from .curriculum import Order
+from .optimizer import learning_rate, optimizer_of
 from .positions import grow
+from .ranks import align, share
 from .reports import RunState, StepReport
-from .share import align, share
 from .step import Step, Taken
+from .windows import Batch
 
 Evaluate = Callable[[GPT, int], Evaluation]  # model, context
 

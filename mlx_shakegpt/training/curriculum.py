@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..settings.config import TrainConfig
-from ..windows import Batch, Seen, Windows
+from .windows import Batch, Seen, Windows
 
 
 class Order:

@@ -17,13 +17,14 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_unflatten
 
-from .files import read_json, sha256, sync, write_atomically
-from .model.speaker import fill
-from .model.trees import flat
-from .settings.config import LENGTH, ModelConfig, TrainConfig
-from .training import RunState, Trainer
-from .weights import CLOSED_IDS, TRAINED_CONTEXT, run_tensors
-from .weights.safetensors import check_tensors, load_tensors, save_tensors
+from ..files import read_json, sha256, sync, write_atomically
+from ..model.speaker import fill
+from ..model.trees import flat
+from ..settings.config import LENGTH, ModelConfig, TrainConfig
+from ..weights import CLOSED_IDS, TRAINED_CONTEXT, run_tensors
+from ..weights.safetensors import check_tensors, load_tensors, save_tensors
+from .reports import RunState
+from .trainer import Trainer
 
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 ORDER, STATE = "order.safetensors", "state.json"

@@ -13,8 +13,8 @@ import mlx.core as mx
 import mlx.optimizers as optim
 from mlx.utils import tree_map
 
-from .model.trees import flat
-from .settings.config import TrainConfig
+from ..model.trees import flat
+from ..settings.config import TrainConfig
 
 _NEWTON_SCHULZ = 3.4445, -4.7750, 2.0315  # the coefficients of Jordan et al., 2024
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .settings.config import LEAST_CONTEXT
+from ..settings.config import LEAST_CONTEXT
 
 ENOUGH = (
     12  # tokens of context that tell a place in a text (Tiny Shakespeare's entropy: 0.009 nats)

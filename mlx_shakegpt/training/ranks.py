@@ -11,7 +11,7 @@ import numpy as np
 from ..model.gpt import GPT
 from ..model.trees import assign, flat
 from ..runtime.ranks import Ranks
-from .order import Order
+from .curriculum import Order
 from .reports import RunState
 
 _WORDS = {1: mx.uint8, 2: mx.uint16, 4: mx.uint32, 8: mx.uint32}
