@@ -2,7 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PAGES := $(addprefix mlx_shakegpt., \
-	api model.gpt settings.config settings.sampling run training generation.decoding verification.proof weights export)
+	api model.gpt settings.config settings.sampling run training generation.decoding \
+	verification.proof weights sharing.export)
 
 .PHONY: help setup train test check bench mutants docs clean
 

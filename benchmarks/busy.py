@@ -17,7 +17,7 @@ from pathlib import Path
 
 import click
 
-from mlx_shakegpt import report
+from mlx_shakegpt.sharing import markdown
 
 sys.path.insert(0, str(Path(__file__).parent))
 import common
@@ -106,7 +106,7 @@ def main(
     for case in cases or CASES:
         rows += measure(case, seconds, rounds)
     header = ["preset, batch × context", "program", *CONDITIONS, "longest step there"]
-    click.echo(report.table(header, rows))
+    click.echo(markdown.table(header, rows))
     click.echo(f"\nMean seconds a step (times alone); {rounds} rounds. {common.machine()}")
 
 

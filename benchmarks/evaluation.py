@@ -13,7 +13,7 @@ import click
 sys.path.insert(0, str(Path(__file__).parent))
 import common
 
-from mlx_shakegpt import report
+from mlx_shakegpt.sharing import markdown
 
 
 def measure(batch_size: int, context: int, tokens: int, rounds: int) -> list[str]:
@@ -64,7 +64,7 @@ def measure(batch_size: int, context: int, tokens: int, rounds: int) -> list[str
 def main(tokens: int, rounds: int) -> None:
     rows = [measure(B, T, tokens, rounds) for B, T in ((16, 64), (4, 256))]
     header = ["batch × context", "tokens", "training epoch", "evaluation", "of an epoch"]
-    click.echo(report.table(header, rows))
+    click.echo(markdown.table(header, rows))
     click.echo(f"\nMedians of {rounds} rounds, float32. {common.machine()}")
 
 

@@ -24,7 +24,7 @@ import click
 sys.path.insert(0, str(Path(__file__).parent))
 import common
 
-from mlx_shakegpt import report
+from mlx_shakegpt.sharing import markdown
 
 SLOW = 5.0  # seconds of computing for one file of some kilobytes
 MEMORY = 100_000_000  # bytes that reading thousands of them may add
@@ -95,11 +95,11 @@ def variant(content: bytes, file: Path, chance: random.Random) -> bytes:
 
 def readers(folder: Path) -> list[Reader]:
     """Everything in the program that reads a file which somebody else may have made."""
-    from mlx_shakegpt.export import export
     from mlx_shakegpt.files import home
     from mlx_shakegpt.run import Run, of_run, read_config
     from mlx_shakegpt.runtime import setup
     from mlx_shakegpt.settings.config import ModelConfig, Passage, TrainConfig, VerifyConfig
+    from mlx_shakegpt.sharing.export import export
     from mlx_shakegpt.text.corpus import Corpus
     from mlx_shakegpt.training import checkpoint
     from mlx_shakegpt.verification import certificate, comparison
@@ -244,7 +244,7 @@ def main(inputs: int, seed: int) -> None:
         ]
         for name, c in counts.items()
     ]
-    click.echo(report.table(["reader", "inputs", "taken", "refused", "MB more"], rows))
+    click.echo(markdown.table(["reader", "inputs", "taken", "refused", "MB more"], rows))
     click.echo(f"\n{inputs:,} inputs, no crash and no other error. {common.machine()}")
 
 

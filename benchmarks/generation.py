@@ -19,7 +19,7 @@ import click
 sys.path.insert(0, str(Path(__file__).parent))
 import common
 
-from mlx_shakegpt import report
+from mlx_shakegpt.sharing import markdown
 
 PROGRAMS = ("ours", "mlx_lm", "transformers")
 PROMPT, SPOKEN, LEARNED = 16, 256, 320
@@ -101,10 +101,10 @@ def learn(folder: Path, steps: int) -> dict[str, list[int]]:
     import mlx.core as mx
     import numpy as np
 
-    from mlx_shakegpt import export
     from mlx_shakegpt.model.speaker import Speaker
     from mlx_shakegpt.settings.config import Passage
     from mlx_shakegpt.settings.presets import preset, recipe
+    from mlx_shakegpt.sharing import export
     from mlx_shakegpt.text.corpus import Corpus
     from mlx_shakegpt.training import Step, Trainer
     from mlx_shakegpt.training.windows import Batch
@@ -176,7 +176,7 @@ def main(rounds: int, steps: int, worker: tuple[str, str, str] | None) -> None:
                     "yes" if same else "no",
                 ]
             )
-    click.echo(report.table(["model", "program", "tokens/s", "times ours", "same tokens"], rows))
+    click.echo(markdown.table(["model", "program", "tokens/s", "times ours", "same tokens"], rows))
     click.echo(
         f"\n{SPOKEN} tokens, batch 1, float32; medians of {rounds} rounds. {common.machine()}"
     )

@@ -10,8 +10,8 @@ PyTorch on an M3 Max (the log of the project whose recipe is cosine-128).
 
 import click
 
-from mlx_shakegpt import report
 from mlx_shakegpt.settings.presets import preset, recipe
+from mlx_shakegpt.sharing import markdown
 from mlx_shakegpt.training import cost
 
 CHIPS = {  # GPU cores, TFLOP/s
@@ -47,7 +47,7 @@ def main(name: str, batch_size: int, context: int, rows: int, tokens: int, epoch
         ]
         table.append([*cells, f"{steps * seconds / 60:,.0f} min"])
     header = ["chip", "step", "tokens/s", f"{epochs:g} epochs of {tokens:,} tokens"]
-    click.echo(report.table(header, table))
+    click.echo(markdown.table(header, table))
     click.echo(
         f"\n{name}, {batch_size} × {context}: {one_step.flops / 1e12:.2f} TFLOP in products at "
         f"{OF_PEAK:.0%} of peak. A model; nothing here was measured on a Mac."

@@ -11,8 +11,8 @@ import math
 
 import click
 
-from mlx_shakegpt import report
 from mlx_shakegpt.settings.presets import preset
+from mlx_shakegpt.sharing import markdown
 
 PIECE = 32 * 1024**2  # bytes, of mlx.nn.average_gradients
 LINKS = {  # bytes/s, seconds a hop
@@ -63,7 +63,7 @@ def main(seconds: float, tokens: int, rows: int) -> None:
             table.append([str(machines), *(f"{gain:.1f}" for gain in dealt + each)])
         head = [f"a batch dealt out, {name}" for name in DEALT]
         head += [f"a batch each, {name}" for name in LEVERS]
-        click.echo(report.table([f"machines, {link}", *head], table) + "\n")
+        click.echo(markdown.table([f"machines, {link}", *head], table) + "\n")
     click.echo("A plan by these figures; nothing here was measured with this program.")
 
 

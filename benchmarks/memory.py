@@ -15,8 +15,8 @@ import click
 sys.path.insert(0, str(Path(__file__).parent))
 import common
 
-from mlx_shakegpt import report
 from mlx_shakegpt.settings.presets import preset, recipe
+from mlx_shakegpt.sharing import markdown
 
 SHAPES = (
     ("quick", 2, 128), ("quick", 32, 128), ("quick", 64, 128), ("gpt2-124m", 4, 64),
@@ -61,7 +61,7 @@ def main(shape: tuple[str, ...]) -> None:
         cells = [f"{told['used'] / 1e9:.2f} GB", f"{told['estimated'] / 1e9:.2f} GB"]
         rows.append([name, f"{batch_size} × {context}", *cells, f"{share:.2f}"])
         click.echo(f"{name} {batch_size} × {context}: {share:.2f}", err=True)
-    click.echo(report.table(["preset", "batch × context", "used", "estimated", "ratio"], rows))
+    click.echo(markdown.table(["preset", "batch × context", "used", "estimated", "ratio"], rows))
     click.echo(f"\n{common.machine()}")
 
 

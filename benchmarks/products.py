@@ -12,7 +12,8 @@ from pathlib import Path
 
 import click
 
-from mlx_shakegpt import report, runtime
+from mlx_shakegpt import runtime
+from mlx_shakegpt.sharing import markdown
 
 sys.path.insert(0, str(Path(__file__).parent))
 import common
@@ -78,9 +79,9 @@ def main(repeats: int) -> None:
 
     torch.set_num_threads(runtime.setup().blas.threads)
     header = ["product", "ours, float32", "PyTorch, float32", "PyTorch, bfloat16"]
-    click.echo(report.table(header, products(repeats)))
+    click.echo(markdown.table(header, products(repeats)))
     header = ["matrix X", "XXᵀ beside XYᵀ", "Newton-Schulz by MLX's Muon", "by ours", "of it"]
-    click.echo("\n" + report.table(header, orthogonalisations(repeats)))
+    click.echo("\n" + markdown.table(header, orthogonalisations(repeats)))
     click.echo(f"\nGFLOP/s; best of {repeats}. {common.machine()}")
 
 

@@ -22,7 +22,7 @@ import click
 sys.path.insert(0, str(Path(__file__).parent))
 import common
 
-from mlx_shakegpt import report
+from mlx_shakegpt.sharing import markdown
 
 ONE, HALF, RING, MPI = "1 process, all cores", "1 process, half", "2 ranks, ring", "2 ranks, MPI"
 ROOT_MAY = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
@@ -138,7 +138,7 @@ def main(
             ]
         )
     head = ["", "step", "speed, of the first", "share of its exchange", "gradients exchanged at"]
-    click.echo(report.table(head, rows))
+    click.echo(markdown.table(head, rows))
     size = found[ONE][0]["bytes"] / 1e6
     click.echo(
         f"\n{name}, {batch_size} × {context}, {size:,.0f} MB of float32 gradients; medians of "

@@ -17,9 +17,9 @@ import click
 sys.path.insert(0, str(Path(__file__).parent))
 import common
 
-from mlx_shakegpt import report
 from mlx_shakegpt.settings.config import Passage, TrainConfig
 from mlx_shakegpt.settings.presets import preset, recipe
+from mlx_shakegpt.sharing import markdown
 
 NLL, RATE, OFFSETS = 0.1, 0.99, 256
 RECIPES = ("recite", "cosine-128", "constant-64")
@@ -111,7 +111,7 @@ def main(
         "em@32,32",
         "em@50,50",
     ]
-    click.echo(report.table([*header, "there"], rows))
+    click.echo(markdown.table([*header, "there"], rows))
     click.echo(f"\n{preset_name}, {tokens:,} tokens from line {first_line}. {common.machine()}")
 
 

@@ -9,9 +9,10 @@ import sys
 
 import click
 
-from mlx_shakegpt import report, runtime
+from mlx_shakegpt import runtime
 from mlx_shakegpt.generation.decoding import stream
 from mlx_shakegpt.run import find_run, load_corpus, load_speaker
+from mlx_shakegpt.sharing import markdown
 
 
 @click.command()
@@ -35,7 +36,7 @@ def main(run: str | None, prompt: int, tokens: int, offsets: int) -> None:
         rows.append([offset, f"{run_length} of {tokens}"])
         if place == 0:
             from_start = run_length
-    click.echo(report.table(["prompt at token", "exact tokens after it"], rows))
+    click.echo(markdown.table(["prompt at token", "exact tokens after it"], rows))
     click.echo(f"\n{path.name}: {exact} of {len(rows)} recited to the end.")
     sys.exit(from_start < tokens)
 

@@ -15,7 +15,7 @@ import click
 sys.path.insert(0, str(Path(__file__).parent))
 import common
 
-from mlx_shakegpt import report
+from mlx_shakegpt.sharing import markdown
 
 BASE = {"batch_size": 8, "context": 64, "layers": 4, "corpus": 338_025}
 SERIES = {
@@ -96,7 +96,7 @@ def main(repeats: int, plot: str) -> None:
     axes[0].set_ylabel("seconds a step")
     figure.savefig(plot, dpi=110)
     header = ["varied", "value: seconds a step", "exponent, first two", "last two"]
-    click.echo(report.table(header, rows))
+    click.echo(markdown.table(header, rows))
     click.echo(f"\nBest of {repeats} steps; plot in {plot}. {common.machine()}")
 
 

@@ -27,8 +27,8 @@ import click
 sys.path.insert(0, str(Path(__file__).parent))
 import common
 
-from mlx_shakegpt import report
 from mlx_shakegpt.files import sha256
+from mlx_shakegpt.sharing import markdown
 from mlx_shakegpt.training.checkpoint import newest
 
 QUICK = ("--preset", "quick", "--checkpoint-every", "25")
@@ -245,7 +245,7 @@ def main(minutes: float, seed: int) -> None:
     rows += [
         ["the undisturbed training's certificate holds", "yes" if not held.returncode else "no"]
     ]
-    click.echo(report.table(["what", "how often"], rows))
+    click.echo(markdown.table(["what", "how often"], rows))
     click.echo(f"\n{common.machine()}")
     if held.returncode:
         raise SystemExit(held.stderr)

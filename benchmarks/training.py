@@ -18,9 +18,9 @@ from pathlib import Path
 
 import click
 
-from mlx_shakegpt import report
 from mlx_shakegpt.runtime import peak_resident_bytes
 from mlx_shakegpt.settings.presets import preset, recipe
+from mlx_shakegpt.sharing import markdown
 
 sys.path.insert(0, str(Path(__file__).parent))
 import common
@@ -195,7 +195,7 @@ def main(
         rows += measure(case, rounds, seconds)
     header = ["preset, batch × context", "program", "step", "times ours", "of peak sgemm"]
     header += ["peak memory", "ours over it", "losses differ by"]
-    click.echo(report.table(header, rows))
+    click.echo(markdown.table(header, rows))
     click.echo(f"\nMedians of up to {rounds} rounds. {common.machine()}")
 
 

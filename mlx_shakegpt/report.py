@@ -9,7 +9,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from .training import RunState, StepReport
 
@@ -104,9 +103,3 @@ def read_metrics(path: Path) -> tuple[list[dict[str, float]], list[dict[str, flo
         except (ValueError, TypeError):
             raise ValueError(f"{path} is damaged in line {number}; delete that line") from None
     return steps, evaluations
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)

@@ -72,7 +72,7 @@ def test_the_watching_example_ends_early_and_can_be_resumed(capsys):
 
 
 def test_the_checking_example_measures_a_folder(known, tmp_path, capsys):
-    from mlx_shakegpt.export import export
+    from mlx_shakegpt.sharing.export import export
     from mlx_shakegpt.text.tokenizer import decode
 
     export(known.speaker, tmp_path / "model")

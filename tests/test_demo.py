@@ -17,11 +17,11 @@ from contextlib import contextmanager
 import pytest
 from conftest import PATIENCE, ROOT, free_port
 
-from mlx_shakegpt import demo
-from mlx_shakegpt.demo.limits import LARGEST_REQUEST, LONGEST_PROMPT, MOST_TOKENS
-from mlx_shakegpt.demo.marked import marked, plain
-from mlx_shakegpt.demo.own_page import OwnPage
 from mlx_shakegpt.run import of_run
+from mlx_shakegpt.sharing import server
+from mlx_shakegpt.sharing.marked import marked, plain
+from mlx_shakegpt.sharing.own_page import OwnPage
+from mlx_shakegpt.sharing.request_limits import LARGEST_REQUEST, LONGEST_PROMPT, MOST_TOKENS
 from mlx_shakegpt.text.quotations import Source
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -140,7 +140,7 @@ def test_a_visitor_is_told_of_an_empty_prompt_and_writes_no_html(page, browser):
 
 
 def test_a_visitor_stops_the_model(home, known_run, browser, monkeypatch):
-    module = sys.modules["mlx_shakegpt.demo.page"]
+    module = sys.modules["mlx_shakegpt.sharing.page"]
     real, made = module.stream, []
 
     def slowly(*arguments):  # a large model, on which a visitor may lose patience
@@ -150,7 +150,7 @@ def test_a_visitor_stops_the_model(home, known_run, browser, monkeypatch):
             yield token
 
     monkeypatch.setattr(module, "stream", slowly)
-    blocks = demo.serve(of_run("known"), port=free_port())
+    blocks = server.serve(of_run("known"), port=free_port())
     try:
         tab = browser.new_page()
         tab.goto(blocks.local_url)

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from conftest import TINY, free_port
 
-from mlx_shakegpt.export import ExportError, export
 from mlx_shakegpt.generation.decoding import stream
 from mlx_shakegpt.model.gpt import GPT
 from mlx_shakegpt.model.initial import initialise
 from mlx_shakegpt.model.speaker import Speaker
+from mlx_shakegpt.sharing.export import ExportError, export
 from mlx_shakegpt.text import tokenizer
 from mlx_shakegpt.text.vocabulary import Vocabulary
 from mlx_shakegpt.weights import full_tensors, learned_text, speaker_from_hf, stored_dtype
@@ -155,7 +155,7 @@ def test_a_link_or_the_working_directory_is_filled(speaker, tmp_path, monkeypatc
 def test_a_folder_that_does_not_reload_as_the_same_model_never_appears(
     speaker, tmp_path, monkeypatch
 ):
-    from mlx_shakegpt import export as module
+    from mlx_shakegpt.sharing import export as module
 
     wrong = module.full_tensors(speaker) | {"ln_f.weight": mx.zeros(TINY.n_embd)}
     monkeypatch.setattr(module, "full_tensors", lambda _: wrong)

@@ -13,11 +13,12 @@ import pytest
 from conftest import ROOT, free_port, opinionated
 
 from mlx_shakegpt.cli.publish import command as publish_command
-from mlx_shakegpt.export import export
 from mlx_shakegpt.files import sha256
-from mlx_shakegpt.publish import Published, upload
-from mlx_shakegpt.publish.space import _readme, requirements
 from mlx_shakegpt.settings.config import Passage
+from mlx_shakegpt.sharing.bundle import Published
+from mlx_shakegpt.sharing.export import export
+from mlx_shakegpt.sharing.space import _readme, requirements
+from mlx_shakegpt.sharing.upload import upload
 from mlx_shakegpt.text.corpus import Corpus
 from mlx_shakegpt.text.tokenizer import encode
 from mlx_shakegpt.verification.certificate import other_hashes

@@ -24,7 +24,7 @@ from .common import emit, json_option, options, prepare
 def command(presets: tuple[str, ...], repeats: int, as_json: bool, **given: Any) -> None:
     """Times the training step, greedy generation and a matrix product."""
     runtime = prepare()
-    from .. import report
+    from ..sharing import markdown
     from ..training import timing
 
     changes = {"dtype": runtime.dtype} | {k: v for k, v in given.items() if v is not None}
@@ -50,7 +50,7 @@ def command(presets: tuple[str, ...], repeats: int, as_json: bool, **given: Any)
     ]
     header = ["preset", "batch", "step", "tokens/s", "of peak", "peak memory"]
     header += ["spoken tokens/s", "text known by heart", "guesses accepted"]
-    text = report.table(header, rows) + (
+    text = markdown.table(header, rows) + (
         f"\n\nMedian of {repeats} steps; peak: {results[0]['matmul_gflops']:.0f} GFLOP/s "
         f"in {changes['dtype']} products on {runtime.name}."
     )

@@ -13,7 +13,7 @@ def command(as_json: bool) -> None:
     """Fetches Tiny Shakespeare and GPT-2's vocabulary, or checks those that are there."""
     import numpy as np
 
-    from .. import report
+    from ..sharing import markdown
     from ..text import assets, tokenizer
 
     with downloads() as progress:
@@ -30,7 +30,7 @@ def command(as_json: bool) -> None:
         "vocabulary": tokenizer.gpt2().n_vocab,
     }
     rows = [[f["name"], f"{f['bytes']:,}", f["sha256"], f["path"]] for f in entries]
-    text = report.table(["file", "bytes", "sha256", "path"], rows) + (
+    text = markdown.table(["file", "bytes", "sha256", "path"], rows) + (
         f"\n\nTiny Shakespeare is {len(ids):,} tokens, {result['distinct']:,} distinct "
         f"of {result['vocabulary']:,}."
     )

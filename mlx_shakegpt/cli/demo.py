@@ -22,7 +22,7 @@ def command(
 ) -> None:  # fmt: skip
     """Serves a local page: prompt, streamed text, known passages marked, and the evidence."""
     prepare()
-    from ..demo import serve_until_stopped
+    from ..sharing.server import serve_until_stopped
 
     subject = subject_from(run, model, data, first_line, corpus_tokens)
 

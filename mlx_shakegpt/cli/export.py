@@ -20,8 +20,8 @@ from .common import emit, json_option, prepare, speaker_from
 def command(run: str | None, target: str, dtype: str, quantize: str | None, as_json: bool) -> None:
     """Writes safetensors, config and tokenizer; reloads them and compares before it says done."""
     prepare()
-    from ..export import export
     from ..run import find_run, read_config
+    from ..sharing.export import export
 
     speaker, name = speaker_from(run, None)
     text = read_config(find_run(run))["corpus"]

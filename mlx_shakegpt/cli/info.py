@@ -16,7 +16,8 @@ def command(as_json: bool) -> None:
     """Shows device, dtype, BLAS and its speed, memory, and the presets' needs."""
     from importlib.metadata import version
 
-    from .. import report, runtime
+    from .. import runtime
+    from ..sharing import markdown
     from ..text.corpus import Corpus
     from ..text.vocabulary import Vocabulary
     from ..training import cost
@@ -66,7 +67,7 @@ def command(as_json: bool) -> None:
         f"mlx      {version('mlx')}\n"
         f"products {blas['name']} {blas['path']}, {gflops:.0f} GFLOP/s in {found.dtype}\n"
         f"{threads}\n"
-        + report.table(
+        + markdown.table(
             ["preset", "parameters", "tokens/step", "memory, estimated", "step, at least"], rows
         )
     )

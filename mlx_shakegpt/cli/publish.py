@@ -30,8 +30,8 @@ def command(
 ) -> None:  # fmt: skip
     """Writes a model folder with its card and a Space that speaks, and uploads both."""
     prepare()
-    from ..publish import publish, upload
-    from ..publish.upload import check_upload
+    from ..sharing.bundle import publish
+    from ..sharing.upload import check_upload, upload
 
     if not dry_run:
         check_upload(repo, private)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..export import export
 from ..files import must_be_empty, write_atomically
 from ..run import CURVE, of_run, read_config
 from ..settings.config import Passage, VerifyConfig
@@ -15,6 +14,7 @@ from ..text.corpus import Corpus
 from ..verification.proof import prove
 from ..weights.subject import of_folder
 from .card import model_card
+from .export import export
 from .space import TEXT, write_space
 
 

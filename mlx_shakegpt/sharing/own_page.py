@@ -10,7 +10,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
 
-from .limits import Message, Receive, Send
+from .request_limits import Message, Receive, Send
 
 LOOPBACK = frozenset(("127.0.0.1", "localhost", "[::1]"))
 UPLOADS = "/gradio_api/upload"

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 from ..weights.subject import Subject
-from .limits import LARGEST_REQUEST, LimitedRequests
 from .marked import STYLE
 from .own_page import OwnPage
 from .page import page
+from .request_limits import LARGEST_REQUEST, LimitedRequests
 
 
 def serve(

@@ -14,7 +14,7 @@ from typing import Any
 from .. import files
 from ..text import assets
 from ..weights.subject import of_folder
-from .card import front_matter
+from .markdown import front_matter
 
 TEXT = "text.txt"
 PACKAGE = Path(files.__file__).parent
@@ -22,7 +22,7 @@ APP = '''"""The model in model/ speaks on a page; everything that it needs is in
 
 from pathlib import Path
 
-from mlx_shakegpt.publish import serve_space
+from mlx_shakegpt.sharing.space import serve_space
 
 if __name__ == "__main__":
     serve_space(Path(__file__).parent, {name!r})
@@ -80,7 +80,7 @@ def serve_space(folder: Path, name: str) -> None:
     """Serves a Space's folder, with the model under its name, until the process ends; a Space names
     host and port itself, and has a proxy before it whose name the page goes by."""
     os.environ.setdefault("SHAKEGPT_HOME", str(folder))
-    from ..demo import serve_until_stopped
+    from .server import serve_until_stopped
 
     text = folder / TEXT
     subject = of_folder(folder / "model", text if text.exists() else None, name=name)

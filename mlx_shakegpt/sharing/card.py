@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ..files import as_text
-from ..report import table
 from ..verification.summary import summary
+from .markdown import front_matter, table
 
 TAGS = ("gpt2", "mlx", "mlx-shakegpt", "memorization")
-
-
-def front_matter(values: dict[str, Any]) -> str:
-    """YAML between dashes; JSON's forms of strings and lists are YAML's too."""
-    lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
-    return "\n".join(["---", *lines, "---"]) + "\n"
 
 
 def model_card(

@@ -27,8 +27,8 @@ from ..verification import certificate as papers
 from ..verification.proof import CERTIFICATE, MAP, evidence_folder, others
 from ..verification.summary import summary
 from ..weights.subject import Subject
-from .limits import LONGEST_PROMPT, MOST_TOKENS, WAITING
 from .marked import marked, plain
+from .request_limits import LONGEST_PROMPT, MOST_TOKENS, WAITING
 
 SECONDS_BETWEEN_FRAMES = 0.05
 

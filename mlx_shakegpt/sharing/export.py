@@ -18,14 +18,14 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from .files import must_be_empty, sync
-from .model.speaker import Speaker
-from .model.trees import flat
-from .settings.errors import NotReached
-from .text import assets, tokenizer
-from .weights import full_tensors, speaker_from_hf
-from .weights.huggingface_files import json_files, write_json
-from .weights.safetensors import save_tensors
+from ..files import must_be_empty, sync
+from ..model.speaker import Speaker
+from ..model.trees import flat
+from ..settings.errors import NotReached
+from ..text import assets, tokenizer
+from ..weights import full_tensors, speaker_from_hf
+from ..weights.huggingface_files import json_files, write_json
+from ..weights.safetensors import save_tensors
 
 # Largest difference of reloaded logits, as a share of the largest, or of 1 if that is less.
 TOLERANCE = {mx.float32: 1e-4, mx.float16: 0.01, mx.bfloat16: 0.05}

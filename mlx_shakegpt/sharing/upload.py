@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from .folders import Published
+from .bundle import Published
 
 TOKENS = "https://huggingface.co/settings/tokens"
 
