@@ -10,11 +10,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from mlx_shakegpt import report
 from mlx_shakegpt.cli import main
+from mlx_shakegpt.run import log_lines
 
 at, number = int(sys.argv.pop(1)), signal.Signals[sys.argv.pop(1)]
-metrics, reports = report.metrics, count(1)
+metrics, reports = log_lines.metrics, count(1)
 
 
 def stopping(step):
@@ -23,5 +23,5 @@ def stopping(step):
     return metrics(step)
 
 
-report.metrics = stopping
+log_lines.metrics = stopping
 main()

@@ -11,7 +11,7 @@ PACKAGE = ROOT / "mlx_shakegpt"
 # Each may import what stands before it.
 ORDER = [
     "settings", "files", "runtime", "text", "model", "weights", "generation", "verification",
-    "training", "report", "sinks", "pictures", "run", "api", "sharing", "cli",
+    "training", "run", "api", "sharing", "cli",
 ]  # fmt: skip
 
 

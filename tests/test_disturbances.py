@@ -83,7 +83,7 @@ NUMBERS = count(1)  # of runs
 def tripwire(monkeypatch):
     """Wires where a run works, and evaluations every few steps; no pictures."""
     for place, holder, name in (
-        ("logging", session.report, "metrics"),
+        ("logging", session.log_lines, "metrics"),
         ("noting", Seen, "note"),
         ("drawing", Windows, "batch"),
         ("evaluating", evaluated, "whole_text_nll"),

@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 from mlx_shakegpt import generate, load
-from mlx_shakegpt.report import read_metrics
+from mlx_shakegpt.run.log_lines import read_metrics
 from mlx_shakegpt.text.tokenizer import encode
 
 GOLDEN = ROOT / "tests" / "golden"

@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from mlx_shakegpt.pictures import loss_curve, smooth
+from mlx_shakegpt.run.curves import loss_curve, smooth
 
 
 @pytest.fixture

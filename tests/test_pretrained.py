@@ -11,7 +11,8 @@ import torch
 import transformers
 from conftest import ROOT, TINY, tiny_training
 
-from mlx_shakegpt.run import pretrained, read_config
+from mlx_shakegpt.run import read_config
+from mlx_shakegpt.run.pretrained import pretrained
 from mlx_shakegpt.training import Trainer
 from mlx_shakegpt.verification.loss import Evaluation
 from mlx_shakegpt.weights import full_tensors, speaker_from_hf, speaker_from_run

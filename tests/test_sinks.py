@@ -7,7 +7,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-from mlx_shakegpt.sinks import PACKAGES, Sinks
+from mlx_shakegpt.run.trackers import PACKAGES, Sinks
 from mlx_shakegpt.training import StepReport
 
 REPORT = StepReport(1, 0.1, 64, 2.5, 1e-3, 1.0, 0.1, 640.0)
@@ -38,7 +38,7 @@ def test_wandb_keeps_a_run_offline(tmp_path):
     """In a process of its own, as wandb starts threads and leaves them."""
     code = (
         "from pathlib import Path\n"
-        "from mlx_shakegpt.sinks import WandB\n"
+        "from mlx_shakegpt.run.trackers import WandB\n"
         "from mlx_shakegpt.training import StepReport\n"
         f"sink = WandB(Path({str(tmp_path)!r}), 'mine-1a2b', {{'lr': 0.5}}, 0)\n"
         "sink.log(StepReport(1, 0.1, 64, 2.5, 1e-3, 1.0, 0.1, 640.0))\n"

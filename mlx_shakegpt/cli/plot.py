@@ -20,8 +20,8 @@ from .common import emit, json_option
 @json_option
 def command(runs: tuple[str, ...], target: str, across: str, dark: bool, as_json: bool) -> None:
     """Draws loss, rate and norm of RUNS, or of the one trained last, as PNG."""
-    from ..pictures import loss_curve
     from ..run import METRICS, find_run, read_config
+    from ..run.curves import loss_curve
 
     folders = [find_run(name) for name in runs] or [find_run(None)]
     targets = {read_config(folder)["train"].target_loss for folder in folders}

@@ -78,7 +78,7 @@ def command(
     started = time.perf_counter()
     runtime = prepare()
     from ..run import open_together
-    from ..sinks import must_have, open_sinks
+    from ..run.trackers import must_have, open_sinks
 
     must_have(report_to)
 
@@ -143,7 +143,7 @@ def _display(run: Any) -> Iterator[Any]:
     """A function that shows each report: a progress bar in a terminal, log lines elsewhere."""
     from rich.console import Console
 
-    from .. import report as text
+    from ..run import log_lines as text
 
     if run.trainer.ranks.rank:
         yield silent

@@ -13,9 +13,8 @@ from .folder import (
     run_path,
 )
 from .opening import open_run
-from .pretrained import Pretrained, pretrained
+from .ranks import Member, open_together
 from .session import Run
-from .together import Member, open_together
 
 __all__ = [
     "CONFIG",
@@ -23,7 +22,6 @@ __all__ = [
     "LOG",
     "METRICS",
     "Member",
-    "Pretrained",
     "Run",
     "find_run",
     "load_corpus",
@@ -31,7 +29,6 @@ __all__ = [
     "of_run",
     "open_run",
     "open_together",
-    "pretrained",
     "read_config",
     "run_path",
 ]

@@ -13,9 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from .. import report
 from ..files import read_json, sync, write_atomically
-from ..pictures import loss_curve
 from ..runtime import Runtime, versions
 from ..runtime.ranks import ALONE, Ranks
 from ..settings.config import ModelConfig, TrainConfig
@@ -24,10 +22,12 @@ from ..text.corpus import Corpus
 from ..training import NotFinite, StepReport, TrainingError, checkpoint
 from ..verification.evidence import set_aside_unless_of
 from ..weights.safetensors import save_tensors
+from . import log_lines
+from .curves import loss_curve
 from .evaluated import trainer_of
 from .folder import CONFIG, CURVE, LOG, METRICS, must_be_new, newest_checkpoint, read_config
 from .lock import locked
-from .logs import appended, cut
+from .log_files import appended, cut
 from .pretrained import Pretrained
 
 SECONDS_BETWEEN_CHECKPOINTS, SECONDS_BETWEEN_BEST = 120, 30
@@ -180,10 +180,10 @@ class Run:
 
         with appended(self.path / METRICS) as jsonl, appended(self.path / LOG) as log:
             for step in trainer.run(settle=due):
-                jsonl.writelines(line + "\n" for line in report.metrics(step))
-                log.write(report.log_line(step) + "\n")
+                jsonl.writelines(line + "\n" for line in log_lines.metrics(step))
+                log.write(log_lines.log_line(step) + "\n")
                 if step.evaluation:
-                    log.write(report.eval_line(step) + "\n")
+                    log.write(log_lines.eval_line(step) + "\n")
                 jsonl.flush()
                 log.flush()
                 if step.settled and (due(step.step) or self._improved(step, saved_at)):

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
-from .training import StepReport
+from ..training import StepReport
 
 PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
 NUMBERS = ("loss", "lr", "norm", "epoch", "tokens_per_second")

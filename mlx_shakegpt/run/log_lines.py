@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .training import RunState, StepReport
+from ..training import RunState, StepReport
 
 
 def log_line(report: StepReport) -> str:

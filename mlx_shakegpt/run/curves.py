@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .files import atomic_path
-from .report import read_metrics
+from ..files import atomic_path
+from .log_lines import read_metrics
 
 ACROSS = {"tokens": "tokens trained", "time": "hours of training"}
 # Colours that differ on white and on black, also for those who see few (Wong, 2011).
