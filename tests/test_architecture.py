@@ -1,41 +1,97 @@
-"""The arrows between modules point one way, and the entrance stays light."""
+"""The arrows between rooms point one way, and the entrance stays light."""
 
 import ast
 import subprocess
 import sys
+from collections import Counter
+from graphlib import CycleError, TopologicalSorter
 
 import pytest
 from conftest import ROOT
 
 PACKAGE = ROOT / "mlx_shakegpt"
-# Each may import what stands before it.
-ORDER = [
-    "settings", "files", "runtime", "text", "model", "weights", "generation", "verification",
-    "training", "run", "api", "sharing", "cli",
-]  # fmt: skip
+# Each imports only rooms before it.
+ROOMS = (
+    "files", "settings", "runtime", "text", "model", "weights", "generation", "verification",
+    "training", "run", "sharing", "api", "cli",
+)  # fmt: skip
+MOST_ROOMS = 14
+SAME_NAMES = {"mlx_shakegpt.model.ops.cpu"}  # gives functions that its modules are named for
 
 
-def imports(path):
-    """Modules of the package that a file imports."""
-    inside = path.relative_to(PACKAGE).parts
+def module_of(path):
+    """A file's dotted name; a package's is that of its __init__."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path): path for path in PACKAGE.rglob("*.py")}
+
+
+def imports(module):
+    """Modules of the package that one imports, wherever in its code."""
+    path = MODULES[module]
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            base = inside[: len(inside) - node.level]
-            parts = [*base, *(node.module or "").split(".")]
-            parts = [p for p in parts if p]
-            yield from [parts[0]] if parts else [alias.name for alias in node.names]
-
-
-def test_imports_point_one_way():
-    names = {p.name.removesuffix(".py") for p in PACKAGE.iterdir() if not p.name.startswith("__")}
-    assert names - {"py.typed"} == set(ORDER)
-    for path in PACKAGE.rglob("*.py"):
-        own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        if own == "__init__":
+        if not isinstance(node, ast.ImportFrom):
             continue
-        for name in imports(path):
-            if name in ORDER and name != own:
-                assert ORDER.index(name) < ORDER.index(own), f"{own} imports {name}"
+        parts = package.split(".")
+        base = ".".join(parts[: len(parts) - node.level + 1]) if node.level else ""
+        target = ".".join(filter(None, (base, node.module)))
+        for alias in node.names:
+            found = f"{target}.{alias.name}"
+            if found in MODULES and found != module:
+                yield found
+            elif target in MODULES and target != module:
+                yield target
+
+
+def room(module):
+    return module.split(".")[1]
+
+
+def test_the_top_level_has_its_rooms_and_no_more():
+    names = {p.name.removesuffix(".py") for p in PACKAGE.iterdir() if not p.name.startswith("__")}
+    assert names - {"py.typed"} == set(ROOMS)
+    assert len(ROOMS) <= MOST_ROOMS
+
+
+@pytest.mark.parametrize("name", ROOMS)
+def test_a_room_imports_only_those_before_it(name):
+    own = [module for module in MODULES if module.count(".") and room(module) == name]
+    allowed = {*ROOMS[: ROOMS.index(name) + 1]}
+    for module in own:
+        for other in imports(module):
+            if other.count("."):  # the package itself gives the version
+                assert room(other) in allowed, f"{module} imports {other}"
+
+
+def test_nothing_imports_in_a_circle():
+    graph = {module: set(imports(module)) for module in MODULES if module.count(".")}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" → ".join(error.args[1]))
+
+
+def test_no_package_hides_a_module_behind_a_name_that_it_gives():
+    for module, path in MODULES.items():
+        if path.name != "__init__.py" or module in SAME_NAMES:
+            continue
+        names = Counter(
+            alias.asname or alias.name
+            for node in ast.parse(path.read_text()).body
+            if isinstance(node, ast.ImportFrom) and node.module
+            for alias in node.names
+        )
+        for name in names:
+            assert f"{module}.{name}" not in MODULES, f"{module} gives {name}"
+
+
+def test_settings_stay_free_of_arrays():
+    code = "import sys, mlx_shakegpt.settings.presets, mlx_shakegpt.settings.sampling\n"
+    code += "assert not {'mlx', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_modules_stay_small():
