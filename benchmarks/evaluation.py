@@ -35,7 +35,7 @@ def measure(batch_size: int, context: int, tokens: int, rounds: int) -> list[str
     trainer = Trainer(preset("gpt2-124m").model, config, text, lambda *_: None)
     step = Step(trainer.model, trainer.optimizer, config.clip, trainer.absent)
     passage = text[: tokens + 1]
-    rows = trainer.vocabulary.close(passage)
+    rows = trainer.vocabulary.rows_of(passage)
     windows = Windows(rows, batch_size, context, config.seed, False)
     training, evaluating = [], []
     mx.eval(*step(windows.batch(0), config.lr))

@@ -159,7 +159,7 @@ def readers(folder: Path) -> list[Reader]:
 
     def spoken(path: Path) -> None:
         read = speaker_from_hf(path)
-        read.model.admit(read.rows([0, read.model.config.vocab_size - 1]))
+        read.model.checked_ids(read.rows_of([0, read.model.config.vocab_size - 1]))
         config = read.model.config
         assert read.model.wte.weight.shape == (config.vocab_size, config.n_embd)
 

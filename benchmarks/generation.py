@@ -117,7 +117,7 @@ def learn(folder: Path, steps: int) -> dict[str, list[int]]:
     config = recipe("recite", "gpt2-124m", dtype="float32", **shape)
     trainer = Trainer(preset("gpt2-124m").model, config, text, lambda *_: None)
     step = Step(trainer.model, trainer.optimizer, config.clip, trainer.absent)
-    rows = trainer.vocabulary.close(text[: LEARNED + 1])
+    rows = trainer.vocabulary.rows_of(text[: LEARNED + 1])
     weights = np.ones((1, LEARNED), np.float32)
     batch = Batch(rows[None, :-1], rows[None, 1:], weights, np.zeros(1, int), 0.0)
     loss = 9.0

@@ -41,7 +41,7 @@ def measure(name: str, batch_size: int, context: int) -> None:
     for _ in trainer.run():
         pass
     rows = trainer.vocabulary.rows
-    told = cost.memory_bytes(model, config, rows, device == "cpu")
+    told = cost.training_memory(model, config, rows, device == "cpu")
     print(json.dumps({"estimated": told, "used": runtime.peak_bytes()}))
 
 

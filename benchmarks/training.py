@@ -83,8 +83,8 @@ def ours(name, config, ids, weights):
     def step(batch):
         closed = dataclasses.replace(
             batch,
-            inputs=trainer.vocabulary.close(batch.inputs),
-            targets=trainer.vocabulary.close(batch.targets),
+            inputs=trainer.vocabulary.rows_of(batch.inputs),
+            targets=trainer.vocabulary.rows_of(batch.targets),
         )
         start = time.perf_counter()
         taken = run(closed, config.lr)

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from mlx_shakegpt.settings.config import ModelConfig, TrainConfig
-from mlx_shakegpt.settings.presets import PRESETS, RECIPES, preset, recipe, suited
+from mlx_shakegpt.settings.presets import PRESETS, RECIPES, fit_to_text, preset, recipe
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_a_context_that_the_short_one_does_not_fit_drops_it(monkeypatch):
     ],
 )
 def test_a_text_gets_windows_that_it_has_and_batches_and_steps_that_suit_it(tokens, given, want):
-    config = suited(recipe("recite", "gpt2-124m", **given), tokens, given)
+    config = fit_to_text(recipe("recite", "gpt2-124m", **given), tokens, given)
     assert (config.context, config.batch_size, config.epochs) == want
     assert config.context < tokens or "context" in given
 

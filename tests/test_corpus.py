@@ -9,7 +9,7 @@ from mlx_shakegpt.text.vocabulary import Vocabulary
 def test_closed_vocabulary_knows_every_id_and_one_row_for_the_rest():
     vocabulary = Vocabulary.of(np.array([7, 3, 7, 11]), total=20)
     assert (vocabulary.rows, vocabulary.absent) == (4, 17)
-    assert vocabulary.close(np.array([3, 7, 11, 0, 19])).tolist() == [0, 1, 2, 3, 3]
+    assert vocabulary.rows_of(np.array([3, 7, 11, 0, 19])).tolist() == [0, 1, 2, 3, 3]
     everything = Vocabulary.of(np.arange(5), total=5)
     assert (everything.rows, everything.absent) == (5, 0)
 

@@ -28,7 +28,7 @@ def plain(speaker, prompt, count):
     for _ in range(count):
         if len(window) > speaker.context:
             window = history[-half:]
-        logits = speaker.expand(speaker.model(speaker.rows(window)[None]))
+        logits = speaker.expand(speaker.model(speaker.rows_of(window)[None]))
         history.append(int(logits[0, -1].argmax()))
         window.append(history[-1])
     return history[len(prompt) :]

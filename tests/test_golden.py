@@ -59,5 +59,5 @@ def test_a_stored_export_speaks_as_the_run_does(golden_run):
     logits = exported.speaker.model(ids)[0, -1]
     assert logits.shape == (50257,)
     speaker = load("golden").speaker
-    own = speaker.expand(speaker.model(mx.array(speaker.rows(ids[0].tolist())[None]))[0, -1])
+    own = speaker.expand(speaker.model(mx.array(speaker.rows_of(ids[0].tolist())[None]))[0, -1])
     assert mx.abs(logits - own).max().item() < 0.05 * mx.abs(own).max().item()

@@ -33,7 +33,7 @@ def test_whole_text_loss_is_that_of_numpy(ids, closed):
     got = whole_text_nll(model, ids, 16, vocabulary)
     total, hits = 0.0, 0
     starts, first = _windows(len(ids), 16)
-    rows = vocabulary.close(ids) if closed else ids
+    rows = vocabulary.rows_of(ids) if closed else ids
     for s, f in zip(starts, first, strict=True):
         logits = np.array(model(mx.array(rows[None, s : s + 16])), np.float64)[0]
         weights = np.exp(logits)
@@ -107,17 +107,17 @@ def test_a_small_model_learns_a_text_by_heart():
 
 
 @pytest.mark.skipif(
-    sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2, reason="one core has one lane"
+    sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2, reason="one core has one stream"
 )
-def test_two_lanes_score_as_one_does():
+def test_two_streams_score_as_one_does():
     code = (
         "import numpy as np\n"
-        "from mlx_shakegpt.runtime import lanes, setup\n"
+        "from mlx_shakegpt.runtime import parallel_streams, setup\n"
         "setup()\n"
         "from conftest import opinionated\n"
         "from mlx_shakegpt.verification.loss import token_scores\n"
         "ids = np.random.default_rng(0).integers(0, 50257, 700)\n"
-        "print(len(lanes()))\n"
+        "print(len(parallel_streams()))\n"
         "print(*token_scores(opinionated(64).model, ids, 64).nll)\n"
     )
     said = []

@@ -142,9 +142,9 @@ def test_ids_outside_the_vocabulary_never_reach_mlx(bad):
             refuse()
 
 
-def test_a_compiled_model_takes_ids_that_were_admitted():
+def test_a_compiled_model_takes_ids_that_were_checked():
     model = seeded(TINY)
-    ids = model.admit(np.array([[5, 6, 7]]))
+    ids = model.checked_ids(np.array([[5, 6, 7]]))
     compiled = mx.compile(model)
     assert np.allclose(np.array(compiled(ids)), np.array(model(ids)), atol=1e-5)
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from mlx_shakegpt.generation.lookup import LONGEST_MATCH, Lookup
 from mlx_shakegpt.settings.config import ModelConfig, Passage, TrainConfig, VerifyConfig
 from mlx_shakegpt.settings.fields import Checked
-from mlx_shakegpt.settings.presets import OURS, RECIPES
+from mlx_shakegpt.settings.presets import DEFAULT_RECIPE, RECIPES
 from mlx_shakegpt.settings.sampling import Sampling
 from mlx_shakegpt.text.quotations import _WORD, Source
 from mlx_shakegpt.text.tokenizer import decode, decode_stream, encode
@@ -26,7 +26,7 @@ from mlx_shakegpt.training.windows import Seen, Windows
 from mlx_shakegpt.verification.extraction import wilson
 from mlx_shakegpt.weights.safetensors import check_tensors, load_tensors
 
-HARD = RECIPES[OURS].hard
+HARD = RECIPES[DEFAULT_RECIPE].hard
 TEXT = st.text("abz 09.'é羅🌹👩\u200d\u0301\0\n\t")  # all of Unicode would take a second to set up
 NAME = st.text("ab_é\0", max_size=3)
 
@@ -102,14 +102,14 @@ def test_text_comes_back_from_its_ids_in_whole_characters(text):
 def test_rows_of_ids_lead_back_to_them_and_absent_ids_share_one(case):
     total, ids = case
     vocabulary = Vocabulary.of(ids, total)
-    assert (vocabulary.own[vocabulary.close(ids)] == ids).all()
+    assert (vocabulary.own[vocabulary.rows_of(ids)] == ids).all()
     absent = np.setdiff1d(np.arange(total), ids)
     assert vocabulary.absent == len(absent)
     assert vocabulary.rows == len(np.unique(vocabulary.table)) == len(set(ids)) + bool(len(absent))
-    assert (vocabulary.close(absent) == vocabulary.rows - 1).all()
+    assert (vocabulary.rows_of(absent) == vocabulary.rows - 1).all()
     for wrong in (-1, total):
         with pytest.raises(ValueError, match=str(wrong)):
-            vocabulary.close(np.array([wrong]))
+            vocabulary.rows_of(np.array([wrong]))
 
 
 def _ids(total):

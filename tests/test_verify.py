@@ -301,11 +301,11 @@ def test_sampled_chance_is_the_product_of_probabilities(known):
     found = extraction(speaker, ids, 10, 5, sample(20, 0, 0, all_below=20))
     halves = 0
     for o in range(20):
-        rows = speaker.rows(ids[o : o + 14])
+        rows = speaker.rows_of(ids[o : o + 14])
         logits = np.array(speaker.model(rows[None]), np.float64)[0, 9:]
         logits[:, -1] += math.log(speaker.vocabulary.absent)
         p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-        own = speaker.rows(ids[o + 10 : o + 15])
+        own = speaker.rows_of(ids[o + 10 : o + 15])
         halves += np.prod(p[np.arange(5), own]) >= 0.5
     assert found["p_z_half"] == pytest.approx(halves / 20)
     assert found["discoverable"]["1"] <= found["p_z_half"] <= found["discoverable"]["10"]

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import click
 
-from ..settings.presets import PRESETS, recipe, suited
+from ..settings.presets import PRESETS, fit_to_text, recipe
 from .common import emit, json_option, prepare
 
 
@@ -29,7 +29,7 @@ def command(as_json: bool) -> None:
     presets = {}
     for name, chosen in PRESETS.items():
         ids = Corpus.load(None, chosen.passage).ids
-        config = suited(recipe("recite", name, dtype=found.dtype), len(ids), {})
+        config = fit_to_text(recipe("recite", name, dtype=found.dtype), len(ids), {})
         own = Vocabulary.of(ids)
         one_step = cost.step(chosen.model, config, gflops, own.rows, found.device == "cpu")
         presets[name] = asdict(one_step)
@@ -45,7 +45,7 @@ def command(as_json: bool) -> None:
         "name": found.name,
         "dtype": found.dtype,
         "blas": {**blas, "gflops": round(gflops, 1)},
-        "memory_bytes": runtime.memory_bytes(),
+        "memory_bytes": runtime.total_memory(),
         "free_bytes": runtime.free_bytes(),
         "mlx": version("mlx"),
         "presets": presets,
@@ -62,7 +62,7 @@ def command(as_json: bool) -> None:
     ]
     text = (
         f"device   {found.device}, {found.name}\n"
-        f"memory   {runtime.memory_bytes() / 1e9:.1f} GB, {runtime.free_bytes() / 1e9:.1f} free\n"
+        f"memory   {runtime.total_memory() / 1e9:.1f} GB, {runtime.free_bytes() / 1e9:.1f} free\n"
         f"dtype    {found.dtype}\n"
         f"mlx      {version('mlx')}\n"
         f"products {blas['name']} {blas['path']}, {gflops:.0f} GFLOP/s in {found.dtype}\n"

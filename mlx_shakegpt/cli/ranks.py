@@ -27,7 +27,7 @@ def joined(runtime: Any, seconds: float) -> Iterator[Any]:
     SystemExit(0) then, as mlx.launch ends all at once where one fails; and for a fault of its own
     ValueError with its number.
     """
-    from ..runtime.ranks import ALONE, Shared, join
+    from ..runtime.ranks import ALONE, SharedError, join
 
     ranks = ALONE
     try:
@@ -45,7 +45,7 @@ def joined(runtime: Any, seconds: float) -> Iterator[Any]:
     except (ValueError, OSError) as error:
         if not runtime.launch.rank:
             raise
-        if isinstance(error, (Shared, NotReached)):  # all ranks have the same numbers
+        if isinstance(error, (SharedError, NotReached)):  # all ranks have the same numbers
             raise SystemExit(0) from None
         raise ValueError(f"rank {runtime.launch.rank}: {error}") from None
     finally:

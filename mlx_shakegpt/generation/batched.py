@@ -48,11 +48,11 @@ class Reader:
             self._cache = prompt_cache(speaker)
             ids = self._history[:, -min(self._history.shape[1], max(1, context // 2)) :]
         self._history = self._history[:, -context:]
-        rows = speaker.model.admit(speaker.rows(ids))
+        rows = speaker.model.checked_ids(speaker.rows_of(ids))
         states = speaker.model.hidden(rows, self._cache, 1)
         logits = speaker.model.head(states[:, 0])
         chosen, firm = self._choose.ids(logits), self._choose.firm(logits)
-        near = self._choose.near(logits, speaker.model.admit(speaker.rows(true)))
+        near = self._choose.near(logits, speaker.model.checked_ids(speaker.rows_of(true)))
         tie = mx.where(chosen == mx.array(true), ~firm, near)
         mx.eval(chosen, tie)
         return np.array(chosen).astype(np.int32), np.array(tie)

@@ -163,7 +163,7 @@ def _logits(
     if isinstance(ids, mx.array):
         rows = speaker.table[ids] if speaker.vocabulary else ids
     else:
-        rows = speaker.model.admit(speaker.rows(ids))
+        rows = speaker.model.checked_ids(speaker.rows_of(ids))
     return speaker.model.head(speaker.model.hidden(rows.reshape(1, -1), cache, last)[0])
 
 

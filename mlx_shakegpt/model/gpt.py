@@ -112,12 +112,12 @@ class GPT(nn.Module):
         """The blocks, under the name that mlx-lm asks for."""
         return self.h
 
-    def admit(self, ids: mx.array | np.ndarray) -> mx.array:
+    def checked_ids(self, ids: mx.array | np.ndarray) -> mx.array:
         """Ids, or a closed vocabulary's rows, of any shape, for `hidden`: int32, on the device.
 
         Raises ValueError for one that `wte` has no row for: MLX itself does not check, and reads
         foreign memory. The argument of a function that is being compiled has no value to look at
-        and is let through; admit it before.
+        and is let through; check it before.
         """
         try:
             held = np.asarray(ids)
@@ -128,12 +128,12 @@ class GPT(nn.Module):
     def hidden(
         self, ids: mx.array, cache: list[Any] | None = None, last: int | None = None
     ) -> mx.array:
-        """Normalised last states (B, T, C) of admitted ids (B, T), after those in `cache`.
+        """Normalised last states (B, T, C) of checked ids (B, T), after those in `cache`.
 
         With `last`, only those of that many last positions, which saves most of the last block.
 
-        Raises ValueError where the positions would run past the position table, as `admit` does
-        for ids.
+        Raises ValueError where the positions would run past the position table, as `checked_ids`
+        does for ids.
         """
         T = ids.shape[1]
         start = cache[0].offset if cache else 0
@@ -156,5 +156,5 @@ class GPT(nn.Module):
         return ops.linear(states, self.wte.weight)
 
     def __call__(self, ids: mx.array | np.ndarray, cache: list[Any] | None = None) -> mx.array:
-        """Logits (B, T, rows) of ids (B, T). Raises as `admit` and `hidden`."""
-        return self.head(self.hidden(self.admit(ids), cache))
+        """Logits (B, T, rows) of ids (B, T). Raises as `checked_ids` and `hidden`."""
+        return self.head(self.hidden(self.checked_ids(ids), cache))

@@ -32,11 +32,11 @@ class Speaker:
     vocabulary: Vocabulary | None
     context: int
 
-    def rows(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Rows, as many, of some ids; the model admits them or not. Raises ValueError for an id
-        that a closed vocabulary does not know."""
+    def rows_of(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """The row of each id; the model checks them. Raises ValueError for an id that a closed
+        vocabulary does not know."""
         held = np.asarray(ids)
-        return self.vocabulary.close(held) if self.vocabulary else held
+        return self.vocabulary.rows_of(held) if self.vocabulary else held
 
     @cached_property
     def table(self) -> mx.array:

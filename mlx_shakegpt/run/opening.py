@@ -16,7 +16,7 @@ import mlx.core as mx
 from ..runtime import Runtime, free_bytes, matmul_gflops
 from ..runtime.ranks import ALONE, Ranks
 from ..settings.config import LENGTH, ModelConfig, Passage, TrainConfig
-from ..settings.presets import OURS, PRESETS, preset, preset_like, recipe, suited
+from ..settings.presets import DEFAULT_RECIPE, PRESETS, fit_to_text, preset, preset_like, recipe
 from ..text import assets
 from ..text.corpus import Corpus
 from ..text.vocabulary import Vocabulary
@@ -76,7 +76,7 @@ def open_run(
         name = shape
         tell(f"Beginning with {start.source}, {start.model.config.n_parameters:,} parameters.")
         given = PRETRAINED | given
-    recipe_name, data = given.pop("recipe", OURS), given.pop("data", None)
+    recipe_name, data = given.pop("recipe", DEFAULT_RECIPE), given.pop("data", None)
     base = preset(name).passage if data is None and name in PRESETS else Passage()
     passage = Passage(
         given.pop("first_line", base.first_line), given.pop("corpus_tokens", base.tokens)
@@ -85,8 +85,8 @@ def open_run(
     config = recipe(recipe_name, name if name in PRESETS else None, **given)
     model = start.model.config if start else preset(name).model
     corpus = read_corpus(data, passage, progress)
-    if recipe_name == OURS:
-        config = suited(config, len(corpus.ids), given)
+    if recipe_name == DEFAULT_RECIPE:
+        config = fit_to_text(config, len(corpus.ids), given)
     must_fit(runtime, model, config, corpus, ranks, free_bytes())
     names = {"preset": name, "recipe": recipe_name}
     run = Run(path, model, config, corpus, names, start, ranks)
@@ -102,7 +102,7 @@ def _plan(run: Run, runtime: Runtime) -> str:
     config, total = run.trainer.config, run.trainer.state.total
     most = f"at most {total:,} steps of {config.tokens_per_step:,} tokens"
     tokens, model = len(run.corpus.ids), run.trainer.model.config
-    usual = suited(recipe(OURS, preset_like(model)), tokens, {})
+    usual = fit_to_text(recipe(DEFAULT_RECIPE, preset_like(model)), tokens, {})
     free = {name: getattr(config, name) for name in _ANY}
     if run.start is not None or replace(usual, **free) != config:
         return most

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..files import sha256
 from ..runtime import Runtime, free_bytes, versions
-from ..runtime.ranks import Ranks, Shared
+from ..runtime.ranks import Ranks, SharedError
 from ..settings.config import ModelConfig, Passage, TrainConfig
 from ..text.corpus import Corpus
 from ..training import StepReport, Trainer
@@ -46,7 +46,7 @@ def open_together(
 ) -> Run | Member:
     """The run to follow on this rank; `open_run` for one that is alone.
 
-    Raises Shared for what every rank hears of, and on the rank that cannot do what was asked
+    Raises SharedError for what every rank hears of, and on the rank that cannot do what was asked
     ValueError or OSError as `open_run`.
     """
     if ranks.size == 1:
@@ -66,7 +66,7 @@ def open_together(
 
     try:
         run = open_run(runtime, asked, resume, tell, progress, ranks, agree)
-    except Shared:
+    except SharedError:
         raise
     except (ValueError, OSError) as error:
         ranks.gather({"problem": str(error)})
@@ -120,7 +120,7 @@ def _head(asked: Mapping[str, Any], resume: bool) -> dict[str, Any]:
 
 
 def _must_be_alike(heads: list[dict[str, Any]]) -> None:
-    """Raises Shared, on every rank alike, where one has other versions or settings."""
+    """Raises SharedError, on every rank alike, where one has other versions or settings."""
     first = heads[0]
     for rank, head in enumerate(heads):
         for kind, way in (
@@ -130,13 +130,13 @@ def _must_be_alike(heads: list[dict[str, Any]]) -> None:
             for name in sorted(first[kind].keys() | head[kind].keys()):
                 mine, its = first[kind].get(name), head[kind].get(name)
                 if mine != its:
-                    raise Shared(f"rank {rank} has {name} {its}, rank 0 has {mine}; {way}")
+                    raise SharedError(f"rank {rank} has {name} {its}, rank 0 has {mine}; {way}")
 
 
 def _exchange(ranks: Ranks, content: Any, problem: str | None = None) -> list[Any]:
-    """What every rank gives. Raises Shared where one has a problem instead."""
+    """What every rank gives. Raises SharedError where one has a problem instead."""
     answers = ranks.gather({"content": content, "problem": problem})
     for rank, answer in enumerate(answers):
         if answer["problem"] is not None:
-            raise Shared(f"rank {rank}: {answer['problem']}")
+            raise SharedError(f"rank {rank}: {answer['problem']}")
     return [answer["content"] for answer in answers]

@@ -1,20 +1,20 @@
 """The machine: its device, memory and processes, and what makes MLX fast on it."""
 
-from .device import Runtime, lanes, matmul_gflops, on_gpu, setup, versions
+from .device import Runtime, matmul_gflops, on_gpu, parallel_streams, setup, versions
 from .launch import Launch, launched
-from .memory import free_bytes, memory_bytes, peak_bytes, peak_resident_bytes
+from .memory import free_bytes, peak_bytes, peak_resident_bytes, total_memory
 
 __all__ = [
     "Launch",
     "Runtime",
     "free_bytes",
-    "lanes",
     "launched",
     "matmul_gflops",
-    "memory_bytes",
     "on_gpu",
+    "parallel_streams",
     "peak_bytes",
     "peak_resident_bytes",
     "setup",
+    "total_memory",
     "versions",
 ]

@@ -96,7 +96,7 @@ def _keep_freed_memory() -> None:
 
 
 @cache
-def lanes() -> list[mx.Stream]:
+def parallel_streams() -> list[mx.Stream]:
     """Streams among which to share independent work, in one call of mx.eval: on a CPU whose threads
     share products two, else the default one.
 

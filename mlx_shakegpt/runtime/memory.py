@@ -23,7 +23,7 @@ _GROUPS = (
 _UNITS = 1024  # of /proc/meminfo
 
 
-def memory_bytes() -> int:
+def total_memory() -> int:
     """Bytes of physical memory, which a Mac's GPU shares."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
@@ -35,9 +35,9 @@ def free_bytes() -> int:
     the process's control group have left; elsewhere all memory.
     """
     if mx.default_device().type == mx.DeviceType.gpu:
-        limit = mx.device_info().get("max_recommended_working_set_size", memory_bytes())
+        limit = mx.device_info().get("max_recommended_working_set_size", total_memory())
         return int(limit) - mx.get_active_memory()
-    free = memory_bytes()
+    free = total_memory()
     try:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         told = dict(line.split(":") for line in lines)

@@ -20,7 +20,7 @@ from .watchdog import Watchdog
 OPENING_SECONDS = 3600.0  # for a run to be opened on all ranks
 
 
-class Shared(ValueError):
+class SharedError(ValueError):
     """An error that every rank knows, and rank 0 tells."""
 
 

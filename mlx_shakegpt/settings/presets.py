@@ -37,7 +37,7 @@ PRESETS: dict[str, Preset] = {
     "gpt2-xl": Preset(ModelConfig(n_layer=48, n_head=25, n_embd=1600), Passage(), {"lr": 4.8e-4}),
 }
 
-OURS = "recite"
+DEFAULT_RECIPE = "recite"
 LEAST_STEPS = 600  # at most, however short the text
 # Steps an epoch, about, for texts that allow it: with fewer, steps are what is short; with more,
 # they are small.
@@ -47,7 +47,7 @@ RECIPES: dict[str, TrainConfig] = {
     # Muon and heads that begin by looking back learn a text in a third of the exposures; the rate
     # falls with the loss, so that no length need be planned. Few tokens a step want a slower second
     # moment (Marek et al., 2025).
-    OURS: TrainConfig(
+    DEFAULT_RECIPE: TrainConfig(
         batch_size=4,
         context=128,
         epochs=30.0,
@@ -113,7 +113,7 @@ def recipe(name: str, preset_name: str | None = None, **changes: Any) -> TrainCo
     Raises ValueError for an unknown name or a value that fails its check.
     """
     config = _named(RECIPES, name, "recipe")
-    if name == OURS and preset_name:
+    if name == DEFAULT_RECIPE and preset_name:
         config = replace(config, **preset(preset_name).recite)
     if "epochs" in changes:
         changes.setdefault("steps", 0)
@@ -125,23 +125,23 @@ def recipe(name: str, preset_name: str | None = None, **changes: Any) -> TrainCo
     return replace(config, **changes)
 
 
-def suited(config: TrainConfig, tokens: int, given: Collection[str]) -> TrainConfig:
-    """`config` for a text of so many tokens: where neither context nor number of steps was given,
+def fit_to_text(config: TrainConfig, tokens: int, chosen: Collection[str]) -> TrainConfig:
+    """`config` for a text of so many tokens: where neither context nor number of steps was chosen,
     a short text gets windows that it has, and epochs for LEAST_STEPS steps at most; where neither
-    context nor batch was given, a long one gets larger batches.
+    context nor batch was chosen, a long one gets larger batches.
     """
     changes: dict[str, Any] = {}
     windows = {"context", "short_context"}
     fitting = 1 << max(tokens - 1, 1).bit_length() - 1  # a window needs one more token
-    if not windows & set(given) and 2 <= fitting < config.context:
+    if not windows & set(chosen) and 2 <= fitting < config.context:
         changes |= {"context": fitting, "short_context": min(config.short_context, fitting)}
-    if not (windows | {"batch_size"}) & set(given):
+    if not (windows | {"batch_size"}) & set(chosen):
         most = min(tokens // STEPS_AN_EPOCH, MOST_TOKENS_A_STEP)
         while 2 * config.tokens_per_step <= most:
             config = replace(config, batch_size=2 * config.batch_size)
     config = replace(config, **changes)
     epochs = math.ceil(LEAST_STEPS * config.tokens_per_step / tokens)
-    if not {"epochs", "steps"} & set(given) and epochs > config.epochs:
+    if not {"epochs", "steps"} & set(chosen) and epochs > config.epochs:
         config = replace(config, epochs=float(epochs))
     return config
 

@@ -120,7 +120,7 @@ def _compare(speaker: Speaker, folder: Path, dtype: mx.Dtype) -> float:
     if their_tokenizer.encode(PROBE_TEXT)[: speaker.context] != ids:
         raise ExportError("the exported tokenizer gives other ids than tiktoken")
     theirs = np.array(model(mx.array([ids])).astype(mx.float32))
-    logits = speaker.expand(speaker.model(speaker.rows(ids)[None]))
+    logits = speaker.expand(speaker.model(speaker.rows_of(ids)[None]))
     ours = np.array(logits.astype(mx.float32))
     difference = float(np.abs(theirs - ours).max())
     share = max(TOLERANCE[dtype], TOLERANCE[logits.dtype])

@@ -51,6 +51,6 @@ class Vocabulary:
         table[self.own] = np.arange(len(self.own), dtype=np.int32)
         return table
 
-    def close(self, ids: np.ndarray) -> np.ndarray:
+    def rows_of(self, ids: np.ndarray) -> np.ndarray:
         """Row of each id. Raises ValueError for one that is no id."""
         return self.table[within(ids, self.total)]

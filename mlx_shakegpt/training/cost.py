@@ -59,7 +59,7 @@ def expected_epochs(tokens: int) -> float:
     return float(np.exp(np.interp(np.log(tokens), lengths, epochs)))
 
 
-def memory_bytes(
+def training_memory(
     model: ModelConfig, config: TrainConfig, rows: int, on_cpu: bool, batch_size: int | None = None
 ) -> int:
     """Bytes that training takes at its peak, with `rows` rows of the head.
@@ -97,12 +97,12 @@ def must_fit(
     """Raises ValueError where training takes more than `free` bytes in each of so many ranks, with
     what would fit; a run that is `resumed` keeps its batches."""
     size = -(-config.batch_size // ranks)
-    need = memory_bytes(model, config, rows, on_cpu, size)
+    need = training_memory(model, config, rows, on_cpu, size)
     if need <= free:
         return
-    while size > 1 and memory_bytes(model, config, rows, on_cpu, size) > free:
+    while size > 1 and training_memory(model, config, rows, on_cpu, size) > free:
         size //= 2
-    least = memory_bytes(model, config, rows, on_cpu, size)
+    least = training_memory(model, config, rows, on_cpu, size)
     way = f"use --batch-size {size * ranks} ({least / 1e9:.1f} GB)"
     if resumed:
         way = f"close other programs, or start another --run with {way.removeprefix('use ')}"
@@ -125,6 +125,6 @@ def step(
         parameters=model.n_parameters,
         tokens=tokens,
         flops=flops,
-        memory_bytes=memory_bytes(model, config, rows, on_cpu),
+        memory_bytes=training_memory(model, config, rows, on_cpu),
         seconds=flops / gflops / 1e9,
     )

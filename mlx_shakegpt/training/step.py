@@ -93,7 +93,7 @@ class Step:
         self.ranks.wait()
         self.optimizer.learning_rate = lr
         inputs, targets, weights = self._share(batch)
-        ids = map(self.model.admit, (inputs, targets))
+        ids = map(self.model.checked_ids, (inputs, targets))
         results = self._step(mx.array(float(asked)), *ids, mx.array(weights))
         mx.async_eval(results, self.state)
         loss, norm, nll, total = results

@@ -98,7 +98,7 @@ class Trainer:
         self.optimizer = optimizer_of(config, model_config.n_embd)
         self.optimizer.init(self.model.trainable_parameters())
         mx.eval(self.optimizer.state)
-        rows = closed.close(ids) if closed else ids
+        rows = closed.rows_of(ids) if closed else ids
         self.order = Order(rows, config)
         self.absent = closed.absent if closed else 1
         total = config.steps or self.order.steps(config.epochs)

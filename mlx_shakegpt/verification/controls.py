@@ -79,7 +79,7 @@ def leak(speaker: Speaker, ids: np.ndarray) -> float:
     0 for a causal model. Exact in floating point where a pass of one shape always computes alike.
     """
     length = min(speaker.context, len(ids), 128)
-    rows = speaker.rows(ids[:length])
+    rows = speaker.rows_of(ids[:length])
     largest = 0.0
     plain = np.array(speaker.model(rows[None]).astype(mx.float32))[0]
     for cut in sorted({max(1, length * quarter // 4) for quarter in (1, 2, 3)}):

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..model import ops
 from ..model.gpt import GPT
-from ..runtime import lanes
+from ..runtime import parallel_streams
 from ..runtime.ranks import ALONE, Ranks
 from ..text.vocabulary import Vocabulary
 
@@ -105,7 +105,7 @@ def window_scores(
     model: GPT, windows: np.ndarray, last: int, vocabulary: Vocabulary | None = None
 ) -> Scores:
     """The scores, (W, last), of the last tokens of windows (W, T + 1) of ids."""
-    rows = vocabulary.close(windows) if vocabulary else windows
+    rows = vocabulary.rows_of(windows) if vocabulary else windows
     size = max(1, TOKENS_AT_ONCE // (windows.shape[1] - 1))
     batches = ((last, rows[i : i + size]) for i in range(0, len(rows), size))
     parts = list(_computed(model, vocabulary.absent if vocabulary else 0, batches))
@@ -154,7 +154,7 @@ def _spread(n: int) -> np.ndarray:
 
 def _batches(n: int, size: int) -> Iterator[np.ndarray]:
     """Windows 0 … n − 1 in batches of nearly one size, and then the first window alone, as it
-    scores all of its positions; an even number of batches, for two lanes."""
+    scores all of its positions; an even number of batches, for two streams."""
     order = _spread(n)
     order = order[order != 0]
     if len(order):
@@ -177,7 +177,7 @@ def _scored_windows(
 ) -> Iterator[tuple[np.ndarray, Scores]]:
     """Places in the text, (n,), and their scores, window after window, spread over the text;
     those of every `stride`-th batch from `offset` on."""
-    rows = vocabulary.close(ids) if vocabulary else ids
+    rows = vocabulary.rows_of(ids) if vocabulary else ids
     starts, first = _windows(len(ids), context)
     chosen = _chosen(len(ids), context)[offset::stride]
     lengths = [context - int(first[part].min()) for part in chosen]  # scored positions, at most
@@ -196,17 +196,17 @@ def _computed(
     model: GPT, absent: int, batches: Iterator[tuple[int, np.ndarray]]
 ) -> Iterator[Scores]:
     """The scores, (W, last), of batches (last, windows (W, T + 1) of rows), some at a time."""
-    streams = lanes()
+    streams = parallel_streams()
     compiled: dict[tuple[int, int], Callable[[mx.array], Sequence[mx.array]]] = {}
     while group := list(itertools.islice(batches, len(streams))):
         results = []
-        for lane, (last, windows) in enumerate(group):
-            with mx.stream(streams[lane]):
-                if (lane, last) not in compiled:
-                    compiled[lane, last] = partial(mx.compile, inputs=model.state)(
+        for index, (last, windows) in enumerate(group):
+            with mx.stream(streams[index]):
+                if (index, last) not in compiled:
+                    compiled[index, last] = partial(mx.compile, inputs=model.state)(
                         partial(_score, model, absent, last)
                     )
-                results.append(compiled[lane, last](model.admit(windows)))
+                results.append(compiled[index, last](model.checked_ids(windows)))
         mx.eval(results)
         for nll, hit in results:
             yield Scores(np.array(nll), np.array(hit))
