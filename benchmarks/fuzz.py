@@ -103,7 +103,7 @@ def readers(folder: Path) -> list[Reader]:
     from mlx_shakegpt.text.corpus import Corpus
     from mlx_shakegpt.training import checkpoint
     from mlx_shakegpt.verification import certificate, comparison
-    from mlx_shakegpt.weights import speaker_from_hf, speaker_from_run
+    from mlx_shakegpt.weights import model_from_hf, model_from_run
     from mlx_shakegpt.weights.safetensors import load_tensors
 
     text = folder / "text.txt"
@@ -118,9 +118,9 @@ def readers(folder: Path) -> list[Reader]:
         pass
     run.close()
     own = run.path
-    speaker = speaker_from_run(own / checkpoint.MODEL, model)
-    export(speaker, folder / "plain", text=corpus.told)
-    export(speaker, folder / "small", bits=4)
+    language_model = model_from_run(own / checkpoint.MODEL, model)
+    export(language_model, folder / "plain", text=corpus.told)
+    export(language_model, folder / "small", bits=4)
     for name in ("plain", "small"):  # megabytes, whose reading is the same for all inputs
         for tokenizer in ("vocab.json", "tokenizer.json"):
             (folder / name / tokenizer).unlink()
@@ -139,7 +139,7 @@ def readers(folder: Path) -> list[Reader]:
     }  # fmt: skip
     weights = of_run("fuzzed").hashed()
     paper = certificate.certificate(
-        speaker, "fuzzed", weights, corpus.told, VerifyConfig(), setup(), figures
+        language_model, "fuzzed", weights, corpus.told, VerifyConfig(), setup(), figures
     )
     certificate.write(folder / "paper" / "certificate.json", paper)
     saved = checkpoint.newest(own / "checkpoints")[0]
@@ -155,13 +155,13 @@ def readers(folder: Path) -> list[Reader]:
         comparison.compare(content, paper)
 
     def own_weights(path: Path) -> None:
-        speaker_from_run(path / checkpoint.MODEL, model)
+        model_from_run(path / checkpoint.MODEL, model)
 
     def spoken(path: Path) -> None:
-        read = speaker_from_hf(path)
-        read.model.checked_ids(read.rows_of([0, read.model.config.vocab_size - 1]))
-        config = read.model.config
-        assert read.model.wte.weight.shape == (config.vocab_size, config.n_embd)
+        read = model_from_hf(path)
+        read.gpt.checked_ids(read.rows_of([0, read.gpt.config.vocab_size - 1]))
+        config = read.gpt.config
+        assert read.gpt.wte.weight.shape == (config.vocab_size, config.n_embd)
 
     return [
         Reader("safetensors", own, checkpoint.MODEL, tensors),

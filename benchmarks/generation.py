@@ -48,13 +48,15 @@ def ours(folder):
     from mlx_shakegpt.settings.config import Passage
     from mlx_shakegpt.settings.presets import preset
     from mlx_shakegpt.text.corpus import Corpus
-    from mlx_shakegpt.weights import speaker_from_run
+    from mlx_shakegpt.weights import model_from_run
 
-    speaker = speaker_from_run(Path(folder) / "run.safetensors", preset("gpt2-124m").model)
+    language_model = model_from_run(Path(folder) / "run.safetensors", preset("gpt2-124m").model)
     text = Corpus.load(None, Passage()).ids
     # What such a model says stands in what it learned; as unknown text it is looked up elsewhere.
     texts = {"known": text, "unknown": text[LEARNED + 1 :]}
-    return lambda ids, name, count: list(stream(speaker, ids, count, lookup=Lookup(texts[name])))
+    return lambda ids, name, count: list(
+        stream(language_model, ids, count, lookup=Lookup(texts[name]))
+    )
 
 
 def mlx_lm(folder):
@@ -101,7 +103,7 @@ def learn(folder: Path, steps: int) -> dict[str, list[int]]:
     import mlx.core as mx
     import numpy as np
 
-    from mlx_shakegpt.model.speaker import Speaker
+    from mlx_shakegpt.model.language_model import LanguageModel
     from mlx_shakegpt.settings.config import Passage
     from mlx_shakegpt.settings.presets import preset, recipe
     from mlx_shakegpt.sharing import export
@@ -126,10 +128,12 @@ def learn(folder: Path, steps: int) -> dict[str, list[int]]:
         loss = step(batch, rate).loss
         mx.eval(loss)
     click.echo(f"Learned {LEARNED} tokens in {steps} steps, to {float(loss):.4f} nats.", err=True)
-    speaker = Speaker(trainer.model, trainer.vocabulary, preset("gpt2-124m").model.n_positions)
-    tensors = run_tensors(trainer.model, trainer.vocabulary, speaker.context)
+    language_model = LanguageModel(
+        trainer.model, trainer.vocabulary, preset("gpt2-124m").model.n_positions
+    )
+    tensors = run_tensors(trainer.model, trainer.vocabulary, language_model.context)
     save_tensors(folder / "run.safetensors", tensors)
-    export.export(speaker, folder / "hf", "float32")
+    export.export(language_model, folder / "hf", "float32")
     return {
         "known": text[:PROMPT].tolist(),
         "unknown": text[200_000 : 200_000 + PROMPT].tolist(),

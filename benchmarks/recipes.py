@@ -36,7 +36,7 @@ def changed(text: str, preset_name: str, epochs: float, most: float) -> tuple[st
 
 
 def run(text: str, preset_name: str, passage: Passage, epochs: float, most: float) -> list[str]:
-    from mlx_shakegpt.model.speaker import Speaker
+    from mlx_shakegpt.model.language_model import LanguageModel
     from mlx_shakegpt.text.corpus import Corpus
     from mlx_shakegpt.training import Trainer
     from mlx_shakegpt.verification.extraction import LENGTHS, extraction, sample
@@ -52,12 +52,12 @@ def run(text: str, preset_name: str, passage: Passage, epochs: float, most: floa
     )
 
     def rates() -> list[float]:
-        speaker = Speaker(
+        language_model = LanguageModel(
             trainer.model, trainer.vocabulary, trainer.context(trainer.state.step - 1)
         )
         chosen = [sample(len(ids) - k - m + 1, OFFSETS, 1) for k, m in LENGTHS]
         pairs = zip(LENGTHS, chosen, strict=True)
-        return [extraction(speaker, ids, k, m, c)["rate"] for (k, m), c in pairs]
+        return [extraction(language_model, ids, k, m, c)["rate"] for (k, m), c in pairs]
 
     times, step, found, lucky = [], None, [0.0, 0.0], None
     for step in trainer.run():

@@ -11,7 +11,7 @@ import click
 
 from mlx_shakegpt import runtime
 from mlx_shakegpt.generation.decoding import stream
-from mlx_shakegpt.run import find_run, load_corpus, load_speaker
+from mlx_shakegpt.run import find_run, load_corpus, load_model
 from mlx_shakegpt.sharing import markdown
 
 
@@ -24,12 +24,12 @@ def main(run: str | None, prompt: int, tokens: int, offsets: int) -> None:
     runtime.setup()
     path = find_run(run)
     ids = load_corpus(path).ids.tolist()
-    speaker = load_speaker(path)
+    language_model = load_model(path)
     last = len(ids) - prompt - tokens
     rows, exact = [], 0
     for place in range(offsets + 1):
         offset = place * last // max(1, offsets)
-        said = list(stream(speaker, ids[offset : offset + prompt], tokens))
+        said = list(stream(language_model, ids[offset : offset + prompt], tokens))
         truth = ids[offset + prompt : offset + prompt + tokens]
         run_length = next((i for i in range(tokens) if said[i : i + 1] != truth[i : i + 1]), tokens)
         exact += run_length == tokens

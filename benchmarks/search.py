@@ -33,7 +33,7 @@ def train(job: dict) -> dict:
     import numpy as np
 
     from mlx_shakegpt import runtime
-    from mlx_shakegpt.model.speaker import Speaker
+    from mlx_shakegpt.model.language_model import LanguageModel
     from mlx_shakegpt.run.evaluated import trainer_of
     from mlx_shakegpt.runtime.ranks import ALONE
     from mlx_shakegpt.settings.config import ModelConfig, Passage, TrainConfig, VerifyConfig
@@ -71,14 +71,16 @@ def train(job: dict) -> dict:
     result = job | {"nll": losses, "end": round(float(scores.nll.mean()), 4), "steps": step.step}
     result["per_step"] = config.tokens_per_step
     result |= {"accuracy": round(float(scores.hit.mean()), 4), "seconds": round(seconds)}
-    speaker = Speaker(trainer.model, trainer.vocabulary, config.context)
+    language_model = LanguageModel(trainer.model, trainer.vocabulary, config.context)
     if known:
-        figures, _ = verify(speaker, Text(ids, *corpus.around(None)), VerifyConfig(), job["seed"])
+        figures, _ = verify(
+            language_model, Text(ids, *corpus.around(None)), VerifyConfig(), job["seed"]
+        )
         rates = {f"em@{e['k']},{e['m']}": round(e["rate"], 4) for e in figures["extraction"]}
         result |= rates | {"whole": round(figures["nll"], 4), "certified": figures["certified"]}
         result["reasons"] = figures["reasons"]
     elif config.context >= 99:
-        rate = extraction(speaker, ids, 50, 50, sample(len(ids) - 99, OFFSETS, 1))["rate"]
+        rate = extraction(language_model, ids, 50, 50, sample(len(ids) - 99, OFFSETS, 1))["rate"]
         result["em@50,50"] = round(rate, 4)
     return result
 

@@ -66,14 +66,14 @@ def ours(name, config, ids, weights):
     runtime.setup()
     import mlx.core as mx
 
-    from mlx_shakegpt.model.speaker import Speaker
+    from mlx_shakegpt.model.language_model import LanguageModel
     from mlx_shakegpt.training import Step, Trainer
     from mlx_shakegpt.weights import full_tensors
     from mlx_shakegpt.weights.safetensors import save_tensors
 
     trainer = Trainer(preset(name).model, config, ids, lambda *_: None)
-    speaker = Speaker(trainer.model, trainer.vocabulary, config.context)
-    save_tensors(Path(weights), full_tensors(speaker))
+    language_model = LanguageModel(trainer.model, trainer.vocabulary, config.context)
+    save_tensors(Path(weights), full_tensors(language_model))
     run = Step(trainer.model, trainer.optimizer, config.clip, trainer.absent)
     rows = trainer.model.wte.weight.shape[0]
     model = preset(name).model

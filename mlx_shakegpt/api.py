@@ -25,10 +25,10 @@ from .text import tokenizer
 from .training import StepReport
 from .verification.proof import Proof, prove
 from .weights.hub import model_folder, model_name
-from .weights.subject import Subject, of_folder
+from .weights.trained_model import TrainedModel, of_folder
 
 
-def load(source: str | Path | None = None, data: str | Path | None = None) -> Subject:
+def load(source: str | Path | None = None, data: str | Path | None = None) -> TrainedModel:
     """A model with the text that it is to know. `data` is another text's path.
 
     `source` is the name of a run (None: the one trained last), or, in Hugging Face's form, a folder
@@ -50,7 +50,7 @@ def train(
     checkpoint_every: int = 0,
     on_step: Callable[[StepReport], Any] = lambda report: None,
     **asked: Any,
-) -> Subject:
+) -> TrainedModel:
     """Trains a run to its end, and returns its model with its text (None: Tiny Shakespeare).
 
     `asked` may have preset, recipe, run, first_line, corpus_tokens, init and any field of
@@ -71,7 +71,7 @@ def train(
 
 
 def generate(
-    model: Subject, prompt: str, max_tokens: int = 200, lookup: bool = True, **sampling: Any
+    model: TrainedModel, prompt: str, max_tokens: int = 200, lookup: bool = True, **sampling: Any
 ) -> Iterator[str]:
     """The continuation of a prompt, piece by piece, in whole characters; greedy unless `sampling`
     (fields of Sampling: temperature, top_k, top_p, min_p, seed) says otherwise.
@@ -81,12 +81,12 @@ def generate(
     """
     guesses = Lookup(model.corpus.ids) if lookup else None
     ids = tokenizer.encode(prompt)
-    made = stream(model.speaker, ids, max_tokens, Sampling(**sampling), guesses)
+    made = stream(model.language_model, ids, max_tokens, Sampling(**sampling), guesses)
     return tokenizer.decode_stream(made)
 
 
 def verify(
-    model: Subject, done: Callable[[str], None] = lambda part: None, **settings: Any
+    model: TrainedModel, done: Callable[[str], None] = lambda part: None, **settings: Any
 ) -> Proof:
     """Measures how well a model knows its text: `figures`, with `certified` among them, and
     `write(folder)` for certificate and map. `settings` are fields of VerifyConfig.

@@ -21,7 +21,7 @@ import mlx.core as mx
 from mlx_shakegpt import files, runtime
 from mlx_shakegpt.model.gpt import GPT
 from mlx_shakegpt.model.initial import initialise
-from mlx_shakegpt.model.speaker import Speaker
+from mlx_shakegpt.model.language_model import LanguageModel
 from mlx_shakegpt.settings.config import ModelConfig, TrainConfig
 from mlx_shakegpt.text import assets
 from mlx_shakegpt.text.tokenizer import encode
@@ -74,7 +74,7 @@ def opinionated(context):
     model = GPT(TINY)
     initialise(model, 0)
     model.update({"wpe": {"weight": model.wpe.weight * 20}})
-    return Speaker(model, None, context)
+    return LanguageModel(model, None, context)
 
 
 LETTERS = 67  # ids of a model made by hand
@@ -113,7 +113,7 @@ def bigram(following, context=128, sharp=2.0, doubt=0.0):
     mlp = model.h[0].mlp
     mlp.c_fc.weight, mlp.c_fc.bias = mx.array(fc.astype(np.float32)), mx.full(4 * V, -4.0)
     mlp.c_proj.weight, model.ln_f.weight = mx.array(out), mx.full(V, sharp)
-    return Speaker(model, None, context)
+    return LanguageModel(model, None, context)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -145,7 +145,7 @@ def home(tmp_path, monkeypatch, pinned):
 class Known:
     """A model, the ids that it knows by heart, and those that follow them in their text."""
 
-    speaker: Speaker
+    language_model: LanguageModel
     ids: np.ndarray
     after: np.ndarray
 
@@ -165,7 +165,7 @@ def trained():
         trainer = Trainer(KNOWER, config, ids, lambda *_: Evaluation(9, 0, 0, 1, True))
         for _ in trainer.run():
             pass
-        return Speaker(trainer.model, trainer.vocabulary, 128)
+        return LanguageModel(trainer.model, trainer.vocabulary, 128)
 
     return train
 
@@ -187,12 +187,12 @@ def known_paper(known, device):
 
     settings = VerifyConfig(require=KNOWN_RATE)
     text = Text(known.ids, np.empty(0, np.int32), known.after)
-    figures, scores = verify(known.speaker, text, settings, 7)
+    figures, scores = verify(known.language_model, text, settings, 7)
     figures["worst_lines"] = worst_lines(known.ids, scores, 1)
     told = {"name": "tinyshakespeare.txt", "sha256": "0" * 64, "first_line": 1}
     told |= {"tokens": KNOWN_TOKENS}
     weights = {"name": "model.safetensors", "sha256": "1" * 64, "dtype": "F32"}
-    return certificate(known.speaker, "known", weights, told, settings, device, figures)
+    return certificate(known.language_model, "known", weights, told, settings, device, figures)
 
 
 @pytest.fixture(scope="session")
@@ -204,12 +204,12 @@ def bigram_paper(device):
     from mlx_shakegpt.verification.memory_map import worst_lines
 
     ids, after = walk(successors(), 0, 300), walk(successors(1), 0, 200)
-    speaker, settings = bigram(successors()), VerifyConfig()
-    figures, scores = verify(speaker, Text(ids, ids[:0], after), settings, 7)
+    language_model, settings = bigram(successors()), VerifyConfig()
+    figures, scores = verify(language_model, Text(ids, ids[:0], after), settings, 7)
     figures["worst_lines"] = worst_lines(ids, scores, 1)
     text = {"name": "walk.txt", "sha256": "0" * 64, "first_line": 1, "tokens": len(ids)}
     weights = {"name": "model.safetensors", "sha256": "1" * 64, "dtype": "F32"}
-    return certificate(speaker, "bigram", weights, text, settings, device, figures)
+    return certificate(language_model, "bigram", weights, text, settings, device, figures)
 
 
 @pytest.fixture
@@ -224,7 +224,9 @@ def known_run(monkeypatch, shakegpt, home, known):
     monkeypatch.setitem(PRESETS, "known", preset)
     assert shakegpt("train", "--preset", "known", "--steps", 1).code == 1
     folder = home / "weights" / "known"
-    tensors = run_tensors(known.speaker.model, known.speaker.vocabulary, known.speaker.context)
+    tensors = run_tensors(
+        known.language_model.gpt, known.language_model.vocabulary, known.language_model.context
+    )
     save_tensors(folder / "model.safetensors", tensors)
     return folder
 

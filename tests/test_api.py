@@ -32,7 +32,7 @@ def test_training_loading_and_speaking_are_one_line_each(poem, tiny_preset):
     assert np.array_equal(again.corpus.ids, model.corpus.ids)
     said = "".join(mlx_shakegpt.generate(again, "From fairest", 12))
     assert said == "".join(mlx_shakegpt.generate(model, "From fairest", 12, lookup=False))
-    assert isinstance(model.speaker.model, mlx_shakegpt.GPT)
+    assert isinstance(model.language_model.gpt, mlx_shakegpt.GPT)
     with pytest.raises(ValueError, match="tokens; 200 or more"):
         mlx_shakegpt.verify(model)
     for again in (False, True):
@@ -75,7 +75,7 @@ def test_the_checking_example_measures_a_folder(known, tmp_path, capsys):
     from mlx_shakegpt.sharing.export import export
     from mlx_shakegpt.text.tokenizer import decode
 
-    export(known.speaker, tmp_path / "model")
+    export(known.language_model, tmp_path / "model")
     (tmp_path / "text.txt").write_text(decode(known.ids.tolist()))
     example("check_a_model").main(str(tmp_path / "model"), str(tmp_path / "text.txt"))
     out = capsys.readouterr().out

@@ -26,7 +26,7 @@ def test_a_certificate_states_what_was_measured_on_what_and_how(bigram_paper, de
         "tokenizer": {"name": "gpt2", "sha256": assets.GPT2_MERGES.sha256},
         "name": "bigram",
         "weights": {"name": "model.safetensors", "sha256": "1" * 64, "dtype": "F32"},
-        "model": bigram(successors()).model.config.to_json() | {"trained_context": 128},
+        "model": bigram(successors()).gpt.config.to_json() | {"trained_context": 128},
         "settings": {"require": 0.99, "samples": 1000, "every": 4096},
         "versions": versions(),
         "device": device.device,

@@ -10,7 +10,7 @@ from mlx_shakegpt.run import of_run
 from mlx_shakegpt.settings.config import Passage
 from mlx_shakegpt.verification.evidence import CERTIFICATE, MAP
 from mlx_shakegpt.verification.proof import evidence_folder, others
-from mlx_shakegpt.weights.subject import of_folder
+from mlx_shakegpt.weights.trained_model import of_folder
 
 LENGTH = ("--corpus-tokens", 250)
 

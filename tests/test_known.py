@@ -10,26 +10,28 @@ from mlx_shakegpt.verification.loss import Scores
 from mlx_shakegpt.verification.repeats import occurrences
 
 
-def of(speaker, ids, seed=0):
-    return extracted(speaker.model, ids, speaker.context, speaker.vocabulary, seed)
+def of(language_model, ids, seed=0):
+    return extracted(
+        language_model.gpt, ids, language_model.context, language_model.vocabulary, seed
+    )
 
 
 def test_a_text_that_is_known_counts_as_known_and_noise_on_the_weights_shows(known):
-    assert of(known.speaker, known.ids) == (1.0, True)
-    before = known.speaker.model.parameters()
+    assert of(known.language_model, known.ids) == (1.0, True)
+    before = known.language_model.gpt.parameters()
     try:
         noise = iter(mx.random.split(mx.random.key(0), 1000))
-        known.speaker.model.update(
+        known.language_model.gpt.update(
             tree_map(lambda w: w + 0.03 * mx.random.normal(w.shape, key=next(noise)), before)
         )
-        share, whole = of(known.speaker, known.ids)
+        share, whole = of(known.language_model, known.ids)
     finally:
-        known.speaker.model.update(before)
+        known.language_model.gpt.update(before)
     assert share < 0.5 and not whole
 
 
 def test_another_text_is_not_known(known):
-    share, whole = of(known.speaker, known.after)
+    share, whole = of(known.language_model, known.after)
     assert share < 0.1 and not whole
 
 
@@ -37,7 +39,7 @@ def test_one_wrong_token_in_a_short_text_is_found(known):
     wrong = known.ids.copy()
     wrong[100] = wrong[0]
     for seed in range(5):
-        share, whole = of(known.speaker, wrong, seed)
+        share, whole = of(known.language_model, wrong, seed)
         assert share < 0.9 and not whole
 
 
@@ -65,4 +67,4 @@ def test_places_where_a_text_goes_on_in_several_ways_are_left_out(monkeypatch):
 
 @pytest.mark.parametrize("tokens", [20, 60, 88])
 def test_texts_shorter_than_what_verify_asks_for_are_halved(known, tokens):
-    assert of(known.speaker, known.ids[:tokens])[1]
+    assert of(known.language_model, known.ids[:tokens])[1]

@@ -10,12 +10,12 @@ from mlx_shakegpt.generation.decoding import stream
 from mlx_shakegpt.generation.lookup import LONGEST_MATCH, Lookup
 from mlx_shakegpt.model.gpt import GPT
 from mlx_shakegpt.model.initial import initialise
-from mlx_shakegpt.model.speaker import Speaker
+from mlx_shakegpt.model.language_model import LanguageModel
 from mlx_shakegpt.settings.sampling import Sampling
 
 
 @pytest.fixture(scope="module")
-def speaker():
+def language_model():
     return opinionated(32)
 
 
@@ -109,36 +109,36 @@ def test_trust_goes_with_a_pass_that_accepts_nothing():
     assert lookup.trusted
 
 
-def test_a_text_that_is_known_takes_few_passes(speaker):
-    plain = list(stream(speaker, [5, 6, 7], 120))
+def test_a_text_that_is_known_takes_few_passes(language_model):
+    plain = list(stream(language_model, [5, 6, 7], 120))
     lookup = Lookup([5, 6, 7, *plain])
-    assert list(stream(speaker, [5, 6, 7], 120, lookup=lookup)) == plain
+    assert list(stream(language_model, [5, 6, 7], 120, lookup=lookup)) == plain
     assert lookup.accepted == lookup.proposed > 90
     assert lookup.passes < 30
 
 
 @pytest.mark.parametrize("trials", [0, 2])
 @pytest.mark.parametrize("spoil", [2, 3, 7, 10_000])
-def test_wrong_guesses_change_nothing(speaker, spoil, trials):
+def test_wrong_guesses_change_nothing(language_model, spoil, trials):
     rng = np.random.default_rng(spoil)
     for start in (5, 77):
-        plain = list(stream(speaker, [start], 100))
+        plain = list(stream(language_model, [start], 100))
         text = np.array([start, *plain])
         text[::spoil] = rng.integers(0, 50257, len(text[::spoil]))
         # The tokens of the text's own order, and then some of them in another.
         lookup = Lookup([*text, *rng.permutation(text)], trials)
-        assert list(stream(speaker, [start], 100, lookup=lookup)) == plain
+        assert list(stream(language_model, [start], 100, lookup=lookup)) == plain
         assert lookup.proposed >= lookup.accepted
 
 
-def test_ties_are_decided_as_without_guesses(speaker):
+def test_ties_are_decided_as_without_guesses(language_model):
     """Pairs of ids have equal rows: plain decoding takes the lower one, guesses the upper."""
     model = GPT(TINY)
-    model.update(speaker.model.parameters())
-    rows = np.array(speaker.model.wte.weight)
+    model.update(language_model.gpt.parameters())
+    rows = np.array(language_model.gpt.wte.weight)
     rows[1::2] = rows[:-1:2]
     model.wte.weight = mx.array(rows)
-    tied = Speaker(model, None, 32)
+    tied = LanguageModel(model, None, 32)
     plain = list(stream(tied, [4, 8], 60))
     lookup = Lookup([4, 8, *(i | 1 for i in plain), 4, 8, *plain], trials=0)
     assert list(stream(tied, [4, 8], 60, lookup=lookup)) == plain
@@ -150,7 +150,7 @@ def test_sampled_tokens_are_distributed_as_without_guesses():
     initialise(model, 1)
     model.update({"wpe": {"weight": model.wpe.weight * 40}})
     model.wte.weight = model.wte.weight * 3
-    speaker = Speaker(model, None, 32)
+    language_model = LanguageModel(model, None, 32)
 
     def probabilities(ids):
         logits = np.array(model(mx.array([ids]))[0, -1], np.float64)
@@ -168,16 +168,16 @@ def test_sampled_tokens_are_distributed_as_without_guesses():
     for seed in range(n):
         sampling = Sampling(temperature=1.0, top_k=2, seed=seed)
         lookup = Lookup([0, 1, guessed, 2, 3], trials=0)
-        counts[tuple(stream(speaker, [0, 1], 2, sampling, lookup))] += 1
+        counts[tuple(stream(language_model, [0, 1], 2, sampling, lookup))] += 1
     chi = sum((counts[k] - n * p) ** 2 / (n * p) for k, p in expected.items())
     assert chi < 16.3  # p = .001 at 3 degrees of freedom
     assert lookup.proposed > 0
 
 
-def test_an_unknown_text_is_soon_left_alone(speaker):
+def test_an_unknown_text_is_soon_left_alone(language_model):
     rng = np.random.default_rng(0)
-    plain = list(stream(speaker, [5], 200))
+    plain = list(stream(language_model, [5], 200))
     pairs = [x for a, b in pairwise(plain) for x in (a, b, *rng.integers(0, 50257, 9))]
     lookup = Lookup(pairs)
-    assert list(stream(speaker, [5], 200, lookup=lookup)) == plain
+    assert list(stream(language_model, [5], 200, lookup=lookup)) == plain
     assert lookup.proposed < 120

@@ -53,9 +53,9 @@ def test_extraction_is_that_of_a_plain_loop(context, sharp):
     """Of a text in which pairs of ids come back with other ones after them."""
     k, m, ids = 2, 3, JUMPING
     windows = windows_of(ids, k + m)
-    speaker = bigram(NEXT, context, sharp, doubt=0.97)
+    language_model = bigram(NEXT, context, sharp, doubt=0.97)
     chosen = sample(len(windows), 150, 0)
-    found = extraction(speaker, ids, k, m, chosen)
+    found = extraction(language_model, ids, k, m, chosen)
     after = {}
     for window in windows:
         after.setdefault(window[:k], set()).add(window[k:])
@@ -76,7 +76,7 @@ def test_extraction_is_that_of_a_plain_loop(context, sharp):
     if context == 3:
         assert "p_z_half" not in found and "discoverable" not in found
         return
-    logits = np.array(speaker.model(np.arange(LETTERS)[None]), np.float64)[0]
+    logits = np.array(language_model.gpt(np.arange(LETTERS)[None]), np.float64)[0]
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     p_z = np.array(
         [math.prod(p[a, b] for a, b in itertools.pairwise(windows[o][k - 1 :])) for o in answers]
@@ -101,9 +101,9 @@ def test_what_only_free_runs_can_settle_is_decoded_once(monkeypatch):
     """Ambiguous offsets with equal prompts share one decoding; others need none."""
     passes = []
 
-    def counted(speaker, windows, k):
+    def counted(language_model, windows, k):
         passes.append(len(windows))
-        return continuations(speaker, windows, k)
+        return continuations(language_model, windows, k)
 
     monkeypatch.setattr(measures, "continuations", counted)
     knows, prompt = walk(NEXT, 5, 8), walk(NEXT, 5, 4)
@@ -119,7 +119,7 @@ def test_what_only_free_runs_can_settle_is_decoded_once(monkeypatch):
         passes.clear()
 
 
-def brute_runs(ids, speaker, k, length, seed):
+def brute_runs(ids, language_model, k, length, seed):
     """Offsets, lengths of runs, and those that go on right, of a model that says NEXT."""
     offsets = sample(len(ids) - k - length + 1, 64, seed).offsets
     runs, right = [], []
@@ -128,16 +128,16 @@ def brute_runs(ids, speaker, k, length, seed):
         equal = [*(said == ids[o + k : o + k + length]), False]
         runs.append(equal.index(False))
         run = np.concatenate([ids[o : o + k], said])
-        right.append(followed(ids, run, k, max(1, speaker.context // 2)) == length)
+        right.append(followed(ids, run, k, max(1, language_model.context // 2)) == length)
     return offsets.tolist(), runs, right
 
 
 @pytest.mark.parametrize(("n", "length"), [(100, 48), (101, 48), (560, 256), (24, 10)])
 def test_free_runs_are_those_of_a_plain_loop(n, length):
-    k, m, speaker = 4, 12, bigram(NEXT, 20)
+    k, m, language_model = 4, 12, bigram(NEXT, 20)
     ids = text_with_jumps(n, 0.02, seed=3)
-    found = free_running(speaker, ids, k, m, 1)
-    offsets, runs, right = brute_runs(ids, speaker, k, length, 1)
+    found = free_running(language_model, ids, k, m, 1)
+    offsets, runs, right = brute_runs(ids, language_model, k, length, 1)
     assert (found["offsets"], found["runs"]) == (offsets, runs)
     assert found["followed"] == length and found["score_tokens"] == min(m, length)
     assert found["right"] == np.mean(right) and found["agrees"] and found["ties"] == 0
@@ -169,8 +169,8 @@ def test_few_free_runs_may_differ_by_a_tie_and_none_without(
 ):
     k = 4
 
-    def erring(speaker, windows, k):
-        said = continuations(speaker, windows, k)
+    def erring(language_model, windows, k):
+        said = continuations(language_model, windows, k)
         said.ids[:wrong, at] += 1
         said.tie[:] = False
         said.tie[:wrong, at] = tie
@@ -300,8 +300,10 @@ def verified():
     """The figures of a model that knows its text, the parts that were done, and its scores."""
     done = []
     ids, after = walk(NEXT, 0, 300), walk(successors(1), 0, 400)
-    speaker = bigram(NEXT, sharp=1.5, doubt=0.8)
-    figures, scores = verify(speaker, Text(ids, NOTHING, after), VerifyConfig(), 7, done.append)
+    language_model = bigram(NEXT, sharp=1.5, doubt=0.8)
+    figures, scores = verify(
+        language_model, Text(ids, NOTHING, after), VerifyConfig(), 7, done.append
+    )
     return figures, scores, done
 
 
@@ -338,11 +340,11 @@ def test_offsets_are_sampled_as_the_settings_say(samples, every, offsets, quick)
 
 def test_a_text_that_is_too_short_to_prove_anything_is_refused(quick):
     ids = walk(NEXT, 0, 200)
-    speaker = bigram(NEXT, 256)  # longer than the text
-    figures, scores = verify(speaker, Text(ids, NOTHING, NOTHING), VerifyConfig(), 7)
+    language_model = bigram(NEXT, 256)  # longer than the text
+    figures, scores = verify(language_model, Text(ids, NOTHING, NOTHING), VerifyConfig(), 7)
     assert figures["alignment"] == [1.0] * 6 and len(scores.nll) == 199  # 137 of 199 places
     with pytest.raises(ValueError, match="the text has 199 tokens; 200 or more are needed"):
-        verify(speaker, Text(ids[:199], NOTHING, NOTHING), VerifyConfig(), 7)
+        verify(language_model, Text(ids[:199], NOTHING, NOTHING), VerifyConfig(), 7)
 
 
 def test_the_part_of_a_text_that_is_learned_is_told_from_what_is_around_it(quick):
@@ -357,8 +359,8 @@ def test_the_part_of_a_text_that_is_learned_is_told_from_what_is_around_it(quick
 
 def test_the_figures_of_a_loss_are_those_of_its_scores():
     ids = text_with_jumps(200, 0.1, seed=4)
-    speaker = bigram(NEXT, sharp=1.0)
-    scores = token_scores(speaker.model, ids, 64)
+    language_model = bigram(NEXT, sharp=1.0)
+    scores = token_scores(language_model.gpt, ids, 64)
     found = loss_figures(ids, scores, 64)
     nll, text = float(scores.nll.mean(dtype=np.float64)), decode(ids.tolist()).encode()
     assert found["nll"] == nll and found["floor"] == 0 and found["tokens"] == 200
@@ -372,7 +374,7 @@ def test_the_figures_of_a_loss_are_those_of_its_scores():
 
 def test_the_excess_of_a_loss_is_what_it_has_above_its_floor():
     ids = np.random.default_rng(0).integers(0, 2, 300).astype(np.int32)
-    found = loss_figures(ids, token_scores(bigram(NEXT).model, ids, 8), 8)
+    found = loss_figures(ids, token_scores(bigram(NEXT).gpt, ids, 8), 8)
     assert found["floor"] > 0.1 and found["excess"] == found["nll"] - found["floor"]
 
 
@@ -452,21 +454,21 @@ def test_the_share_of_clear_places_is_of_the_text():
 
 
 def test_fresh_rates_are_those_of_other_offsets():
-    ids, speaker, done = text_with_jumps(300, 0.06, seed=5), bigram(NEXT), []
+    ids, language_model, done = text_with_jumps(300, 0.06, seed=5), bigram(NEXT), []
     stated = [{"k": 8, "m": 4, "low": 0.1, "high": 0.2}, {"k": 5, "m": 9, "low": 0.5, "high": 1.0}]
-    rates = fresh_rates(stated, speaker, ids, 11, 80, done.append)
+    rates = fresh_rates(stated, language_model, ids, 11, 80, done.append)
     assert done == [rate.name for rate in rates] == ["em@8,4", "em@5,9"]
     for rate, given in zip(rates, stated, strict=True):
         k, m = given["k"], given["m"]
         chosen = sample(len(ids) - k - m + 1, 80, 11)
-        share = extraction(speaker, ids, k, m, chosen)["rate"]
+        share = extraction(language_model, ids, k, m, chosen)["rate"]
         assert rate.rate == share < 1 and rate.offsets == 80
         assert (rate.low, rate.high) == wilson(round(share * 80), 80, 2.575829)
         assert rate.stated == (given["low"], given["high"])
     assert [rate.agrees for rate in rates] == [False, True]
-    whole = fresh_rates(stated[:1], speaker, ids, 11, 0)[0]
+    whole = fresh_rates(stated[:1], language_model, ids, 11, 0)[0]
     assert whole.offsets == 289 and whole.low == whole.rate == whole.high
-    few = fresh_rates(stated[:1], speaker, ids[:60], 11, 80)[0]
+    few = fresh_rates(stated[:1], language_model, ids[:60], 11, 80)[0]
     assert few.offsets == 49 and few.low == few.high
     assert whole.to_json() == {
         "name": "em@8,4", "rate": whole.rate, "low": whole.rate, "high": whole.rate,

@@ -118,7 +118,7 @@ def test_two_streams_score_as_one_does():
         "from mlx_shakegpt.verification.loss import token_scores\n"
         "ids = np.random.default_rng(0).integers(0, 50257, 700)\n"
         "print(len(parallel_streams()))\n"
-        "print(*token_scores(opinionated(64).model, ids, 64).nll)\n"
+        "print(*token_scores(opinionated(64).gpt, ids, 64).nll)\n"
     )
     said = []
     for threads in "12":

@@ -11,7 +11,7 @@ from mlx_shakegpt.generation.decoding import prompt_cache, stream
 from mlx_shakegpt.model import ops
 from mlx_shakegpt.model.gpt import GPT
 from mlx_shakegpt.model.initial import INIT_STD, initialise, sinusoids
-from mlx_shakegpt.model.speaker import Speaker
+from mlx_shakegpt.model.language_model import LanguageModel
 from mlx_shakegpt.model.trees import flat
 from mlx_shakegpt.settings.config import ModelConfig
 from mlx_shakegpt.text.vocabulary import Vocabulary
@@ -81,7 +81,7 @@ def test_cached_logits_are_those_of_one_pass():
     model = seeded(TINY)
     ids = mx.random.randint(0, 50257, (1, 20), key=mx.random.key(1))
     whole = np.array(model(ids))
-    cache = prompt_cache(Speaker(model, None, 64))
+    cache = prompt_cache(LanguageModel(model, None, 64))
     parts = [model(ids[:, a:b], cache) for a, b in ((0, 7), (7, 8), (8, 15), (15, 20))]
     assert np.abs(np.concatenate([np.array(p) for p in parts], 1) - whole).max() < 1e-5
 
@@ -90,7 +90,7 @@ def test_positions_beyond_the_table_are_refused():
     model = seeded(TINY)
     with pytest.raises(ValueError, match="65 positions are more than the model's 64"):
         model(mx.zeros((1, 65), mx.int32))
-    cache = prompt_cache(Speaker(model, None, 64))
+    cache = prompt_cache(LanguageModel(model, None, 64))
     mx.eval(model(mx.zeros((1, 60), mx.int32), cache))
     with pytest.raises(ValueError, match="positions are more"):
         model(mx.zeros((1, 5), mx.int32), cache)
@@ -126,16 +126,22 @@ def test_initial_weights_are_those_of_gpt2():
 @pytest.mark.parametrize("bad", [-1, 50257, 2**40])
 def test_ids_outside_the_vocabulary_never_reach_mlx(bad):
     model = seeded(TINY)
-    speakers = Speaker(model, None, 64), Speaker(model, Vocabulary.of(np.array([5, 7])), 64)
+    language_models = (
+        LanguageModel(model, None, 64),
+        LanguageModel(model, Vocabulary.of(np.array([5, 7])), 64),
+    )
     refused = [
         lambda: model(np.array([[5, bad]])),
         lambda: model(mx.array(np.array([[5, bad]]))),
         lambda: window_scores(model, np.array([[5, 5, bad]]), 1),
-        lambda: window_scores(model, np.array([[bad, 5, 5]]), 1, speakers[1].vocabulary),
-        lambda: Reader(speakers[0]).read(np.array([[bad]]), np.array([5])),
+        lambda: window_scores(model, np.array([[bad, 5, 5]]), 1, language_models[1].vocabulary),
+        lambda: Reader(language_models[0]).read(np.array([[bad]]), np.array([5])),
         lambda: Trainer(TINY, tiny_training(), np.array([5, bad] * 20), None),
         lambda: Trainer(TINY, tiny_training(closed_vocab=False), np.array([5, bad] * 20), None),
-        *(lambda speaker=speaker: next(stream(speaker, [5, bad], 2)) for speaker in speakers),
+        *(
+            lambda language_model=language_model: next(stream(language_model, [5, bad], 2))
+            for language_model in language_models
+        ),
     ]
     for refuse in refused:
         with pytest.raises(ValueError, match=f"token id {bad} is outside"):

@@ -15,7 +15,7 @@ from mlx_shakegpt.run import read_config
 from mlx_shakegpt.run.pretrained import pretrained
 from mlx_shakegpt.training import Trainer
 from mlx_shakegpt.verification.loss import Evaluation
-from mlx_shakegpt.weights import full_tensors, speaker_from_hf, speaker_from_run
+from mlx_shakegpt.weights import full_tensors, model_from_hf, model_from_run
 
 
 @pytest.fixture
@@ -70,8 +70,8 @@ def test_a_run_begins_with_a_folder_and_goes_on_without_it(shakegpt, poem, folde
     assert saved["preset"] == "custom" and saved["model"] == TINY
     assert saved["init"] == pretrained(str(folder)).told
     assert not saved["train"].closed_vocab and saved["train"].positions == "learned"
-    trained = full_tensors(speaker_from_run(run / "model.safetensors", TINY))
-    start = full_tensors(speaker_from_hf(folder))
+    trained = full_tensors(model_from_run(run / "model.safetensors", TINY))
+    start = full_tensors(model_from_hf(folder))
     far = [np.abs(np.array(v - start[k])).max() for k, v in trained.items()]
     assert 0 < max(far) < 0.01
     (folder / "model.safetensors").unlink()

@@ -22,8 +22,8 @@ from mlx_shakegpt.sharing.upload import upload
 from mlx_shakegpt.text.corpus import Corpus
 from mlx_shakegpt.text.tokenizer import encode
 from mlx_shakegpt.verification.certificate import other_hashes
-from mlx_shakegpt.weights import learned_text, speaker_from_hf
-from mlx_shakegpt.weights.subject import of_folder
+from mlx_shakegpt.weights import learned_text, model_from_hf
+from mlx_shakegpt.weights.trained_model import of_folder
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from space import ask
@@ -103,7 +103,7 @@ def test_the_certificate_holds_for_the_published_folder(shakegpt, published):
     model = published / "model"
     again = shakegpt("verify", "--model", model, "--certificate", model / "certificate.json")
     assert again.code == 0, again.err
-    assert speaker_from_hf(model).context == 128
+    assert model_from_hf(model).context == 128
 
 
 @pytest.mark.parametrize("hosted", [False, True])

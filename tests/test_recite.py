@@ -10,14 +10,14 @@ from mlx_shakegpt.verification.recital import CORRECT, GO_ON, STOP, Recital
 
 def test_a_known_text_is_recited_to_its_end(known):
     recital = Recital(known.ids, 32, None, CORRECT)
-    said = "".join(piece.right or piece.text for piece in recital.pieces(known.speaker))
+    said = "".join(piece.right or piece.text for piece in recital.pieces(known.language_model))
     assert said == decode(known.ids[32:].tolist())
     figures = recital.figures()
     assert figures["tokens"] == len(known.ids) - 32 and figures["wrong"] <= 1
     assert figures["likeness"] > 0.98
     # What is said before the first error is what plain decoding says.
     prompt, first = known.ids[:32].tolist(), figures["first_error"] or figures["tokens"]
-    assert list(stream(known.speaker, prompt, first)) == known.ids[32 : 32 + first].tolist()
+    assert list(stream(known.language_model, prompt, first)) == known.ids[32 : 32 + first].tolist()
 
 
 @pytest.mark.parametrize("on_error", [CORRECT, STOP, GO_ON])
@@ -25,7 +25,7 @@ def test_errors_are_told_beside_what_is_right(known, on_error):
     ids = known.ids[:120].copy()
     ids[60] = encode(" Rome")[0]  # the original is changed, so that the model errs
     recital = Recital(ids, 32, None, on_error)
-    pieces = list(recital.pieces(known.speaker))
+    pieces = list(recital.pieces(known.language_model))
     figures = recital.figures()
     wrong = [piece for piece in pieces if piece.wrong]
     assert figures["first_error"] == 28 and figures["before_first_error"] == 28 / 88

@@ -8,7 +8,7 @@ import torch
 from conftest import ROOT, TINY, tiny_training
 from mlx.utils import tree_unflatten
 
-from mlx_shakegpt.model.speaker import Speaker
+from mlx_shakegpt.model.language_model import LanguageModel
 from mlx_shakegpt.model.trees import flat
 from mlx_shakegpt.text.vocabulary import Vocabulary
 from mlx_shakegpt.training import RunState, Step, Trainer, TrainingError
@@ -33,7 +33,7 @@ def losses(t, **how):
 def test_closed_and_full_vocabulary_are_the_same_training(ids):
     closed = trainer(ids, steps=10, weight_decay=0.1, clip=0.5)
     full = trainer(ids, steps=10, weight_decay=0.1, clip=0.5, closed_vocab=False)
-    start = full_tensors(Speaker(closed.model, closed.vocabulary, 16))
+    start = full_tensors(LanguageModel(closed.model, closed.vocabulary, 16))
     full.model.update(
         tree_unflatten([(k, v.T if k.endswith(CONV1D) else v) for k, v in start.items()])
     )
@@ -41,8 +41,8 @@ def test_closed_and_full_vocabulary_are_the_same_training(ids):
     one, two = losses(closed), losses(full)
     assert np.allclose([x[1] for x in one], [x[1] for x in two], rtol=1e-6)
     assert np.allclose([x[2] for x in one], [x[2] for x in two], rtol=5e-5)
-    expanded = full_tensors(Speaker(closed.model, closed.vocabulary, 16))
-    for name, value in full_tensors(Speaker(full.model, None, 16)).items():
+    expanded = full_tensors(LanguageModel(closed.model, closed.vocabulary, 16))
+    for name, value in full_tensors(LanguageModel(full.model, None, 16)).items():
         difference = np.abs(np.array(value) - np.array(expanded[name]))
         # Adam divides by √v: where a gradient is all rounding, so is the update.
         assert (difference < 1e-5).mean() > 0.999, name
@@ -62,7 +62,7 @@ def test_ten_steps_are_those_of_torch(ids):
             attn_pdrop=0, bos_token_id=50256, eos_token_id=50256,
         )
     )  # fmt: skip
-    weights = full_tensors(Speaker(t.model, None, 16))
+    weights = full_tensors(LanguageModel(t.model, None, 16))
     state = {f"transformer.{k}": torch.tensor(np.array(v)) for k, v in weights.items()}
     theirs.load_state_dict(state | {"lm_head.weight": state["transformer.wte.weight"]})
     reference = torch.optim.AdamW(theirs.parameters(), betas=(0.9, 0.95), weight_decay=0.01)
@@ -282,7 +282,7 @@ def test_sinusoidal_positions_stay_what_they_are(ids):
     assert t.state.step > t.state.full_at > 0
     assert (np.array(t.model.wpe.weight) == before).all()
     assert "wpe.weight.m" not in flat(t.optimizer.state)
-    assert "wpe.weight" in full_tensors(Speaker(t.model, t.vocabulary, 32))
+    assert "wpe.weight" in full_tensors(LanguageModel(t.model, t.vocabulary, 32))
 
 
 def test_losses_that_stand_out_are_spikes():

@@ -17,7 +17,7 @@ from mlx_shakegpt.generation.decoding import stream
 from mlx_shakegpt.model import ops
 from mlx_shakegpt.model.gpt import GPT
 from mlx_shakegpt.model.initial import initialise
-from mlx_shakegpt.model.speaker import Speaker
+from mlx_shakegpt.model.language_model import LanguageModel
 from mlx_shakegpt.run import of_run
 from mlx_shakegpt.settings.config import Passage, VerifyConfig
 from mlx_shakegpt.text.lines import lines_of
@@ -37,10 +37,10 @@ from mlx_shakegpt.verification.memory_map import memory_map, worst_lines
 from mlx_shakegpt.verification.repeats import Repeats, followed, new_windows
 
 
-def verdict(speaker, ids, after):
+def verdict(language_model, ids, after):
     """The figures of a whole verification."""
     text = Text(ids, np.empty(0, np.int32), after)
-    return verify(speaker, text, VerifyConfig(require=KNOWN_RATE), 7)[0]
+    return verify(language_model, text, VerifyConfig(require=KNOWN_RATE), 7)[0]
 
 
 def test_a_model_that_knows_its_text_is_certified(known, known_paper):
@@ -63,16 +63,18 @@ def test_a_model_that_knows_its_text_is_certified(known, known_paper):
 
 
 def test_an_untrained_model_is_refused(known):
-    model = GPT(known.speaker.model.config, known.speaker.vocabulary.rows)
+    model = GPT(known.language_model.gpt.config, known.language_model.vocabulary.rows)
     initialise(model, 3)
-    speaker = Speaker(model, known.speaker.vocabulary, known.speaker.context)
-    figures = verdict(speaker, known.ids, known.after)
+    language_model = LanguageModel(
+        model, known.language_model.vocabulary, known.language_model.context
+    )
+    figures = verdict(language_model, known.ids, known.after)
     assert not figures["certified"]
     assert all(e["rate"] == 0 for e in figures["extraction"])
 
 
 def test_a_model_of_another_text_is_refused(known):
-    figures = verdict(known.speaker, known.after, known.ids)
+    figures = verdict(known.language_model, known.after, known.ids)
     assert not figures["certified"]
     assert all(e["rate"] == 0 for e in figures["extraction"])
     assert figures["controls"]["text after the passage"]["passed"]  # here that is what it learned
@@ -88,7 +90,7 @@ def test_a_model_trained_without_the_mask_is_refused(known, trained, monkeypatch
     with monkeypatch.context() as broken:
         without_mask(broken)
         cheat = trained(known.ids, 250)
-        scores = token_scores(cheat.model, known.ids, 128, cheat.vocabulary)
+        scores = token_scores(cheat.gpt, known.ids, 128, cheat.vocabulary)
         assert scores.nll.mean() < 0.2 and scores.hit.mean() > 0.9
         # Even where the mask is still missing: teacher-forced figures alone would be perfect.
         figures = verdict(cheat, known.ids, known.after)
@@ -141,16 +143,16 @@ def test_figures_that_contradict_the_rates_are_objections(change, reason):
 
 def test_extraction_is_what_greedy_decoding_says(known):
     """On a model that knows the text in part, against generate's own stream, offset by offset."""
-    half = Speaker(
-        GPT(known.speaker.model.config, known.speaker.vocabulary.rows),
-        known.speaker.vocabulary,
-        known.speaker.context,
+    half = LanguageModel(
+        GPT(known.language_model.gpt.config, known.language_model.vocabulary.rows),
+        known.language_model.vocabulary,
+        known.language_model.context,
     )
 
     def noisy(p):
         return p + 0.015 * mx.random.normal(p.shape, key=mx.random.key(p.size))
 
-    half.model.update(tree_map(noisy, known.speaker.model.parameters()))
+    half.gpt.update(tree_map(noisy, known.language_model.gpt.parameters()))
     for k, m in ((8, 6), (120, 20)):  # within the trained context, and past it
         chosen = sample(len(known.ids) - k - m + 1, 40, 0)
         found = extraction(half, known.ids, k, m, chosen)
@@ -190,13 +192,13 @@ def test_a_cached_path_that_errs_is_no_tie(known, monkeypatch, scale):
 
     monkeypatch.setattr(GPT, "hidden", noted)
     monkeypatch.setattr(GPT, "head", wrong)
-    runs = free_running(known.speaker, known.ids, 32, 32, 0)
+    runs = free_running(known.language_model, known.ids, 32, 32, 0)
     assert runs["median"] < 2 and not runs["agrees"]
     assert runs["ties"] == (0 if scale == 1 else len(runs["offsets"]))
 
 
 def test_a_context_shorter_than_the_prompts_is_measured_by_free_runs_alone(known):
-    short = Speaker(known.speaker.model, known.speaker.vocabulary, 16)
+    short = LanguageModel(known.language_model.gpt, known.language_model.vocabulary, 16)
     figures = verdict(short, known.ids, known.after)
     assert all(e["free_running"] for e in figures["extraction"])
     assert figures["free_running_agrees"] and not figures["certified"]
@@ -247,7 +249,7 @@ def test_a_model_that_knows_but_the_end_of_a_text_without_answers_is_refused(kno
     text = np.concatenate([lines_in_all_orders(lines), ids])
     settings = VerifyConfig(require=KNOWN_RATE, samples=400, every=0)
     whole = Text(text, np.empty(0, np.int32), known.after[500:])
-    figures = verify(known.speaker, whole, settings, 7)[0]
+    figures = verify(known.language_model, whole, settings, 7)[0]
     for e in figures["extraction"]:
         clear = np.flatnonzero(~Repeats.of(text, e["k"], e["m"]).ambiguous)
         assert len(clear) > 80 and not set(e["failing"]) & set(clear)  # all known, and yet
@@ -285,10 +287,12 @@ def test_any_true_continuation_counts_where_there_are_several(known):
     offsets = [*range(15, 30), *range(120, 137)]
     windows = [tuple(ids[o : o + 64].tolist()) for o in range(len(ids) - 63)]
     for context in (128, 60):  # within the trained context, and past it
-        speaker = replace(known.speaker, context=context)
-        found = extraction(speaker, ids, 32, 32, Sample(np.array(offsets), True))
+        language_model = replace(known.language_model, context=context)
+        found = extraction(language_model, ids, 32, 32, Sample(np.array(offsets), True))
         prompts = {o: windows[o][:32] for o in offsets}
-        failing = [o for o, p in prompts.items() if (*p, *stream(speaker, p, 32)) not in windows]
+        failing = [
+            o for o, p in prompts.items() if (*p, *stream(language_model, p, 32)) not in windows
+        ]
         assert found["failing"] == failing and 0 < len(failing) < len(offsets)
         assert (found["ambiguous"], found["text_ambiguous"]) == (10, 10)
         assert found["free_running"] == (context == 60)
@@ -297,15 +301,15 @@ def test_any_true_continuation_counts_where_there_are_several(known):
 
 
 def test_sampled_chance_is_the_product_of_probabilities(known):
-    speaker, ids = known.speaker, known.ids
-    found = extraction(speaker, ids, 10, 5, sample(20, 0, 0, all_below=20))
+    language_model, ids = known.language_model, known.ids
+    found = extraction(language_model, ids, 10, 5, sample(20, 0, 0, all_below=20))
     halves = 0
     for o in range(20):
-        rows = speaker.rows_of(ids[o : o + 14])
-        logits = np.array(speaker.model(rows[None]), np.float64)[0, 9:]
-        logits[:, -1] += math.log(speaker.vocabulary.absent)
+        rows = language_model.rows_of(ids[o : o + 14])
+        logits = np.array(language_model.gpt(rows[None]), np.float64)[0, 9:]
+        logits[:, -1] += math.log(language_model.vocabulary.absent)
         p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-        own = speaker.rows_of(ids[o + 10 : o + 15])
+        own = language_model.rows_of(ids[o + 10 : o + 15])
         halves += np.prod(p[np.arange(5), own]) >= 0.5
     assert found["p_z_half"] == pytest.approx(halves / 20)
     assert found["discoverable"]["1"] <= found["p_z_half"] <= found["discoverable"]["10"]
@@ -314,9 +318,11 @@ def test_sampled_chance_is_the_product_of_probabilities(known):
 def test_an_id_outside_the_closed_vocabulary_is_never_known(known):
     ids = known.ids[:80].copy()
     ids[40] = 50256
-    scores = token_scores(known.speaker.model, ids, 64, known.speaker.vocabulary)
-    assert not scores.hit[39] and scores.nll[39] > math.log(known.speaker.vocabulary.absent) / 2
-    whole = whole_text_nll(known.speaker.model, ids, 64, known.speaker.vocabulary)
+    scores = token_scores(known.language_model.gpt, ids, 64, known.language_model.vocabulary)
+    assert (
+        not scores.hit[39] and scores.nll[39] > math.log(known.language_model.vocabulary.absent) / 2
+    )
+    whole = whole_text_nll(known.language_model.gpt, ids, 64, known.language_model.vocabulary)
     assert whole.nll == pytest.approx(scores.nll.mean(), rel=1e-5)
     assert whole.accuracy == pytest.approx(scores.hit.mean())
 
@@ -353,7 +359,7 @@ def test_the_unseen_text_is_beside_the_passage_or_else_the_passage_backwards():
 
 def test_an_unseen_text_that_repeats_the_learned_one_does_not_refuse_who_knows_it(known):
     after = np.concatenate([known.after[:60], known.ids, known.after[60:120], known.ids])
-    figures = verdict(known.speaker, known.ids, after)
+    figures = verdict(known.language_model, known.ids, after)
     control = figures["controls"]["text after the passage"]
     assert figures["certified"] and control["rate"] == 0 and 100 < control["offsets"] < 256
     # A text of one line over and over: all of it is known in any order, so all of it is measured.
@@ -361,13 +367,13 @@ def test_an_unseen_text_that_repeats_the_learned_one_does_not_refuse_who_knows_i
     assert not new_windows(line[:300], line, 32).any()
     name, other = unseen_text(line, line, line)
     assert name == "the text backwards"
-    figures = controls(known.speaker, line, (name, other), 0)
+    figures = controls(known.language_model, line, (name, other), 0)
     assert figures["shuffled lines"]["offsets"] == figures[name]["offsets"] == 237
 
 
 @pytest.mark.parametrize("context", [2, 3])
 def test_the_shortest_contexts_are_measured_and_show_a_leak(known, context, monkeypatch):
-    short = replace(known.speaker, context=context)
+    short = replace(known.language_model, context=context)
     figures = verdict(short, known.ids, known.after)
     assert not figures["certified"] and figures["leak"] == 0
     without_mask(monkeypatch)
@@ -383,11 +389,11 @@ def test_shuffled_lines_are_the_same_tokens_in_short_pieces():
 def test_a_leak_is_found_in_a_model_of_any_training(monkeypatch):
     model = GPT(TINY)
     initialise(model, 0)
-    speaker = Speaker(model, None, 32)
+    language_model = LanguageModel(model, None, 32)
     ids = np.random.default_rng(0).integers(0, 50257, 40)
-    assert leak(speaker, ids) == 0
+    assert leak(language_model, ids) == 0
     without_mask(monkeypatch)
-    assert leak(speaker, ids) > 1e-3
+    assert leak(language_model, ids) > 1e-3
 
 
 def test_worst_lines_have_their_numbers_and_a_map_is_drawn(tmp_path):
@@ -456,14 +462,14 @@ def test_what_must_not_be_known_lies_outside_of_all_that_was_learned(known_run, 
 
 
 def test_weights_that_were_replaced_since_they_were_read_are_not_hashed(known_run):
-    subject = of_run("known")
-    before = subject.hashed()
+    trained = of_run("known")
+    before = trained.hashed()
     assert before["sha256"] == sha256(known_run / "model.safetensors")
     copy = known_run / "copy"
     copy.write_bytes((known_run / "model.safetensors").read_bytes())
     copy.replace(known_run / "model.safetensors")
     with pytest.raises(ValueError, match="written anew"):
-        subject.hashed()
+        trained.hashed()
     assert of_run("known").hashed() == before
 
 

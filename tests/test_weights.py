@@ -9,7 +9,7 @@ import torch
 import transformers
 from conftest import TINY
 
-from mlx_shakegpt.weights import model_config_from_hf, speaker_from_hf, weights_files, weights_hash
+from mlx_shakegpt.weights import model_config_from_hf, model_from_hf, weights_files, weights_hash
 
 IDS = np.array([[5962, 22307, 25, 198, 8421]])
 
@@ -27,7 +27,7 @@ def logits(model):
 
 
 def same(folder, model):
-    return np.abs(np.array(speaker_from_hf(folder).model(IDS)) - logits(model)).max() < 1e-4
+    return np.abs(np.array(model_from_hf(folder).gpt(IDS)) - logits(model)).max() < 1e-4
 
 
 @pytest.fixture(params=["with a head", "without a head", "in shards", "bf16"])
@@ -68,7 +68,7 @@ def test_old_files_with_masks_and_a_tied_head_come_in(theirs, tmp_path):
     tensors["lm_head.weight"] = tensors["lm_head.weight"] + 1
     mx.save_safetensors(str(tmp_path / "model.safetensors"), tensors)
     with pytest.raises(ValueError, match="head of its own"):
-        speaker_from_hf(tmp_path)
+        model_from_hf(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_models_that_compute_otherwise_are_refused(theirs, tmp_path, name, value
     path = tmp_path / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
     with pytest.raises(ValueError, match=r"7|relu|True|False|50304|llama"):
-        speaker_from_hf(tmp_path)
+        model_from_hf(tmp_path)
 
 
 def test_another_tokenizer_is_refused(theirs, tmp_path):
@@ -99,7 +99,7 @@ def test_another_tokenizer_is_refused(theirs, tmp_path):
     }.items():
         (tmp_path / name).write_text(json.dumps(content))
         with pytest.raises(ValueError, match=f"{name.removeprefix('./')} is not GPT-2's encoding"):
-            speaker_from_hf(tmp_path)
+            model_from_hf(tmp_path)
         (tmp_path / name).unlink()
 
 
@@ -107,7 +107,7 @@ def test_weights_that_may_run_code_are_not_read(theirs, tmp_path):
     theirs.config.save_pretrained(tmp_path)
     torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match=r"pytorch_model.bin may run code"):
-        speaker_from_hf(tmp_path)
+        model_from_hf(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/passwd", 7, "", {}])
@@ -116,4 +116,4 @@ def test_an_index_names_no_file_outside(theirs, tmp_path, name):
     index = {"weight_map": {"wte.weight": name}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match="names a file outside"):
-        speaker_from_hf(tmp_path)
+        model_from_hf(tmp_path)

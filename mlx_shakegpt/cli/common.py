@@ -129,7 +129,7 @@ def text_options(function: Any) -> Any:
     return function
 
 
-def subject_from(
+def trained_model_from(
     run: str | None, model: str | None, data: str | None,
     first_line: int | None, corpus_tokens: int | None,
 ) -> Any:  # fmt: skip
@@ -138,7 +138,7 @@ def subject_from(
 
     from ..run import of_run
     from ..weights.hub import model_folder, model_name
-    from ..weights.subject import of_folder
+    from ..weights.trained_model import of_folder
 
     if run and model:
         raise click.UsageError("give --run or --model, not both")
@@ -151,15 +151,15 @@ def subject_from(
     return of_run(run, file, passage)
 
 
-def speaker_from(run: str | None, model: str | None) -> tuple[Any, str]:
+def language_model_from(run: str | None, model: str | None) -> tuple[Any, str]:
     """The model of a run, a folder or the hub, and its name."""
-    from ..run import find_run, load_speaker
-    from ..weights import speaker_from_hf
+    from ..run import find_run, load_model
+    from ..weights import model_from_hf
     from ..weights.hub import model_folder
 
     if run and model:
         raise click.UsageError("give --run or --model, not both")
     if model:
-        return speaker_from_hf(model_folder(model)), model
+        return model_from_hf(model_folder(model)), model
     path = find_run(run)
-    return load_speaker(path), path.name
+    return load_model(path), path.name

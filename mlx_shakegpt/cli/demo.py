@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .common import note, prepare, say, subject_from, text_options
+from .common import note, prepare, say, text_options, trained_model_from
 
 
 @click.command("demo")
@@ -24,10 +24,10 @@ def command(
     prepare()
     from ..sharing.server import serve_until_stopped
 
-    subject = subject_from(run, model, data, first_line, corpus_tokens)
+    trained = trained_model_from(run, model, data, first_line, corpus_tokens)
 
     def tell(line: str) -> None:
         say(line)
         note("Ctrl-C ends it.")
 
-    serve_until_stopped(subject, host, port, tell)
+    serve_until_stopped(trained, host, port, tell)

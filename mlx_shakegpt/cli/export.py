@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .common import emit, json_option, prepare, speaker_from
+from .common import emit, json_option, language_model_from, prepare
 
 
 @click.command("export")
@@ -23,15 +23,16 @@ def command(run: str | None, target: str, dtype: str, quantize: str | None, as_j
     from ..run import find_run, read_config
     from ..sharing.export import export
 
-    speaker, name = speaker_from(run, None)
+    language_model, name = language_model_from(run, None)
     text = read_config(find_run(run))["corpus"]
     bits = int(quantize) if quantize else None
-    difference = export(speaker, Path(target), dtype, text, bits)
+    difference = export(language_model, Path(target), dtype, text, bits)
     result = {"run": name, "folder": target, "dtype": dtype, "bits": bits, "difference": difference}
     kind = f"{bits} bits" if bits else dtype
     text = (
         f"Exported {name} to {target} in {kind}; mlx-lm loads it, "
         f"logits within {difference:.2g}.\n"
-        f"The trained context is {speaker.context} tokens: keep prompt and continuation within it."
+        f"The trained context is {language_model.context} tokens: "
+        "keep prompt and continuation within it."
     )
     emit(as_json, result, text)

@@ -10,7 +10,7 @@ import click
 
 from ..files import as_text
 from ..settings.sampling import Sampling
-from .common import emit, json_option, note, options, prepare, say, speaker_from
+from .common import emit, json_option, language_model_from, note, options, prepare, say
 
 
 @click.command("generate")
@@ -43,7 +43,7 @@ def command(
     from ..generation.lookup import Lookup
     from ..text import tokenizer
 
-    speaker, name = speaker_from(run, model)
+    language_model, name = language_model_from(run, model)
     learned = _learned(run, model) if lookup or mark else None
     guesses = Lookup(learned.ids) if lookup and learned else None
     if mark and not learned:
@@ -59,7 +59,7 @@ def command(
     made: list[int] = []
 
     def counted() -> Any:
-        for token in stream(speaker, ids, max_tokens, Sampling(**sampling), guesses):
+        for token in stream(language_model, ids, max_tokens, Sampling(**sampling), guesses):
             made.append(token)
             yield token
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .common import emit, json_option, note, prepare, say, subject_from, text_options
+from .common import emit, json_option, note, prepare, say, text_options, trained_model_from
 
 
 @click.command("recite")
@@ -39,22 +39,22 @@ def command(
     from ..text.lines import start_at
     from ..verification.recital import Recital
 
-    subject = subject_from(run, model, data, first_line, corpus_tokens)
-    ids, passage = subject.corpus.ids, subject.corpus.passage
+    trained = trained_model_from(run, model, data, first_line, corpus_tokens)
+    ids, passage = trained.corpus.ids, trained.corpus.passage
     start = start_at(ids, passage.first_line, line or passage.first_line)
     said = Recital(ids[start:], prompt_tokens, tokens, on_error)
     started = time.perf_counter()
     shown = not as_json
     if shown:
         say(tokenizer.decode(said.prompt), nl=False)
-    for piece in said.pieces(subject.speaker):
+    for piece in said.pieces(trained.language_model):
         if shown:
             say(piece.text, nl=False, fg="red" if piece.wrong else None)
             if piece.right:
                 say(f"[{piece.right}]", nl=False, fg="green")
     seconds = time.perf_counter() - started
     figures: dict[str, Any] = said.figures() | {
-        "model": subject.name,
+        "model": trained.name,
         "tokens_per_second": round(said.count / seconds, 2),
         "pages_per_minute": round(said.words() / 250 / seconds * 60, 2),
     }

@@ -10,7 +10,7 @@ from click.core import ParameterSource
 
 from ..settings.config import VerifyConfig
 from ..settings.errors import NotReached
-from .common import emit, json_option, note, options, prepare, subject_from, text_options
+from .common import emit, json_option, note, options, prepare, text_options, trained_model_from
 
 
 @click.command("verify")
@@ -56,12 +56,12 @@ def command(
     from ..verification.summary import changes, summary
 
     before = papers.read(Path(compare)) if compare else None
-    subject = subject_from(run, model, data, first_line, corpus_tokens)
+    trained = trained_model_from(run, model, data, first_line, corpus_tokens)
     # What came from the hub lies in its cache, where nobody looks.
-    own = subject.folder if not model or Path(model).is_dir() else Path(subject.name)
-    folder = writable(Path(target) if target else evidence_folder(subject, own))
-    _announce(subject)
-    proof = prove(subject, VerifyConfig(**settings), _done)
+    own = trained.folder if not model or Path(model).is_dir() else Path(trained.name)
+    folder = writable(Path(target) if target else evidence_folder(trained, own))
+    _announce(trained)
+    proof = prove(trained, VerifyConfig(**settings), _done)
     proof.write(folder)
     figures = proof.figures
     result = figures | {"certificate": str(folder / CERTIFICATE), "map": str(folder / MAP)}
@@ -89,14 +89,14 @@ def _rerun(
     stated = papers.read(file)
     passage = papers.passage_of(stated)
     run = run or (None if model else stated["name"])
-    subject = subject_from(run, model, data, passage.first_line, passage.tokens)
-    _announce(subject)
+    trained = trained_model_from(run, model, data, passage.first_line, passage.tokens)
+    _announce(trained)
     fresh: list[Any] = []
     if sample:
-        result, fresh = sample_again(stated, subject, *sample, _done)
+        result, fresh = sample_again(stated, trained, *sample, _done)
     else:
-        result = measure_again(stated, subject, _done)
-    held = "" if result.differences else f"{file} holds: {subject.name} was measured again.\n"
+        result = measure_again(stated, trained, _done)
+    held = "" if result.differences else f"{file} holds: {trained.name} was measured again.\n"
     emit(
         as_json,
         {
@@ -115,9 +115,9 @@ def _rerun(
         raise NotReached(f"{file} holds, but it certifies nothing")
 
 
-def _announce(subject: Any) -> None:
-    corpus = subject.corpus
-    note(f"Verifying {subject.name} on {len(corpus.ids):,} tokens of {corpus.name} …")
+def _announce(trained: Any) -> None:
+    corpus = trained.corpus
+    note(f"Verifying {trained.name} on {len(corpus.ids):,} tokens of {corpus.name} …")
 
 
 def _done(part: str) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from ..model.speaker import Speaker
+from ..model.language_model import LanguageModel
 from ..settings.sampling import Sampling
 from .decoding import Chooser, prompt_cache
 
@@ -34,37 +34,37 @@ class Reader:
     decoding.stream.
     """
 
-    def __init__(self, speaker: Speaker) -> None:
-        self._speaker, self._choose = speaker, Chooser(speaker, Sampling())
-        self._cache = prompt_cache(speaker)
+    def __init__(self, model: LanguageModel) -> None:
+        self._model, self._choose = model, Chooser(model, Sampling())
+        self._cache = prompt_cache(model)
         self._history = np.empty((0, 0), np.int32)
 
     def read(self, ids: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Reads on, ids (S, n); the likeliest next id (S,), and with ids `true` (S,) whether it is
         as good as a tie that it is right, or that it is wrong (S,)."""
-        speaker, context = self._speaker, self._speaker.context
+        model, context = self._model, self._model.context
         self._history = np.concatenate([self._history, ids], 1) if self._history.size else ids
         if self._cache[0].offset + ids.shape[1] > context:
-            self._cache = prompt_cache(speaker)
+            self._cache = prompt_cache(model)
             ids = self._history[:, -min(self._history.shape[1], max(1, context // 2)) :]
         self._history = self._history[:, -context:]
-        rows = speaker.model.checked_ids(speaker.rows_of(ids))
-        states = speaker.model.hidden(rows, self._cache, 1)
-        logits = speaker.model.head(states[:, 0])
+        rows = model.gpt.checked_ids(model.rows_of(ids))
+        states = model.gpt.hidden(rows, self._cache, 1)
+        logits = model.gpt.head(states[:, 0])
         chosen, firm = self._choose.ids(logits), self._choose.firm(logits)
-        near = self._choose.near(logits, speaker.model.checked_ids(speaker.rows_of(true)))
+        near = self._choose.near(logits, model.gpt.checked_ids(model.rows_of(true)))
         tie = mx.where(chosen == mx.array(true), ~firm, near)
         mx.eval(chosen, tie)
         return np.array(chosen).astype(np.int32), np.array(tie)
 
 
-def continuations(speaker: Speaker, windows: np.ndarray, k: int) -> Continuations:
+def continuations(model: LanguageModel, windows: np.ndarray, k: int) -> Continuations:
     """What greedy decoding says after the first `k` ids of windows (S, k + m), for m tokens."""
     ids = np.empty((len(windows), windows.shape[1] - k), np.int32)
     tie = np.empty(ids.shape, bool)
     for start in range(0, len(windows), TOGETHER):
         part = slice(start, start + TOGETHER)
-        reader, said = Reader(speaker), windows[part, :k]
+        reader, said = Reader(model), windows[part, :k]
         for position in range(ids.shape[1]):
             token, even = reader.read(said, windows[part, k + position])
             ids[part, position], tie[part, position] = token, even
@@ -72,13 +72,13 @@ def continuations(speaker: Speaker, windows: np.ndarray, k: int) -> Continuation
     return Continuations(ids, tie)
 
 
-def recital(speaker: Speaker, ids: np.ndarray, k: int, correct: bool) -> Iterator[int]:
+def recital(model: LanguageModel, ids: np.ndarray, k: int, correct: bool) -> Iterator[int]:
     """What the model says in place of ids[k], ids[k + 1], …, one id at a time.
 
     With `correct`, the true token takes the place of a wrong one before the model goes on; else it
     goes on from what it said.
     """
-    reader, said = Reader(speaker), ids[None, :k]
+    reader, said = Reader(model), ids[None, :k]
     for true in ids[k:]:
         token, _ = reader.read(said, np.array([true], np.int32))
         yield int(token[0])

@@ -18,7 +18,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from ..model.speaker import Speaker
+from ..model.language_model import LanguageModel
 from ..settings.sampling import Sampling
 from ..text.tokenizer import END_OF_TEXT
 from .lookup import Lookup
@@ -28,7 +28,7 @@ _CLOSE = {mx.float32: 1e-5, mx.float16: 0.01, mx.bfloat16: 0.05}
 
 
 def stream(
-    speaker: Speaker,
+    model: LanguageModel,
     prompt: Sequence[int],
     max_tokens: int,
     sampling: Sampling | None = None,
@@ -45,15 +45,15 @@ def stream(
     if not prompt:
         raise ValueError("the prompt is empty; give at least one character to go on from")
     sampling = sampling or Sampling()
-    choose = Chooser(speaker, sampling)
+    choose = Chooser(model, sampling)
     # Rows that are not yet in the cache; a prompt longer than the window starts from its last half.
     fresh = list(prompt)
-    if len(fresh) > speaker.context:
-        fresh = _last_half(speaker, fresh)
+    if len(fresh) > model.context:
+        fresh = _last_half(model, fresh)
     if lookup:
-        ids = _guessed(speaker, list(prompt), fresh, choose, lookup)
+        ids = _guessed(model, list(prompt), fresh, choose, lookup)
     else:
-        ids = _plain(speaker, list(prompt), fresh, choose)
+        ids = _plain(model, list(prompt), fresh, choose)
     for token in itertools.islice(ids, max_tokens):
         yield token
         if token == END_OF_TEXT:
@@ -61,27 +61,27 @@ def stream(
 
 
 def _plain(
-    speaker: Speaker, history: list[int], fresh: list[int], choose: Chooser
+    model: LanguageModel, history: list[int], fresh: list[int], choose: Chooser
 ) -> Iterator[int]:
     """One token a pass. The next pass starts before its token is read: the device need not wait."""
-    cache = prompt_cache(speaker)
-    token = choose.ids(_logits(speaker, fresh, cache))
+    cache = prompt_cache(model)
+    token = choose.ids(_logits(model, fresh, cache))
     mx.async_eval(token)
     while True:
         following: mx.array | None = None
-        if cache[0].offset < speaker.context:
-            following = choose.ids(_logits(speaker, token, cache))
+        if cache[0].offset < model.context:
+            following = choose.ids(_logits(model, token, cache))
             mx.async_eval(following)
         history.append(int(token))
         yield history[-1]
         if following is None:
-            cache = prompt_cache(speaker)
-            following = choose.ids(_logits(speaker, _last_half(speaker, history), cache))
+            cache = prompt_cache(model)
+            following = choose.ids(_logits(model, _last_half(model, history), cache))
         token = following
 
 
 def _guessed(
-    speaker: Speaker, history: list[int], fresh: list[int], choose: Chooser, lookup: Lookup
+    model: LanguageModel, history: list[int], fresh: list[int], choose: Chooser, lookup: Lookup
 ) -> Iterator[int]:
     """As many tokens a pass as were guessed right, and one more.
 
@@ -90,21 +90,21 @@ def _guessed(
     certain, where keeping a choice that agrees is accepting it with its probability. Where greedy
     decoding is close to a tie, a pass without guesses decides, as their rounding differs.
     """
-    cache = prompt_cache(speaker)
+    cache = prompt_cache(model)
     alone = False
     while True:
-        room = speaker.context - cache[0].offset - len(fresh)
+        room = model.context - cache[0].offset - len(fresh)
         if room < 0:
-            cache = prompt_cache(speaker)
-            fresh = _last_half(speaker, history)
-            room = speaker.context - len(fresh)
+            cache = prompt_cache(model)
+            fresh = _last_half(model, history)
+            room = model.context - len(fresh)
         if not (lookup.trusted or alone):
-            for token in _until_trusted(speaker, history, fresh, choose, lookup, cache):
+            for token in _until_trusted(model, history, fresh, choose, lookup, cache):
                 fresh = [token]
                 yield token
             continue
         guess = [] if alone else lookup.propose(history, room)
-        logits = _logits(speaker, fresh + guess, cache, len(guess) + 1)
+        logits = _logits(model, fresh + guess, cache, len(guess) + 1)
         chosen = np.array(choose.ids(logits)).tolist()
         firm = np.array(choose.firm(logits)) if guess else [True]
         right = 0
@@ -126,17 +126,17 @@ def _guessed(
 
 
 def _until_trusted(
-    speaker: Speaker, history: list[int], fresh: list[int], choose: Chooser, lookup: Lookup,
+    model: LanguageModel, history: list[int], fresh: list[int], choose: Chooser, lookup: Lookup,
     cache: list[Any],
 ) -> Iterator[int]:  # fmt: skip
     """One token a pass, as in _plain, until guesses would have been right or the cache is full; all
     tokens but the last are in the cache then."""
-    token = choose.ids(_logits(speaker, fresh, cache))
+    token = choose.ids(_logits(model, fresh, cache))
     mx.async_eval(token)
     while True:
         following: mx.array | None = None
-        if not lookup.trusted and cache[0].offset < speaker.context:
-            following = choose.ids(_logits(speaker, token, cache))
+        if not lookup.trusted and cache[0].offset < model.context:
+            following = choose.ids(_logits(model, token, cache))
             mx.async_eval(following)
         lookup.watch(history, int(token))
         history.append(int(token))
@@ -146,32 +146,32 @@ def _until_trusted(
         token = following
 
 
-def _last_half(speaker: Speaker, history: list[int]) -> list[int]:
+def _last_half(model: LanguageModel, history: list[int]) -> list[int]:
     """What a new window begins with."""
-    return history[-max(1, speaker.context // 2) :]
+    return history[-max(1, model.context // 2) :]
 
 
-def prompt_cache(speaker: Speaker) -> list[Any]:
+def prompt_cache(model: LanguageModel) -> list[Any]:
     """An empty KV cache for each block, of mlx-lm's class."""
-    return _mlx_lm("models.cache").make_prompt_cache(speaker.model)
+    return _mlx_lm("models.cache").make_prompt_cache(model.gpt)
 
 
 def _logits(
-    speaker: Speaker, ids: Sequence[int] | mx.array, cache: list[Any], last: int = 1
+    model: LanguageModel, ids: Sequence[int] | mx.array, cache: list[Any], last: int = 1
 ) -> mx.array:
     """Logits (last, rows) after the last of some ids, or after one that is still on the device."""
     if isinstance(ids, mx.array):
-        rows = speaker.table[ids] if speaker.vocabulary else ids
+        rows = model.table[ids] if model.vocabulary else ids
     else:
-        rows = speaker.model.checked_ids(speaker.rows_of(ids))
-    return speaker.model.head(speaker.model.hidden(rows.reshape(1, -1), cache, last)[0])
+        rows = model.gpt.checked_ids(model.rows_of(ids))
+    return model.gpt.head(model.gpt.hidden(rows.reshape(1, -1), cache, last)[0])
 
 
 class Chooser:
     """How a token is chosen after each of some positions: the likeliest, or one at random."""
 
-    def __init__(self, speaker: Speaker, sampling: Sampling) -> None:
-        self.speaker, self.greedy = speaker, sampling.temperature == 0
+    def __init__(self, model: LanguageModel, sampling: Sampling) -> None:
+        self.model, self.greedy = model, sampling.temperature == 0
         if self.greedy:
             return
         self._sampling, self._key = sampling, mx.random.key(sampling.seed)
@@ -180,8 +180,8 @@ class Chooser:
         """One id (n,) for each of (n, rows) logits."""
         if self.greedy:
             chosen = logits.argmax(-1)
-            return self.speaker.ids[chosen] if self.speaker.vocabulary else chosen
-        logits = self.speaker.expand(logits).astype(mx.float32)
+            return self.model.ids[chosen] if self.model.vocabulary else chosen
+        logits = self.model.expand(logits).astype(mx.float32)
         logits = self._filtered(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
         # Less the largest, as a low temperature would multiply its rounding, or overflow.
         logits = (logits - logits.max(-1, keepdims=True)) * (1 / self._sampling.temperature)

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ..files import as_text, read_json, weights_dir
-from ..model.speaker import Speaker
+from ..model.language_model import LanguageModel
 from ..settings.config import ModelConfig, Passage, TrainConfig
 from ..text.corpus import Corpus
 from ..training import checkpoint
-from ..weights import speaker_from_run
-from ..weights.subject import Subject, same_passage
+from ..weights import model_from_run
+from ..weights.trained_model import TrainedModel, same_passage
 
 CONFIG, METRICS, LOG, CURVE = "config.json", "metrics.jsonl", "training_log.txt", "loss.png"
 
@@ -90,9 +90,9 @@ def load_corpus(path: Path) -> Corpus:
     return corpus
 
 
-def load_speaker(path: Path) -> Speaker:
+def load_model(path: Path) -> LanguageModel:
     """The model of a run. Raises ValueError where it has no weights yet."""
-    return speaker_from_run(weights_file(path), read_config(path)["model"])
+    return model_from_run(weights_file(path), read_config(path)["model"])
 
 
 def newest_checkpoint(path: Path) -> tuple[Path | None, list[str]]:
@@ -123,7 +123,9 @@ def weights_file(path: Path) -> Path:
     return final
 
 
-def of_run(name: str | None, data: Path | None = None, passage: Passage | None = None) -> Subject:
+def of_run(
+    name: str | None, data: Path | None = None, passage: Passage | None = None
+) -> TrainedModel:
     """A run's model with the text that it learned; or with the whole of another one, `data`, or
     with another passage. Raises ValueError where one of them is not to be had."""
     path = find_run(name)
@@ -136,7 +138,7 @@ def of_run(name: str | None, data: Path | None = None, passage: Passage | None =
         corpus = Corpus.load(data or own, passage or Passage())
     learned = config["passage"] if corpus.sha256 == told["sha256"] else None
     weights = weights_file(path)
-    load = partial(speaker_from_run, weights, config["model"])
-    return Subject(
+    load = partial(model_from_run, weights, config["model"])
+    return TrainedModel(
         as_text(path.name), path, (weights,), corpus, load, learned, same_passage(corpus, told)
     )

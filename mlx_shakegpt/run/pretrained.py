@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..model.gpt import GPT
-from ..weights import speaker_from_hf, weights_files, weights_hash
+from ..weights import model_from_hf, weights_files, weights_hash
 from ..weights.hub import model_folder
 
 
@@ -37,4 +37,4 @@ def pretrained(source: str, sha256: str | None = None) -> Pretrained:
             "started; put the old ones back, or start another --run"
         )
     own = str(folder.resolve()) if Path(source).expanduser().is_dir() else source
-    return Pretrained(speaker_from_hf(folder).model, own, found)
+    return Pretrained(model_from_hf(folder).gpt, own, found)

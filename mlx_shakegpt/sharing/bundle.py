@@ -12,7 +12,7 @@ from ..run import CURVE, of_run, read_config
 from ..settings.config import Passage, VerifyConfig
 from ..text.corpus import Corpus
 from ..verification.proof import prove
-from ..weights.subject import of_folder
+from ..weights.trained_model import of_folder
 from .card import model_card
 from .export import export
 from .space import TEXT, write_space
@@ -42,14 +42,14 @@ def publish(
     lies beside it. Raises ValueError where the folder is not empty or the run cannot be exported.
     """
     must_be_empty(folder)
-    subject = of_run(run)
-    config = read_config(subject.folder)
+    trained = of_run(run)
+    config = read_config(trained.folder)
     model, space = folder / "model", folder / "space"
-    corpus = _excerpt(subject.corpus, space / TEXT) if subject.corpus.path else subject.corpus
-    export(subject.speaker, model, text=corpus.told)
+    corpus = _excerpt(trained.corpus, space / TEXT) if trained.corpus.path else trained.corpus
+    export(trained.language_model, model, text=corpus.told)
     done("exported")
-    if (subject.folder / CURVE).exists():
-        shutil.copyfile(subject.folder / CURVE, model / CURVE)
+    if (trained.folder / CURVE).exists():
+        shutil.copyfile(trained.folder / CURVE, model / CURVE)
     paper = None
     if settings:
         data = Path(corpus.path) if corpus.path else None
@@ -57,7 +57,7 @@ def publish(
         proof = prove(replace(exported, corpus=corpus), settings, done)
         proof.write(model)
         paper = proof.paper
-    context, curve = subject.speaker.context, (model / CURVE).exists()
+    context, curve = trained.language_model.context, (model / CURVE).exists()
     text = corpus.told | {"file": TEXT if corpus.path else None}
     card = model_card(repo, license_id, config, context, paper, curve, text)
     (model / "README.md").write_text(card, encoding="utf-8")

@@ -19,11 +19,11 @@ import mlx.core as mx
 import numpy as np
 
 from ..files import must_be_empty, sync
-from ..model.speaker import Speaker
+from ..model.language_model import LanguageModel
 from ..model.trees import flat
 from ..settings.errors import NotReached
 from ..text import assets, tokenizer
-from ..weights import full_tensors, speaker_from_hf
+from ..weights import full_tensors, model_from_hf
 from ..weights.huggingface_files import json_files, write_json
 from ..weights.safetensors import save_tensors
 
@@ -38,7 +38,7 @@ class ExportError(NotReached):
 
 
 def export(
-    speaker: Speaker,
+    language_model: LanguageModel,
     folder: Path,
     dtype: str = "float32",
     text: Mapping[str, Any] | None = None,
@@ -60,9 +60,9 @@ def export(
     writing = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=place))
     try:
         kind = getattr(mx, dtype)
-        tensors = {name: value.astype(kind) for name, value in full_tensors(speaker).items()}
+        tensors = {name: value.astype(kind) for name, value in full_tensors(language_model).items()}
         save_tensors(writing / "model.safetensors", tensors)
-        files = json_files(speaker.model.config, speaker.context, dtype)
+        files = json_files(language_model.gpt.config, language_model.context, dtype)
         if text:
             names = ("name", "sha256", "first_line", "tokens")
             files["config.json"]["learned_text"] = {name: text[name] for name in names}
@@ -71,8 +71,8 @@ def export(
         shutil.copyfile(assets.ensure(assets.GPT2_VOCABULARY), writing / "vocab.json")
         shutil.copyfile(assets.ensure(assets.GPT2_MERGES), writing / "merges.txt")
         if bits:
-            _quantize(writing, bits, speaker.model.config.n_embd)
-        difference = _compare(speaker_from_hf(writing) if bits else speaker, writing, kind)
+            _quantize(writing, bits, language_model.gpt.config.n_embd)
+        difference = _compare(model_from_hf(writing) if bits else language_model, writing, kind)
         for file in writing.iterdir():
             sync(file)
         if place == folder:
@@ -108,7 +108,7 @@ def _quantize(folder: Path, bits: int, n_embd: int) -> None:
     write_json(folder / "config.json", config)
 
 
-def _compare(speaker: Speaker, folder: Path, dtype: mx.Dtype) -> float:
+def _compare(language_model: LanguageModel, folder: Path, dtype: mx.Dtype) -> float:
     """Loads the folder with mlx-lm and compares ids and logits. Raises ExportError."""
     import mlx_lm
 
@@ -116,11 +116,11 @@ def _compare(speaker: Speaker, folder: Path, dtype: mx.Dtype) -> float:
         model, their_tokenizer, *_ = mlx_lm.load(str(folder))
     except Exception as error:
         raise ExportError(f"mlx-lm cannot load what was written: {error}") from error
-    ids = tokenizer.encode(PROBE_TEXT)[: speaker.context]
-    if their_tokenizer.encode(PROBE_TEXT)[: speaker.context] != ids:
+    ids = tokenizer.encode(PROBE_TEXT)[: language_model.context]
+    if their_tokenizer.encode(PROBE_TEXT)[: language_model.context] != ids:
         raise ExportError("the exported tokenizer gives other ids than tiktoken")
     theirs = np.array(model(mx.array([ids])).astype(mx.float32))
-    logits = speaker.expand(speaker.model(speaker.rows_of(ids)[None]))
+    logits = language_model.expand(language_model.gpt(language_model.rows_of(ids)[None]))
     ours = np.array(logits.astype(mx.float32))
     difference = float(np.abs(theirs - ours).max())
     share = max(TOLERANCE[dtype], TOLERANCE[logits.dtype])

@@ -26,14 +26,14 @@ from ..text.quotations import Source
 from ..verification import certificate as papers
 from ..verification.proof import CERTIFICATE, MAP, evidence_folder, others
 from ..verification.summary import summary
-from ..weights.subject import Subject
+from ..weights.trained_model import TrainedModel
 from .marked import marked, plain
 from .request_limits import LONGEST_PROMPT, MOST_TOKENS, WAITING
 
 SECONDS_BETWEEN_FRAMES = 0.05
 
 
-def page(subject: Subject) -> Any:
+def page(trained: TrainedModel) -> Any:
     """The page of a model and its text, a gradio.Blocks. Raises ImportError without gradio."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ["GRADIO_TEMP_DIR"] = _private_folder()
@@ -44,9 +44,9 @@ def page(subject: Subject) -> Any:
             "the demo needs gradio; install it with: pip install 'mlx-shakegpt[demo]'"
         ) from None
 
-    say = _speaking(subject)
-    with gr.Blocks(title=f"{subject.name} · mlx-shakegpt", analytics_enabled=False) as blocks:
-        gr.Markdown(_heading(subject))
+    say = _speaking(trained)
+    with gr.Blocks(title=f"{trained.name} · mlx-shakegpt", analytics_enabled=False) as blocks:
+        gr.Markdown(_heading(trained))
         with gr.Row():
             with gr.Column(scale=1):
                 prompt = gr.Textbox(
@@ -56,13 +56,13 @@ def page(subject: Subject) -> Any:
                 with gr.Row():
                     speak = gr.Button("Speak", variant="primary", elem_id="speak")
                     stop = gr.Button("Stop", elem_id="stop")
-                gr.Examples(_examples(subject), prompt, label="Examples", elem_id="examples")
+                gr.Examples(_examples(trained), prompt, label="Examples", elem_id="examples")
                 tokens = gr.Slider(10, MOST_TOKENS, 150, step=10, label="Tokens")
                 temperature = gr.Slider(0, 1.5, 0, step=0.05, label="Temperature (0: greedy)")
                 top_k = gr.Slider(0, 200, 0, step=1, label="Top-k (0: off)")
             with gr.Column(scale=2):
                 said = gr.HTML(plain("", ""), elem_id="said")
-        _evidence(gr, subject)
+        _evidence(gr, trained)
         inputs = [prompt, tokens, temperature, top_k]
         running: list[Any] = [
             event(say, inputs, said, concurrency_limit=1, concurrency_id="model")
@@ -81,10 +81,10 @@ def _private_folder() -> str:
     return folder
 
 
-def _speaking(subject: Subject) -> Any:
+def _speaking(trained: TrainedModel) -> Any:
     """What the page calls: HTML of what the model has said so far, and at last with marks."""
-    speaker, ids = subject.speaker, subject.corpus.ids
-    source = Source(tokenizer.decode(ids.tolist()), subject.corpus.passage.first_line)
+    language_model, ids = trained.language_model, trained.corpus.ids
+    source = Source(tokenizer.decode(ids.tolist()), trained.corpus.passage.first_line)
 
     def say(prompt: str, tokens: float, temperature: float, top_k: float) -> Iterator[str]:
         import gradio as gr
@@ -103,7 +103,7 @@ def _speaking(subject: Subject) -> Any:
             raise gr.Error(str(error)) from None
         text, shown = "", time.monotonic()
         yield plain(prompt, text)
-        made = stream(speaker, tokenizer.encode(prompt), most, sampling, Lookup(ids))
+        made = stream(language_model, tokenizer.encode(prompt), most, sampling, Lookup(ids))
         for piece in tokenizer.decode_stream(made):
             text += piece
             if time.monotonic() - shown > SECONDS_BETWEEN_FRAMES:
@@ -114,30 +114,30 @@ def _speaking(subject: Subject) -> Any:
     return say
 
 
-def _heading(subject: Subject) -> str:
-    config, corpus = subject.speaker.model.config, subject.corpus
+def _heading(trained: TrainedModel) -> str:
+    config, corpus = trained.language_model.gpt.config, trained.corpus
     return (
-        f"# {subject.name}\n{config.n_parameters:,} parameters; learned {len(corpus.ids):,} tokens "
+        f"# {trained.name}\n{config.n_parameters:,} parameters; learned {len(corpus.ids):,} tokens "
         f"of {corpus.name}, from line {corpus.passage.first_line:,} on. What it says word for word "
         "is marked; the pointer on it shows the line."
     )
 
 
-def _examples(subject: Subject) -> list[str]:
+def _examples(trained: TrainedModel) -> list[str]:
     """Prompts out of the text: its first line, and speakers' names where it has them."""
-    lines = tokenizer.decode(subject.corpus.ids.tolist()).splitlines()
+    lines = tokenizer.decode(trained.corpus.ids.tolist()).splitlines()
     names = list(dict.fromkeys(line for line in lines if line.endswith(":") and line.isupper()))
     first = next((line for line in lines if line.strip()), "Once")
     spoken = [line for line in lines if line and not line.endswith(":")]
     return list(dict.fromkeys([*names[:3], first, *spoken[len(spoken) // 2 :][:1]]))
 
 
-def _evidence(gr: Any, subject: Subject) -> None:
+def _evidence(gr: Any, trained: TrainedModel) -> None:
     """The loss curve, and certificate and map, as far as the folder has those of this very model
     and text."""
-    folder = evidence_folder(subject, subject.folder)
-    if (subject.folder / CURVE).is_file():
-        _picture(gr, subject.folder / CURVE, "Loss curve")
+    folder = evidence_folder(trained, trained.folder)
+    if (trained.folder / CURVE).is_file():
+        _picture(gr, trained.folder / CURVE, "Loss curve")
     if not (folder / CERTIFICATE).is_file():
         return
     try:
@@ -146,7 +146,7 @@ def _evidence(gr: Any, subject: Subject) -> None:
     except (ValueError, LookupError, TypeError, AttributeError):
         gr.Markdown(f"{CERTIFICATE} is damaged; make it anew with `shakegpt verify`.")
         return
-    if others(paper, subject):
+    if others(paper, trained):
         gr.Markdown(
             f"{CERTIFICATE} is of another model or text; `shakegpt verify` makes one of this."
         )

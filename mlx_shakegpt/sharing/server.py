@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ..weights.subject import Subject
+from ..weights.trained_model import TrainedModel
 from .marked import STYLE
 from .own_page import OwnPage
 from .page import page
@@ -15,7 +15,7 @@ from .request_limits import LARGEST_REQUEST, LimitedRequests
 
 
 def serve(
-    subject: Subject, host: str = "127.0.0.1", port: int | None = None, proxied: bool = False
+    trained: TrainedModel, host: str = "127.0.0.1", port: int | None = None, proxied: bool = False
 ) -> Any:
     """Serves the page without waiting; returns the gradio.Blocks, whose `local_url` tells where.
 
@@ -23,7 +23,7 @@ def serve(
     unless `proxied`, where a proxy with a name of its own stands before. Raises OSError where the
     port is taken, or, with None, a hundred of them from 7860 on.
     """
-    blocks = page(subject)
+    blocks = page(trained)
     import gradio as gr
     from starlette.middleware import Middleware
 
@@ -42,7 +42,7 @@ def serve(
 
 
 def serve_until_stopped(
-    subject: Subject,
+    trained: TrainedModel,
     host: str,
     port: int | None,
     tell: Callable[[str], None],
@@ -52,8 +52,8 @@ def serve_until_stopped(
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
             signal.signal(number, signal.default_int_handler)
-    blocks = serve(subject, host, port, proxied)
-    tell(f"{subject.name} speaks at {blocks.local_url}")
+    blocks = serve(trained, host, port, proxied)
+    tell(f"{trained.name} speaks at {blocks.local_url}")
     try:
         while True:
             time.sleep(3600)

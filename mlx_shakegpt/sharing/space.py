@@ -13,7 +13,7 @@ from typing import Any
 
 from .. import files
 from ..text import assets
-from ..weights.subject import of_folder
+from ..weights.trained_model import of_folder
 from .markdown import front_matter
 
 TEXT = "text.txt"
@@ -83,11 +83,11 @@ def serve_space(folder: Path, name: str) -> None:
     from .server import serve_until_stopped
 
     text = folder / TEXT
-    subject = of_folder(folder / "model", text if text.exists() else None, name=name)
+    trained = of_folder(folder / "model", text if text.exists() else None, name=name)
     host = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
     port = int(os.environ.get("GRADIO_SERVER_PORT", "7860"))
     tell = partial(print, flush=True)
-    serve_until_stopped(subject, host, port, tell, proxied="SPACE_ID" in os.environ)
+    serve_until_stopped(trained, host, port, tell, proxied="SPACE_ID" in os.environ)
 
 
 def _readme(repo: str) -> str:

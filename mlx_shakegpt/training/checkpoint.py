@@ -18,7 +18,7 @@ import mlx.core as mx
 from mlx.utils import tree_unflatten
 
 from ..files import read_json, sha256, sync, write_atomically
-from ..model.speaker import fill
+from ..model.language_model import fill
 from ..model.trees import flat
 from ..settings.config import LENGTH, ModelConfig, TrainConfig
 from ..weights import CLOSED_IDS, TRAINED_CONTEXT, run_tensors

@@ -14,7 +14,7 @@ import mlx.core as mx
 from .. import runtime
 from ..generation import decoding
 from ..generation.lookup import Lookup
-from ..model.speaker import Speaker
+from ..model.language_model import LanguageModel
 from ..settings.config import TrainConfig
 from ..settings.presets import Preset
 from ..text.corpus import Corpus
@@ -57,16 +57,16 @@ def bench(preset: Preset, config: TrainConfig, repeats: int) -> Bench:
     rows = trainer.model.wte.weight.shape[0]
     flops = cost.product_flops(preset.model, B * T, T, rows)
     flops += cost.update_flops(preset.model, config, not runtime.on_gpu())
-    speaker = Speaker(trainer.model, trainer.vocabulary, preset.model.n_positions)
+    language_model = LanguageModel(trainer.model, trainer.vocabulary, preset.model.n_positions)
     prompt = corpus.ids[:16].tolist()
-    list(decoding.stream(speaker, prompt, 4))
+    list(decoding.stream(language_model, prompt, 4))
     start = time.perf_counter()
-    made = list(decoding.stream(speaker, prompt, SPOKEN_TOKENS))
+    made = list(decoding.stream(language_model, prompt, SPOKEN_TOKENS))
     spoken = SPOKEN_TOKENS / (time.perf_counter() - start)
     # What a model knows by heart is what it would say: so its own words are the text to look up.
     lookup = Lookup([*prompt, *made])
     start = time.perf_counter()
-    list(decoding.stream(speaker, prompt, SPOKEN_TOKENS, lookup=lookup))
+    list(decoding.stream(language_model, prompt, SPOKEN_TOKENS, lookup=lookup))
     known = SPOKEN_TOKENS / (time.perf_counter() - start)
     return Bench(
         train={

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import read_json, write_atomically
-from ..model.speaker import Speaker
+from ..model.language_model import LanguageModel
 from ..runtime import Runtime, versions
 from ..settings.config import Passage, VerifyConfig
 from ..text import assets
@@ -23,7 +23,7 @@ LARGEST = 50_000_000  # bytes
 
 
 def certificate(
-    speaker: Speaker,
+    model: LanguageModel,
     name: str,
     weights: dict[str, str],
     text: dict[str, Any],
@@ -33,19 +33,19 @@ def certificate(
 ) -> dict[str, Any]:
     """The certificate of some figures: of the model called `name`, of its weights, which have name,
     sha256 and dtype, and of a text, which has name, sha256, first_line and tokens."""
-    config = speaker.model.config
+    config = model.gpt.config
     return {
         "format": FORMAT,
         "text": text,
         "tokenizer": {"name": "gpt2", "sha256": assets.GPT2_MERGES.sha256},
         "name": name,
         "weights": weights,
-        "model": config.to_json() | {"trained_context": speaker.context},
+        "model": config.to_json() | {"trained_context": model.context},
         "settings": asdict(settings),
         "versions": versions(),
         "device": runtime.device,
         "device_name": runtime.name,
-        "dtype": str(speaker.model.wte.weight.dtype).removeprefix("mlx.core."),
+        "dtype": str(model.gpt.wte.weight.dtype).removeprefix("mlx.core."),
         "decoding": "greedy, KV cache, no look-up",
         **figures,
     }

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..model.gpt import GPT
 from ..model.initial import initialise
-from ..model.speaker import Speaker
+from ..model.language_model import LanguageModel
 from ..settings.config import CONTROL_RATE
 from ..text.lines import newlines
 from .extraction import Sample, extraction, sample
@@ -26,7 +26,7 @@ LEAKS = 1e-3  # share of the largest logit
 
 
 def controls(
-    speaker: Speaker, ids: np.ndarray, unseen: tuple[str, np.ndarray], seed: int
+    model: LanguageModel, ids: np.ndarray, unseen: tuple[str, np.ndarray], seed: int
 ) -> dict[str, dict[str, Any]]:
     """Loss and extraction of texts and models that must fail; `passed` says where one did not.
 
@@ -35,11 +35,11 @@ def controls(
     repeat of the learned text is left out, as a model that knows it says it.
     """
     head = ids[:TOKENS]
-    untrained = Speaker(_untrained(speaker.model), speaker.vocabulary, speaker.context)
+    untrained = LanguageModel(_untrained(model.gpt), model.vocabulary, model.context)
     name, other = unseen
     return {
-        name: _figures(speaker, other, seed, ids),
-        "shuffled lines": _figures(speaker, shuffled(ids, seed)[:TOKENS], seed, ids),
+        name: _figures(model, other, seed, ids),
+        "shuffled lines": _figures(model, shuffled(ids, seed)[:TOKENS], seed, ids),
         "untrained model": _figures(untrained, head, seed),
     }
 
@@ -73,33 +73,33 @@ def shuffled(ids: np.ndarray, seed: int) -> np.ndarray:
     return np.concatenate([pieces[i] for i in order])
 
 
-def leak(speaker: Speaker, ids: np.ndarray) -> float:
+def leak(model: LanguageModel, ids: np.ndarray) -> float:
     """How much later tokens change earlier logits, as a share of the largest logit.
 
     0 for a causal model. Exact in floating point where a pass of one shape always computes alike.
     """
-    length = min(speaker.context, len(ids), 128)
-    rows = speaker.rows_of(ids[:length])
+    length = min(model.context, len(ids), 128)
+    rows = model.rows_of(ids[:length])
     largest = 0.0
-    plain = np.array(speaker.model(rows[None]).astype(mx.float32))[0]
+    plain = np.array(model.gpt(rows[None]).astype(mx.float32))[0]
     for cut in sorted({max(1, length * quarter // 4) for quarter in (1, 2, 3)}):
         changed = rows.copy()
-        changed[cut:] = (rows[cut:] + 1) % speaker.model.wte.weight.shape[0]
-        got = np.array(speaker.model(changed[None]).astype(mx.float32))[0]
+        changed[cut:] = (rows[cut:] + 1) % model.gpt.wte.weight.shape[0]
+        got = np.array(model.gpt(changed[None]).astype(mx.float32))[0]
         largest = max(largest, float(np.abs(got - plain)[:cut].max()))
     return largest / max(float(np.abs(plain).max()), 1e-9)
 
 
 def _figures(
-    speaker: Speaker, ids: np.ndarray, seed: int, learned: np.ndarray | None = None
+    model: LanguageModel, ids: np.ndarray, seed: int, learned: np.ndarray | None = None
 ) -> dict[str, Any]:
-    vocabulary, context = speaker.vocabulary, min(speaker.context, len(ids) - 1)
-    score = whole_text_nll(speaker.model, ids, context, vocabulary)
+    vocabulary, context = model.vocabulary, min(model.context, len(ids) - 1)
+    score = whole_text_nll(model.gpt, ids, context, vocabulary)
     offsets = np.arange(len(ids) - K - M + 1)
     if learned is not None and (new := new_windows(ids, learned, M)[K:]).any():
         offsets = offsets[new]
     chosen = sample(len(offsets), OFFSETS, seed)
-    found = extraction(speaker, ids, K, M, Sample(offsets[chosen.offsets], chosen.every))
+    found = extraction(model, ids, K, M, Sample(offsets[chosen.offsets], chosen.every))
     figures = {"nll": score.nll, "accuracy": score.accuracy, "rate": found["rate"]}
     return figures | {"offsets": found["offsets"], "passed": found["rate"] > CONTROL_RATE}
 

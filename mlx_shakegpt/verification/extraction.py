@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..generation.batched import continuations
-from ..model.speaker import Speaker
+from ..model.language_model import LanguageModel
 from .loss import window_scores
 from .repeats import Repeats, followed
 
@@ -51,7 +51,9 @@ def wilson(hits: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     return min(max(0.0, middle - half), share), max(min(1.0, middle + half), share)
 
 
-def extraction(speaker: Speaker, ids: np.ndarray, k: int, m: int, chosen: Sample) -> dict[str, Any]:
+def extraction(
+    model: LanguageModel, ids: np.ndarray, k: int, m: int, chosen: Sample
+) -> dict[str, Any]:
     """em@k,m: the share of offsets where greedy decoding of k true tokens says the next m, or other
     m that follow these k elsewhere in the text: nobody could tell which are meant.
 
@@ -64,9 +66,9 @@ def extraction(speaker: Speaker, ids: np.ndarray, k: int, m: int, chosen: Sample
     repeats = Repeats.of(ids, k, m)
     ambiguous = repeats.ambiguous[chosen.offsets]
     more: dict[str, Any] = {}
-    if k + m - 1 <= speaker.context:
+    if k + m - 1 <= model.context:
         windows = ids[chosen.offsets[:, None] + np.arange(k + m)]
-        scores = window_scores(speaker.model, windows, m, speaker.vocabulary)
+        scores = window_scores(model.gpt, windows, m, model.vocabulary)
         known = np.all(scores.hit, axis=1)
         p_z = np.exp(-scores.nll.sum(1, dtype=np.float64))
         more["p_z_half"] = float((p_z >= 0.5).mean())
@@ -77,7 +79,7 @@ def extraction(speaker: Speaker, ids: np.ndarray, k: int, m: int, chosen: Sample
         unsettled = np.flatnonzero(ambiguous & ~known)
     else:
         known, unsettled = np.zeros(len(chosen.offsets), bool), np.arange(len(chosen.offsets))
-    known[unsettled] = _decoded(speaker, repeats, chosen.offsets[unsettled])
+    known[unsettled] = _decoded(model, repeats, chosen.offsets[unsettled])
     rate = float(known.mean())
     # Every offset is a count, not an estimate.
     low, high = (rate, rate) if chosen.every else wilson(int(known.sum()), len(known))
@@ -98,7 +100,7 @@ def extraction(speaker: Speaker, ids: np.ndarray, k: int, m: int, chosen: Sample
     }
 
 
-def _decoded(speaker: Speaker, repeats: Repeats, offsets: np.ndarray) -> np.ndarray:
+def _decoded(model: LanguageModel, repeats: Repeats, offsets: np.ndarray) -> np.ndarray:
     """Whether what greedy decoding says after the k tokens at each offset follows them in the text;
     offsets with the same k tokens share one decoding."""
     if not len(offsets):
@@ -106,7 +108,7 @@ def _decoded(speaker: Speaker, repeats: Repeats, offsets: np.ndarray) -> np.ndar
     _, first, place = np.unique(repeats.group[offsets], return_index=True, return_inverse=True)
     starts = offsets[first]
     windows = repeats.ids[starts[:, None] + np.arange(repeats.k + repeats.m)]
-    decoded = continuations(speaker, windows, repeats.k).ids
+    decoded = continuations(model, windows, repeats.k).ids
     pairs = zip(starts, decoded, strict=True)
     return np.array([repeats.has(start, continuation) for start, continuation in pairs])[place]
 
@@ -118,7 +120,9 @@ def alignment(found: dict[str, Any], chosen: Sample, window: int, bins: int = 8)
     return [float(exact[place == b].mean()) for b in range(bins) if (place == b).any()]
 
 
-def free_running(speaker: Speaker, ids: np.ndarray, k: int, m: int, seed: int) -> dict[str, Any]:
+def free_running(
+    model: LanguageModel, ids: np.ndarray, k: int, m: int, seed: int
+) -> dict[str, Any]:
     """Free runs from `k` true tokens at a sample of offsets: their length up to the first token
     that is not the text's there, the share that goes on to the end as the text does somewhere, the
     memorisation score over `m` tokens, and whether teacher forcing tells the same.
@@ -130,18 +134,18 @@ def free_running(speaker: Speaker, ids: np.ndarray, k: int, m: int, seed: int) -
     length = min(RUN, (len(ids) - k) // 2)
     offsets = sample(len(ids) - k - length + 1, FREE_RUNS, seed).offsets
     windows = ids[offsets[:, None] + np.arange(k + length)]
-    said = continuations(speaker, windows, k)
+    said = continuations(model, windows, k)
     equal = said.ids == windows[:, k:]
     runs = _leading(equal)
     # Tokens that both see from the same start; none where the prompt fills the context.
-    within = max(0, min(length, speaker.context + 1 - k))
+    within = max(0, min(length, model.context + 1 - k))
     free, forced = np.minimum(runs, within), np.zeros(len(runs), int)
     if within:
         seen = windows[:, : k + within]
-        forced = _leading(window_scores(speaker.model, seen, within, speaker.vocabulary).hit)
+        forced = _leading(window_scores(model.gpt, seen, within, model.vocabulary).hit)
     differ = np.flatnonzero(free != forced)
     ties = sum(said.tie[i, min(free[i], forced[i])] for i in differ)
-    memory = max(1, speaker.context // 2)  # what a run goes on from where its window is full
+    memory = max(1, model.context // 2)  # what a run goes on from where its window is full
     whole = np.concatenate([windows[:, :k], said.ids], 1)
     right = [followed(ids, run, k, memory) == length for run in whole]
     return {

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..model.speaker import Speaker
+from ..model.language_model import LanguageModel
 from ..settings.config import VerifyConfig
 from ..text.tokenizer import gpt2
 from .controls import LEAKS, controls, leak, unseen_text
@@ -39,7 +39,7 @@ class Text:
 
 
 def verify(
-    speaker: Speaker,
+    model: LanguageModel,
     text: Text,
     settings: VerifyConfig,
     seed: int,
@@ -56,25 +56,25 @@ def verify(
         raise ValueError(
             f"the text has {len(ids)} tokens; {LEAST_TOKENS} or more are needed to prove anything"
         )
-    context = min(speaker.context, len(ids) - 1)
-    scores = token_scores(speaker.model, ids, context, speaker.vocabulary)
+    context = min(model.context, len(ids) - 1)
+    scores = token_scores(model.gpt, ids, context, model.vocabulary)
     figures = loss_figures(ids, scores, context)
     done("loss")
     rates = []
     for k, m in LENGTHS:
         n = len(ids) - k - m + 1
         chosen = sample(n, settings.samples or n, seed, settings.every)
-        rates.append(extraction(speaker, ids, k, m, chosen))
+        rates.append(extraction(model, ids, k, m, chosen))
         done(f"em@{k},{m}")
         if k == LENGTHS[0][0]:
             figures["alignment"] = alignment(rates[0], chosen, context)
     figures |= {"extraction": rates}
-    runs = free_running(speaker, ids, *LENGTHS[0], seed)
+    runs = free_running(model, ids, *LENGTHS[0], seed)
     figures |= {"free_running": runs, "free_running_agrees": runs["agrees"]}
     done("free running")
     unseen = unseen_text(ids, text.before, text.after)
-    figures["controls"] = controls(speaker, ids, unseen, seed)
-    figures["leak"] = leak(speaker, ids)
+    figures["controls"] = controls(model, ids, unseen, seed)
+    figures["leak"] = leak(model, ids)
     done("controls")
     reasons = objections(figures, settings.require)
     verdict = {

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..model.speaker import Speaker
+from ..model.language_model import LanguageModel
 from .comparison import share_allowed
 from .extraction import extraction, sample, wilson
 
@@ -47,7 +47,7 @@ class FreshRate:
 
 def fresh_rates(
     stated: Sequence[dict[str, Any]],
-    speaker: Speaker,
+    model: LanguageModel,
     ids: np.ndarray,
     seed: int,
     samples: int,
@@ -60,7 +60,7 @@ def fresh_rates(
         k, m = rate["k"], rate["m"]
         n = len(ids) - k - m + 1
         chosen = sample(n, samples or n, seed)
-        share, size = extraction(speaker, ids, k, m, chosen)["rate"], len(chosen.offsets)
+        share, size = extraction(model, ids, k, m, chosen)["rate"], len(chosen.offsets)
         low, high = (share, share) if chosen.every else wilson(round(share * size), size, Z)
         name = f"em@{k},{m}"
         rates.append(FreshRate(name, share, low, high, size, (rate["low"], rate["high"])))

@@ -15,7 +15,7 @@ from typing import Any
 from ..files import sha256
 from ..runtime import setup
 from ..settings.config import Passage, VerifyConfig
-from ..weights.subject import Subject
+from ..weights.trained_model import TrainedModel
 from . import certificate as papers
 from .comparison import Comparison, compare
 from .evidence import CERTIFICATE, MAP, set_aside_others
@@ -31,7 +31,7 @@ Done = Callable[[str], None]
 class Proof:
     """What was measured: `figures` by their JSON names, each token's scores, the certificate."""
 
-    subject: Subject
+    trained: TrainedModel
     figures: dict[str, Any]
     scores: Scores
     paper: dict[str, Any]
@@ -39,25 +39,25 @@ class Proof:
     def write(self, folder: Path) -> None:
         """Puts certificate and map into a folder, where those of another model, text or passage are
         kept under other names."""
-        corpus = self.subject.corpus
+        corpus = self.trained.corpus
         hashes = {name: self.paper[name]["sha256"] for name in ("text", "weights")}
         set_aside_others(folder, hashes, papers.passage_of(self.paper))
         (folder / MAP).unlink(missing_ok=True)  # so that it is never another certificate's
         papers.write(folder / CERTIFICATE, self.paper)
-        title = f"{self.subject.name}, {corpus.name}"
+        title = f"{self.trained.name}, {corpus.name}"
         memory_map(folder / MAP, corpus.ids, self.scores, corpus.passage.first_line, title)
 
 
-def prove(subject: Subject, settings: VerifyConfig, done: Done = lambda part: None) -> Proof:
+def prove(trained: TrainedModel, settings: VerifyConfig, done: Done = lambda part: None) -> Proof:
     """Measures all that a certificate tells. Raises ValueError for a text that is too short."""
-    corpus, weights = subject.corpus, subject.hashed()
-    text = Text(corpus.ids, *corpus.around(subject.learned))
+    corpus, weights = trained.corpus, trained.hashed()
+    text = Text(corpus.ids, *corpus.around(trained.learned))
     seed = sample_seed(corpus.sha256, weights["sha256"])
-    figures, scores = verify(subject.speaker, text, settings, seed, done)
+    figures, scores = verify(trained.language_model, text, settings, seed, done)
     figures["worst_lines"] = worst_lines(corpus.ids, scores, corpus.passage.first_line)
-    told = subject.name, weights, corpus.told
-    paper = papers.certificate(subject.speaker, *told, settings, setup(), figures)
-    return Proof(subject, figures, scores, paper)
+    told = trained.name, weights, corpus.told
+    paper = papers.certificate(trained.language_model, *told, settings, setup(), figures)
+    return Proof(trained, figures, scores, paper)
 
 
 def sample_seed(text: str, weights: str) -> int:
@@ -67,39 +67,43 @@ def sample_seed(text: str, weights: str) -> int:
 
 
 def measure_again(
-    paper: dict[str, Any], subject: Subject, done: Done = lambda part: None
+    paper: dict[str, Any], trained: TrainedModel, done: Done = lambda part: None
 ) -> Comparison:
     """Compares a certificate with a new measurement; only the hashes, where they differ."""
-    if other := _of_others(paper, subject):
+    if other := _of_others(paper, trained):
         return other
-    return compare(paper, prove(subject, VerifyConfig(**paper["settings"]), done).paper)
+    return compare(paper, prove(trained, VerifyConfig(**paper["settings"]), done).paper)
 
 
 def sample_again(
-    paper: dict[str, Any], subject: Subject, seed: int, samples: int, done: Done = lambda part: None
+    paper: dict[str, Any],
+    trained: TrainedModel,
+    seed: int,
+    samples: int,
+    done: Done = lambda part: None,
 ) -> tuple[Comparison, list[FreshRate]]:
     """Tests a certificate's rates on fresh samples of `samples` offsets (0: all); only the hashes
     are compared where they differ."""
-    if other := _of_others(paper, subject):
+    if other := _of_others(paper, trained):
         return other, []
     rates = fresh_rates(
-        paper["extraction"], subject.speaker, subject.corpus.ids, seed, samples, done
+        paper["extraction"], trained.language_model, trained.corpus.ids, seed, samples, done
     )
     differences = [str(rate) for rate in rates if not rate.agrees]
     return Comparison(differences, [rate.name for rate in rates], ["all other figures"]), rates
 
 
-def _of_others(paper: dict[str, Any], subject: Subject) -> Comparison | None:
-    found = others(paper, subject)
+def _of_others(paper: dict[str, Any], trained: TrainedModel) -> Comparison | None:
+    found = others(paper, trained)
     what = ["sha256 of text, tokenizer and weights", "passage"]
     return Comparison(found, what, []) if found else None
 
 
-def others(paper: dict[str, Any], subject: Subject) -> list[str]:
-    """Of what other text, weights or passage a certificate speaks; empty where it is the subject's
-    own. Raises ValueError as Subject.hashed."""
-    corpus = subject.corpus
-    hashes = {"text": corpus.sha256, "weights": subject.hashed()["sha256"]}
+def others(paper: dict[str, Any], trained: TrainedModel) -> list[str]:
+    """Of what other text, weights or passage a certificate speaks; empty where it is the trained
+    model's own. Raises ValueError as TrainedModel.hashed."""
+    corpus = trained.corpus
+    hashes = {"text": corpus.sha256, "weights": trained.hashed()["sha256"]}
     found = papers.other_hashes(paper, hashes)
     mine, its = Passage(corpus.passage.first_line, len(corpus.ids)), papers.passage_of(paper)
     if mine != its:
@@ -111,12 +115,12 @@ def _passage(passage: Passage) -> str:
     return f"{passage.tokens:,} tokens from line {passage.first_line:,} on"
 
 
-def evidence_folder(subject: Subject, folder: Path) -> Path:
+def evidence_folder(trained: TrainedModel, folder: Path) -> Path:
     """Where in a model's folder certificate and map belong: itself for the text that it learned, or
     may have learned; for another text or passage a folder of their own below."""
-    if subject.own_text:
+    if trained.own_text:
         return folder
-    told = subject.corpus.told
+    told = trained.corpus.told
     mark = sha256("{sha256} {first_line} {tokens}".format(**told).encode())[:12]
     return folder / "other-texts" / mark
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..generation.batched import recital
-from ..model.speaker import Speaker
+from ..model.language_model import LanguageModel
 from ..text.tokenizer import decode, decode_stream, gpt2
 
 CORRECT, STOP, GO_ON = "correct", "stop", "go-on"
@@ -48,9 +48,9 @@ class Recital:
         """Tokens said."""
         return len(self.said)
 
-    def pieces(self, speaker: Speaker) -> Iterator[Piece]:
+    def pieces(self, model: LanguageModel) -> Iterator[Piece]:
         """What is said, piece by piece; whole characters, right or wrong."""
-        for right, group in itertools.groupby(self._judged(speaker), key=lambda said: said[2]):
+        for right, group in itertools.groupby(self._judged(model), key=lambda said: said[2]):
             if right:
                 yield from (Piece(text) for text in decode_stream(t for _, t, _ in group) if text)
                 continue
@@ -58,9 +58,9 @@ class Recital:
             shown = decode(self._ids[list(places)].tolist()) if self._on_error != GO_ON else ""
             yield Piece(decode(wrong), True, shown)
 
-    def _judged(self, speaker: Speaker) -> Iterator[tuple[int, int, bool]]:
+    def _judged(self, model: LanguageModel) -> Iterator[tuple[int, int, bool]]:
         """Place, token said there, and whether it is right."""
-        stream = recital(speaker, self._ids, self._k, self._on_error != GO_ON)
+        stream = recital(model, self._ids, self._k, self._on_error != GO_ON)
         for place, token in enumerate(stream, self._k):
             self.said.append(token)
             right = token == self._ids[place]

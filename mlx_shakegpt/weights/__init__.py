@@ -3,13 +3,13 @@
 from .huggingface import (
     learned_text,
     model_config_from_hf,
-    speaker_from_hf,
+    model_from_hf,
     stored_dtype,
     weights_files,
     weights_hash,
 )
 from .layout import CONV1D, full_tensors
-from .run_file import CLOSED_IDS, TRAINED_CONTEXT, run_tensors, speaker_from_run
+from .run_file import CLOSED_IDS, TRAINED_CONTEXT, model_from_run, run_tensors
 
 __all__ = [
     "CLOSED_IDS",
@@ -18,9 +18,9 @@ __all__ = [
     "full_tensors",
     "learned_text",
     "model_config_from_hf",
+    "model_from_hf",
+    "model_from_run",
     "run_tensors",
-    "speaker_from_hf",
-    "speaker_from_run",
     "stored_dtype",
     "weights_files",
     "weights_hash",

@@ -13,7 +13,7 @@ from typing import Any
 import mlx.core as mx
 
 from ..files import read_json, sha256
-from ..model.speaker import Speaker, built
+from ..model.language_model import LanguageModel, built
 from ..settings.config import GPT2_VOCABULARY, ModelConfig
 from ..text import assets
 from .layout import MLX_PREFIX, plain_tensors
@@ -56,7 +56,7 @@ def model_config_from_hf(folder: Path) -> tuple[ModelConfig, int]:
     return config, context
 
 
-def speaker_from_hf(folder: Path) -> Speaker:
+def model_from_hf(folder: Path) -> LanguageModel:
     """Reads a folder that `export`, mlx-lm or transformers wrote.
 
     Quantised weights are computed with as the numbers that they stand for. Raises
@@ -70,7 +70,7 @@ def speaker_from_hf(folder: Path) -> Speaker:
         tensors |= load_tensors(file)
     quantization = read_json(folder / CONFIG).get("quantization")
     tensors = plain_tensors(tensors, quantization, files[0])
-    return Speaker(built(config, config.vocab_size, tensors, files[0]), None, context)
+    return LanguageModel(built(config, config.vocab_size, tensors, files[0]), None, context)
 
 
 def weights_files(folder: Path) -> tuple[Path, ...]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from ..model.speaker import Speaker
+from ..model.language_model import LanguageModel
 from ..model.trees import flat
 
 MLX_PREFIX = "model."  # of mlx-lm's own files, whose matrices are (out, in)
@@ -20,11 +20,11 @@ MASKS = (".attn.bias", ".attn.masked_bias")  # constants that older files carry 
 HEAD = "lm_head.weight"
 
 
-def full_tensors(speaker: Speaker) -> dict[str, mx.array]:
+def full_tensors(model: LanguageModel) -> dict[str, mx.array]:
     """All parameters with the whole vocabulary, in Hugging Face's names and Conv1D layout."""
-    tensors = flat(speaker.model.parameters())
-    if speaker.vocabulary:
-        tensors["wte.weight"] = speaker.expand(tensors["wte.weight"].T).T
+    tensors = flat(model.gpt.parameters())
+    if model.vocabulary:
+        tensors["wte.weight"] = model.expand(tensors["wte.weight"].T).T
     return {
         name: mx.contiguous(value.T if name.endswith(CONV1D) else value)
         for name, value in tensors.items()

@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..model.gpt import GPT
-from ..model.speaker import Speaker, built
+from ..model.language_model import LanguageModel, built
 from ..model.trees import flat
 from ..settings.config import ModelConfig
 from ..text.vocabulary import Vocabulary
@@ -26,7 +26,7 @@ def run_tensors(model: GPT, vocabulary: Vocabulary | None, context: int) -> dict
     return tensors
 
 
-def speaker_from_run(path: Path, config: ModelConfig) -> Speaker:
+def model_from_run(path: Path, config: ModelConfig) -> LanguageModel:
     """Reads a run's weights file. Raises ValueError where it does not fit the model."""
     tensors = load_tensors(path)
     vocabulary = None
@@ -42,7 +42,7 @@ def speaker_from_run(path: Path, config: ModelConfig) -> Speaker:
             )
         vocabulary = Vocabulary(ids.astype(np.int32), config.vocab_size)
     rows = vocabulary.rows if vocabulary else config.vocab_size
-    return Speaker(built(config, rows, tensors, path), vocabulary, context)
+    return LanguageModel(built(config, rows, tensors, path), vocabulary, context)
 
 
 def _within(ids: np.ndarray, total: int) -> bool:

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from ..files import as_text, sha256
-from ..model.speaker import Speaker
+from ..model.language_model import LanguageModel
 from ..settings.config import Passage
 from ..text import assets
 from ..text.corpus import Corpus
-from .huggingface import learned_text, speaker_from_hf, stored_dtype, weights_files, weights_hash
+from .huggingface import learned_text, model_from_hf, stored_dtype, weights_files, weights_hash
 
 
 @dataclass(frozen=True)
-class Subject:
+class TrainedModel:
     """A model, read when first needed, its folder, its weights' files, and the text to know.
 
     `learned` is the passage that the model learned, where it is of the same text; `own_text` is
@@ -28,16 +28,16 @@ class Subject:
     folder: Path
     weights: tuple[Path, ...]
     corpus: Corpus
-    load: Callable[[], Speaker]
+    load: Callable[[], LanguageModel]
     learned: Passage | None = None
     own_text: bool = True
 
     @property
-    def speaker(self) -> Speaker:
+    def language_model(self) -> LanguageModel:
         return self._read[0]
 
     def hashed(self) -> dict[str, str]:
-        """Name, sha256 and dtype of the weights that `speaker` was read from.
+        """Name, sha256 and dtype of the weights that `language_model` was read from.
 
         Raises ValueError where other ones have taken their place since.
         """
@@ -54,7 +54,7 @@ class Subject:
         return {"name": self.weights[0].name} | told
 
     @cached_property
-    def _read(self) -> tuple[Speaker, list[tuple[int, ...]]]:
+    def _read(self) -> tuple[LanguageModel, list[tuple[int, ...]]]:
         stamps = _stamps(self.weights)
         return self.load(), stamps
 
@@ -66,7 +66,7 @@ def _stamps(files: tuple[Path, ...]) -> list[tuple[int, ...]]:
 
 def of_folder(
     folder: Path, data: Path | None = None, passage: Passage | None = None, name: str | None = None
-) -> Subject:
+) -> TrainedModel:
     """An exported model with the passage that its config.json tells, of Tiny Shakespeare or of
     `data`; or with another passage. Its name is `name`, else the folder's. Raises ValueError where
     one of them is not to be had."""
@@ -77,10 +77,10 @@ def of_folder(
         if data is None or (data.is_file() and sha256(data) == told["sha256"]):
             learned = Passage(told["first_line"], told["tokens"])
     corpus = Corpus.load(data, passage or learned or Passage())
-    load, files = partial(speaker_from_hf, folder), weights_files(folder)
+    load, files = partial(model_from_hf, folder), weights_files(folder)
     name = as_text(name or folder.resolve().name)
     own = told is None or same_passage(corpus, told)
-    return Subject(name, folder, files, corpus, load, learned, own)
+    return TrainedModel(name, folder, files, corpus, load, learned, own)
 
 
 def same_passage(corpus: Corpus, told: Mapping[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""A model with its vocabulary, ready to speak, and how tensors become one.
+"""A GPT with its vocabulary, ready to generate, and how tensors become one.
 
 Knows nothing of files' layouts or of training.
 """
@@ -22,13 +22,13 @@ from .trees import flat
 
 
 @dataclass(frozen=True)
-class Speaker:
-    """A model ready to speak: its rows are ids, or with `vocabulary` those of a closed one.
+class LanguageModel:
+    """A GPT ready to generate: its rows are ids, or with `vocabulary` those of a closed one.
 
     `context` is the longest window that was trained; positions beyond it mean nothing.
     """
 
-    model: GPT
+    gpt: GPT
     vocabulary: Vocabulary | None
     context: int
 
