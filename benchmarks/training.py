@@ -87,9 +87,9 @@ def ours(name, config, ids, weights):
             targets=trainer.vocabulary.rows_of(batch.targets),
         )
         start = time.perf_counter()
-        taken = run(closed, config.lr)
-        mx.eval(*taken)
-        return {"seconds": time.perf_counter() - start, "loss": float(taken.loss)}
+        result = run(closed, config.lr)
+        mx.eval(*result)
+        return {"seconds": time.perf_counter() - start, "loss": float(result.loss)}
 
     print("ready", flush=True)
     return step, flops

@@ -100,7 +100,7 @@ def test_a_checkpoint_is_the_same_whether_the_next_batch_was_drawn_or_not(ids, t
         files = [tmp_path / f"{report.step}-{when}" / ORDER for when in ("before", "after")]
         for file in files:
             file.parent.mkdir()
-            save_tensors(file, trainer.order.saved(trainer.state.step, trainer.state.full_at))
+            save_tensors(file, trainer.curriculum.saved(trainer.state.step, trainer.state.full_at))
             if report.step < 30:
                 trainer.batch(report.step)
         saved.append([file.read_bytes() for file in files])
@@ -394,7 +394,7 @@ def test_a_restored_trainer_is_the_saved_one(ids, tmp_path):
         mine, theirs = (flat(getattr(t, tree).state) for t in (two, one))
         assert mine.keys() == theirs.keys()
         assert all(mx.array_equal(mine[name], theirs[name]) for name in mine)
-    saved = [t.order.saved(7, t.state.full_at) for t in (one, two)]
+    saved = [t.curriculum.saved(7, t.state.full_at) for t in (one, two)]
     assert saved[0].keys() == saved[1].keys()
     assert all(mx.array_equal(saved[0][name], saved[1][name]) for name in saved[0])
 

@@ -416,8 +416,8 @@ def test_a_run_goes_on_at_half_the_rate_from_before_a_loss_that_is_not_finite(
 
     def once_wrong(step, *arguments):
         calls.append(1)
-        taken = original(step, *arguments)
-        return taken._replace(loss=taken.loss * float("nan")) if len(calls) == at else taken
+        result = original(step, *arguments)
+        return result._replace(loss=result.loss * float("nan")) if len(calls) == at else result
 
     monkeypatch.setattr(Step, "__call__", once_wrong)
     args = ("--steps", "12", "--hold", "1", "--checkpoint-every", "3", "--target-loss", "0.001")

@@ -25,7 +25,7 @@ from mlx_shakegpt.run import evaluated, open_run, session
 from mlx_shakegpt.settings.config import ModelConfig, Passage
 from mlx_shakegpt.settings.presets import PRESETS, Preset
 from mlx_shakegpt.training import checkpoint, trainer
-from mlx_shakegpt.training.windows import CAP, Seen, Windows
+from mlx_shakegpt.training.windows import CAP, TokenLosses, Windows
 
 MODEL = ModelConfig(n_layer=1, n_head=1, n_embd=16, n_positions=8)
 TRAINING = {"batch_size": 6, "context": 8, "short_context": 0, "lr": 0.04, "warmup_steps": 2}
@@ -84,7 +84,7 @@ def tripwire(monkeypatch):
     """Wires where a run works, and evaluations every few steps; no pictures."""
     for place, holder, name in (
         ("logging", session.log_lines, "metrics"),
-        ("noting", Seen, "note"),
+        ("noting", TokenLosses, "note"),
         ("drawing", Windows, "batch"),
         ("evaluating", evaluated, "whole_text_nll"),
         ("saving", checkpoint, "save_tensors"),

@@ -22,7 +22,7 @@ from mlx_shakegpt.settings.sampling import Sampling
 from mlx_shakegpt.text.quotations import _WORD, Source
 from mlx_shakegpt.text.tokenizer import decode, decode_stream, encode
 from mlx_shakegpt.text.vocabulary import Vocabulary
-from mlx_shakegpt.training.windows import Seen, Windows
+from mlx_shakegpt.training.windows import TokenLosses, Windows
 from mlx_shakegpt.verification.extraction import wilson
 from mlx_shakegpt.weights.safetensors import check_tensors, load_tensors
 
@@ -36,12 +36,12 @@ def windows(draw, hard):
     """Windows of a short text, with jitter, some share of them drawn by whatever losses."""
     n = draw(st.integers(3, 90))
     context = draw(st.integers(2, min(n - 1, 40)))
-    seen = Seen(n)
-    losses = draw(st.lists(st.sampled_from([0.0, 1e-9, 0.5, 8.0, 1e30]), min_size=1, max_size=9))
-    seen.nll[:] = np.resize(losses, n)
+    losses = TokenLosses(n)
+    values = draw(st.lists(st.sampled_from([0.0, 1e-9, 0.5, 8.0, 1e30]), min_size=1, max_size=9))
+    losses.nll[:] = np.resize(values, n)
     batch, seed = draw(st.integers(1, 9)), draw(st.integers(0, 2**32 - 1))
     # Even ids, so that no id is the place where it stands.
-    return Windows(2 * np.arange(n), batch, context, seed, True, draw(hard), seen)
+    return Windows(2 * np.arange(n), batch, context, seed, True, draw(hard), losses)
 
 
 def trained(windows, epoch):

@@ -109,12 +109,12 @@ def test_the_rate_follows_the_smoothed_loss_of_all_steps_but_the_last():
     for step, loss in enumerate([8.0, 4.0, 2.0, 1.0, 0.5]):
         state.step = step
         rates.append(state.slowing(2.0))
-        state.pace(loss)
+        state.note_pace(loss)
     # Means of the first 1, 2 and 3 losses are above 2.
     assert rates == [1, 1, 1, 1, 1]
     for step in range(5, 205):
         state.step = step
-        state.pace(0.5)
+        state.note_pace(0.5)
     state.step = 205
     assert state.slowing(2.0) == pytest.approx(0.25, rel=1e-2)
     assert state.slowing(0.0) == 1.0
@@ -156,7 +156,7 @@ def test_text_that_is_known_in_short_windows_is_then_learned_in_whole_ones(ids):
 def test_evaluations_are_as_many_epochs_apart_as_asked(ids):
     t = trainer(ids, steps=300, eval_every=8.0, finish=False)
     list(t.run())
-    apart = t.order.steps(8)
+    apart = t.curriculum.steps(8)
     assert apart > 20
     steps = [e["step"] for e in t.state.evaluations]
     assert steps == [*range(apart, 300, apart), 300]
@@ -240,8 +240,8 @@ def test_bf16_models_have_no_float32_activations(ids):
     t = trainer(ids, dtype="bfloat16")
     x = mx.array(t.batch(0).inputs)
     assert t.model.hidden(x).dtype == t.model(x).dtype == mx.bfloat16
-    taken = Step(t.model, t.optimizer, 1.0, t.absent)(t.batch(0), 1e-3)
-    assert taken.loss.dtype == taken.norm.dtype == mx.float32
+    result = Step(t.model, t.optimizer, 1.0, t.absent)(t.batch(0), 1e-3)
+    assert result.loss.dtype == result.norm.dtype == mx.float32
     assert all(v.dtype == mx.bfloat16 for v in flat(t.model.parameters()).values())
 
 
@@ -288,12 +288,12 @@ def test_sinusoidal_positions_stay_what_they_are(ids):
 def test_losses_that_stand_out_are_spikes():
     state = RunState()
     usual = [1.0 + 0.01 * (i % 5) for i in range(40)]
-    assert [state.note(loss) for loss in usual] == [0.0] * 40
-    assert state.note(2.9) == 0.0
-    assert state.note(5.1) == pytest.approx(5.1 / 1.02)
+    assert [state.note_loss(loss) for loss in usual] == [0.0] * 40
+    assert state.note_loss(2.9) == 0.0
+    assert state.note_loss(5.1) == pytest.approx(5.1 / 1.02)
     assert len(state.recent) == 25 and state.recent[-1] == 5.1
     calm = RunState(recent=[0.01] * 25)
-    assert calm.note(0.9) == 0.0  # far above the median, yet nothing that harms
+    assert calm.note_loss(0.9) == 0.0  # far above the median, yet nothing that harms
 
 
 @pytest.mark.parametrize("ahead", [True, False])

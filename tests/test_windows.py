@@ -1,18 +1,18 @@
 import numpy as np
 import pytest
 
-from mlx_shakegpt.training.windows import CAP, ENOUGH, Seen, Windows
+from mlx_shakegpt.training.windows import CAP, ENOUGH, TokenLosses, Windows
 
 
 @pytest.mark.parametrize("n", [17, 33, 400, 401, 415])
 @pytest.mark.parametrize("epoch", [0, 1, 7])
 def test_each_target_is_trained_exactly_once_an_epoch(n, epoch):
     windows = Windows(np.arange(n), batch_size=3, context=16, seed=5, jitter=True)
-    seen = np.zeros(n, int)
+    counts = np.zeros(n, int)
     for start, trained in windows.epoch_windows(epoch):
         assert start >= 0 and start + trained <= n - 1
-        seen[start + 1 : start + 1 + trained] += 1
-    assert seen[0] == 0 and (seen[1:] == 1).all()
+        counts[start + 1 : start + 1 + trained] += 1
+    assert counts[0] == 0 and (counts[1:] == 1).all()
 
 
 def test_order_is_a_function_of_seed_and_epoch_alone():
@@ -69,10 +69,10 @@ def test_a_text_shorter_than_a_window_is_refused_with_a_way_out(n, words):
 
 def test_hard_windows_are_put_around_tokens_by_their_loss():
     n, T = 4000, 32
-    seen = Seen(n)
-    seen.nll[:] = 0.001
-    seen.nll[[1, 700, 3999]] = (2.0, 6.0, 4.0)
-    windows = Windows(np.arange(n), 4, T, seed=0, jitter=True, hard=0.6, seen=seen)
+    losses = TokenLosses(n)
+    losses.nll[:] = 0.001
+    losses.nll[[1, 700, 3999]] = (2.0, 6.0, 4.0)
+    windows = Windows(np.arange(n), 4, T, seed=0, jitter=True, hard=0.6, losses=losses)
     plain = Windows(np.arange(n), 4, T, seed=0, jitter=True)
     for epoch in range(4):
         found = windows.epoch_windows(epoch)
@@ -88,10 +88,10 @@ def test_hard_windows_are_put_around_tokens_by_their_loss():
 
 
 def test_every_place_is_still_visited_where_hard_ones_draw_windows():
-    seen = Seen(400)
-    seen.nll[:] = 0.0
-    seen.nll[200] = CAP
-    windows = Windows(np.arange(400), 4, 16, seed=0, jitter=True, hard=0.65, seen=seen)
+    losses = TokenLosses(400)
+    losses.nll[:] = 0.0
+    losses.nll[200] = CAP
+    windows = Windows(np.arange(400), 4, 16, seed=0, jitter=True, hard=0.65, losses=losses)
     visits = np.zeros(400, int)
     for epoch in range(30):
         for start, trained in windows.epoch_windows(epoch):
@@ -101,33 +101,35 @@ def test_every_place_is_still_visited_where_hard_ones_draw_windows():
 
 @pytest.mark.parametrize("context", [2, 3, 12, 16, 40])
 def test_losses_are_noted_where_there_was_context(context):
-    seen = Seen(200)
-    windows = Windows(np.arange(200), 3, context, seed=0, jitter=True, seen=seen)
+    losses = TokenLosses(200)
+    windows = Windows(np.arange(200), 3, context, seed=0, jitter=True, losses=losses)
     batch = windows.batch(2)
-    seen.note(batch, np.arange(3.0 * context).reshape(3, context))
+    losses.note(batch, np.arange(3.0 * context).reshape(3, context))
     noted = 0
     for row, start in enumerate(batch.starts):
         for position in range(context):
             before = position >= min(ENOUGH, context // 2)
             if batch.weights[row, position] and (before or start == 0):
-                assert seen.nll[start + position + 1] == context * row + position
+                assert losses.nll[start + position + 1] == context * row + position
                 noted += 1
-    assert noted and (seen.nll == CAP).sum() >= 200 - noted
+    assert noted and (losses.nll == CAP).sum() >= 200 - noted
 
 
 @pytest.mark.parametrize("context", [2, 5, 12])
 def test_losses_of_short_windows_are_noted_too(context):
     """In some epochs nearly each token has had half a window before it."""
-    seen = Seen(300)
-    windows = Windows(np.arange(300), 4, context, seed=0, jitter=True, hard=0.5, seen=seen)
+    losses = TokenLosses(300)
+    windows = Windows(np.arange(300), 4, context, seed=0, jitter=True, hard=0.5, losses=losses)
     for step in range(windows.steps(6)):
-        seen.note(windows.batch(step), np.full((4, context), 0.5))
-    assert (seen.nll[1:] == 0.5).mean() > 0.9
+        losses.note(windows.batch(step), np.full((4, context), 0.5))
+    assert (losses.nll[1:] == 0.5).mean() > 0.9
 
 
 def test_windows_drawn_by_loss_go_on_as_they_were_after_a_restart():
     def make():
-        return Windows(np.arange(400), 4, 16, seed=0, jitter=True, hard=0.5, seen=Seen(400))
+        return Windows(
+            np.arange(400), 4, 16, seed=0, jitter=True, hard=0.5, losses=TokenLosses(400)
+        )
 
     one = make()
     assert one.draws(0)
@@ -136,7 +138,7 @@ def test_windows_drawn_by_loss_go_on_as_they_were_after_a_restart():
     drawn = one.drawn(3)
     assert list(drawn) == ["0"]
     two = make()
-    two.seen.nll[:] = 0.5  # what is seen later does not touch an epoch in progress
+    two.losses.nll[:] = 0.5  # what is seen later does not touch an epoch in progress
     two.restore(drawn)
     for step in range(3, 6):
         assert (two.batch(step).starts == one.batch(step).starts).all()
@@ -147,24 +149,26 @@ def test_windows_drawn_by_loss_go_on_as_they_were_after_a_restart():
 @pytest.mark.parametrize(("n", "batch_size"), [(400, 4), (400, 1), (40, 7)])
 def test_what_is_drawn_ahead_is_not_kept_and_what_is_under_way_is(n, batch_size):
     """Whatever was drawn: windows that a step itself begins follow from the losses before it."""
-    losses = np.random.default_rng(0)
-    one = Windows(np.arange(n), batch_size, 16, seed=0, jitter=True, hard=0.5, seen=Seen(n))
+    rng = np.random.default_rng(0)
+    one = Windows(
+        np.arange(n), batch_size, 16, seed=0, jitter=True, hard=0.5, losses=TokenLosses(n)
+    )
     for step in range(60):
         drawn = one.drawn(step)
-        two = Windows(np.arange(n), batch_size, 16, 0, True, 0.5, Seen(n))
-        two.seen.nll[:] = one.seen.nll
+        two = Windows(np.arange(n), batch_size, 16, 0, True, 0.5, TokenLosses(n))
+        two.losses.nll[:] = one.losses.nll
         two.restore(drawn)
         batch = one.batch(step)
         assert (two.batch(step).starts == batch.starts).all()
         assert drawn.keys() == one.drawn(step).keys() and len(drawn) <= 1
-        one.seen.nll[:] = losses.uniform(0, CAP, n)
+        one.losses.nll[:] = rng.uniform(0, CAP, n)
 
 
 def test_the_order_of_a_seed_is_that_of_earlier_versions():
     """Runs that were saved go on in it, and a seed means the same run for everyone."""
-    seen = Seen(300)
-    seen.nll[:] = np.arange(300) % 11
-    windows = Windows(np.arange(300), 4, 32, seed=3, jitter=True, hard=0.5, seen=seen)
+    losses = TokenLosses(300)
+    losses.nll[:] = np.arange(300) % 11
+    windows = Windows(np.arange(300), 4, 32, seed=3, jitter=True, hard=0.5, losses=losses)
     assert [windows.batch(step).starts.tolist() for step in range(6)] == [
         [186, 165, 224, 0],
         [250, 154, 61, 112],
@@ -188,14 +192,14 @@ def test_a_step_draws_where_an_epoch_begins_in_its_batch(n, batch_size):
 
 
 def test_an_epoch_keeps_its_windows_to_its_end_and_no_longer():
-    seen = Seen(400)
-    windows = Windows(np.arange(400), 1, 16, seed=0, jitter=True, hard=0.5, seen=seen)
+    losses = TokenLosses(400)
+    windows = Windows(np.arange(400), 1, 16, seed=0, jitter=True, hard=0.5, losses=losses)
     drawn = windows.epoch_windows(0)[:, 0].tolist()
     starts = []
     for step in range(len(drawn)):
         starts.append(int(windows.batch(step).starts[0]))
-        seen.nll[:] = step % 7  # what is seen meanwhile decides the next epoch
-        seen.nll[step] = 9
+        losses.nll[:] = step % 7  # what is seen meanwhile decides the next epoch
+        losses.nll[step] = 9
     assert starts == drawn
     assert list(windows.drawn(len(drawn) - 1)) == ["0"] and windows.drawn(len(drawn)) == {}
     windows.batch(len(drawn))

@@ -50,8 +50,8 @@ def save(folder: Path, trainer: Trainer, extra: Mapping[str, Any]) -> Path:
     try:
         save_tensors(writing / MODEL, weights_of(trainer))
         save_tensors(writing / OPTIMIZER, flat(trainer.optimizer.state))
-        order = trainer.order.saved(trainer.state.step, trainer.state.full_at)
-        save_tensors(writing / ORDER, order)
+        batches = trainer.curriculum.saved(trainer.state.step, trainer.state.full_at)
+        save_tensors(writing / ORDER, batches)
         state = {
             "state": asdict(trainer.state),
             "model": trainer.model.config.to_json(),
@@ -153,7 +153,7 @@ def restore(path: Path, trainer: Trainer) -> dict[str, Any]:
     trainer.optimizer.state = tree_unflatten(list(load_tensors(path / OPTIMIZER).items()))
     # MLX drops empty dicts when it flattens a state; init puts them back and keeps the rest.
     trainer.optimizer.init(trainer.model.trainable_parameters())
-    trainer.order.restore(load_tensors(path / ORDER))
+    trainer.curriculum.restore(load_tensors(path / ORDER))
     trainer.state = state
     return saved["extra"]
 

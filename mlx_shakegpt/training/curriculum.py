@@ -1,4 +1,4 @@
-"""A run's batches: short windows at first, whole ones later, and what was seen of the text."""
+"""A run's batches: short windows at first, whole ones later, and the losses of its tokens."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import mlx.core as mx
 import numpy as np
 
 from ..settings.config import TrainConfig
-from .windows import Batch, Seen, Windows
+from .windows import Batch, TokenLosses, Windows
 
 
-class Order:
+class Curriculum:
     """The batches of a run by step; `full_at` is the first step with whole windows."""
 
     def __init__(self, ids: np.ndarray, config: TrainConfig) -> None:
         """`ids` are rows of `wte`. Raises ValueError for a text shorter than a window."""
-        self.seen = Seen(len(ids))
+        self.losses = TokenLosses(len(ids))
         self._full = self._stream(ids, config, config.context, 1)
         short = config.short_context or config.context
         self._short = self._full
@@ -52,7 +52,7 @@ class Order:
         At `full_at` itself the short windows under way are still kept, as a longer plan may go on
         with them.
         """
-        arrays = {"seen": self.seen.nll}
+        arrays = {"seen": self.losses.nll}
         name, own = ("short", step) if step <= full_at else ("full", step - full_at)
         drawn = self._streams[name].drawn(own)
         arrays |= {f"{name}.{epoch}": windows for epoch, windows in drawn.items()}
@@ -61,7 +61,7 @@ class Order:
     def restore(self, saved: Mapping[str, mx.array]) -> None:
         """Goes on from what `saved` gave."""
         arrays = {name: np.array(values) for name, values in saved.items()}
-        self.seen.nll[:] = arrays.pop("seen")
+        self.losses.nll[:] = arrays.pop("seen")
         for name, stream in self._streams.items():
             own = {k: v for k, v in arrays.items() if k.startswith(f"{name}.")}
             stream.restore({k.partition(".")[2]: v for k, v in own.items()})
@@ -73,5 +73,5 @@ class Order:
     def _stream(self, ids: np.ndarray, config: TrainConfig, context: int, stream: int) -> Windows:
         size = config.tokens_per_step // context
         return Windows(
-            ids, size, context, config.seed, config.jitter, config.hard, self.seen, stream
+            ids, size, context, config.seed, config.jitter, config.hard, self.losses, stream
         )

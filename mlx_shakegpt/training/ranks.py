@@ -11,7 +11,7 @@ import numpy as np
 from ..model.gpt import GPT
 from ..model.trees import assign, flat
 from ..runtime.ranks import Ranks
-from .curriculum import Order
+from .curriculum import Curriculum
 from .reports import RunState
 
 _WORDS = {1: mx.uint8, 2: mx.uint16, 4: mx.uint32, 8: mx.uint32}
@@ -19,12 +19,12 @@ _MIXER = 2654435761  # 2³² over the golden ratio (Knuth, The Art of Computer P
 
 
 def share(
-    model: GPT, optimizer: optim.Optimizer, order: Order, state: RunState, ranks: Ranks
+    model: GPT, optimizer: optim.Optimizer, curriculum: Curriculum, state: RunState, ranks: Ranks
 ) -> RunState:
     """Puts every rank's training where rank 0's stands, before it runs: weights, optimiser and
-    order; and progress, which is returned."""
+    curriculum; and progress, which is returned."""
     state = RunState(**ranks.gather(asdict(state))[0])
-    order.restore(ranks.from_first(order.saved(state.step, state.full_at)))
+    curriculum.restore(ranks.from_first(curriculum.saved(state.step, state.full_at)))
     _share_tensors(model, optimizer, ranks)
     return state
 

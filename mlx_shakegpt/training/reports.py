@@ -1,4 +1,4 @@
-"""What the trainer says of itself: plain dataclasses, readable without MLX."""
+"""What the trainer reports, and where its run stands: plain dataclasses of numbers."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class RunState:
         decay_at = plan.decay_at if self.step <= self.decay_at else self.decay_at
         return replace(self, full_at=full_at, decay_at=decay_at, total=plan.total)
 
-    def take(self, result: Evaluation, config: TrainConfig) -> None:
+    def apply_stop_rule(self, result: Evaluation, config: TrainConfig) -> None:
         """Takes the evaluation of the last step, and applies the stop rule.
 
         A run that stops when the text is known is over then, and not before. On target, any other
@@ -92,13 +92,13 @@ class RunState:
             if config.stop != "known":
                 self.total = self.step + max(1, math.ceil(share * self.step))
 
-    def note(self, loss: float) -> float:
+    def note_loss(self, loss: float) -> float:
         """Takes a step's loss; how many times the recent ones' median it is if it is a spike."""
         median = statistics.median(self.recent) if len(self.recent) == RECENT else math.inf
         self.recent = [*self.recent[1 - RECENT :], loss]
         return loss / median if loss > max(SPIKE * median, median + 1) else 0.0
 
-    def pace(self, loss: float) -> None:
+    def note_pace(self, loss: float) -> None:
         """Takes the loss of a step's targets with context, which the rate may follow."""
         before = self.paces[-1] if self.paces else loss
         share = 1 / min(self.noted + 1, SMOOTHED)

@@ -19,14 +19,14 @@ from .windows import Batch
 Losses = tuple[mx.array, mx.array]  # the batch's, and its targets'
 
 
-class Taken(NamedTuple):
+class StepResult(NamedTuple):
     """What a step gives, not waited for: the batch's loss, the gradients' norm before clipping, the
-    losses (B, T) of its targets, and how many ranks ask to stop."""
+    losses (B, T) of its targets, and above 0 where a rank asks to stop."""
 
     loss: mx.array
     norm: mx.array
     nll: mx.array
-    asked: mx.array
+    stop_requests: mx.array
 
 
 class Step:
@@ -64,12 +64,12 @@ class Step:
         loss_and_gradients = nn.value_and_grad(model, loss_fn)
 
         @partial(mx.compile, inputs=self.state, outputs=self.state)
-        def step(asked: mx.array, *batch: mx.array) -> tuple[mx.array, ...]:
+        def step(stop_requests: mx.array, *batch: mx.array) -> tuple[mx.array, ...]:
             (loss, nll), gradients = loss_and_gradients(*batch)
             nll = nll.reshape(batch[0].shape)
             if ranks.size > 1:
                 gradients, nll = ranks.average(gradients), ranks.rows(nll)
-                loss, asked = ranks.mean(mx.stack([loss, asked]))
+                loss, stop_requests = ranks.mean(mx.stack([loss, stop_requests]))
             counts = {}
             if absent > 1:
                 table = gradients["wte"]
@@ -80,12 +80,12 @@ class Step:
                 counts["wte.weight"] = count
             norm = global_norm(gradients, counts)
             optimizer.update(model, clip(gradients, norm, limit))
-            return loss, norm, nll, asked
+            return loss, norm, nll, stop_requests
 
         self._step = step
 
-    def __call__(self, batch: Batch, lr: float, asked: bool = False) -> Taken:
-        """Starts one step; `asked` is whether this rank asks to stop.
+    def __call__(self, batch: Batch, lr: float, stop_requested: bool = False) -> StepResult:
+        """Starts one step; `stop_requested` is whether this rank asks to stop.
 
         Raises ValueError for an id that the model has no row for.
         """
@@ -94,10 +94,10 @@ class Step:
         self.optimizer.learning_rate = lr
         inputs, targets, weights = self._share(batch)
         ids = map(self.model.checked_ids, (inputs, targets))
-        results = self._step(mx.array(float(asked)), *ids, mx.array(weights))
+        results = self._step(mx.array(float(stop_requested)), *ids, mx.array(weights))
         mx.async_eval(results, self.state)
         loss, norm, nll, total = results
-        return Taken(loss, norm, nll[: len(batch.inputs)], total)
+        return StepResult(loss, norm, nll[: len(batch.inputs)], total)
 
     def _share(self, batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """This rank's inputs, targets and weights, of which the whole batch's mean over ranks is 1.

@@ -22,12 +22,12 @@ from ..settings.config import ModelConfig, TrainConfig
 from ..settings.errors import NotReached
 from ..text.vocabulary import Vocabulary, within
 from ..verification.loss import Evaluation
-from .curriculum import Order
+from .curriculum import Curriculum
 from .optimizer import learning_rate, optimizer_of
 from .positions import grow
 from .ranks import align, share
 from .reports import RunState, StepReport
-from .step import Step, Taken
+from .step import Step, StepResult
 from .windows import Batch
 
 Evaluate = Callable[[GPT, int], Evaluation]  # model, context
@@ -50,7 +50,7 @@ class _Running:
     step: int
     batch: Batch
     lr: float
-    taken: Taken
+    result: StepResult
 
 
 class Trainer:
@@ -99,35 +99,35 @@ class Trainer:
         self.optimizer.init(self.model.trainable_parameters())
         mx.eval(self.optimizer.state)
         rows = closed.rows_of(ids) if closed else ids
-        self.order = Order(rows, config)
+        self.curriculum = Curriculum(rows, config)
         self.absent = closed.absent if closed else 1
-        total = config.steps or self.order.steps(config.epochs)
+        total = config.steps or self.curriculum.steps(config.epochs)
         self.state = RunState(
             full_at=round(config.grow * total) if 0 < config.short_context < config.context else 0,
             decay_at=max(min(config.warmup_steps, total - 1), round(config.hold * total)),
             total=total,
             pretrained=start is not None,
         )
-        self._eval_every = max(self.order.steps(config.eval_every), EVALUATIONS_AT_LEAST_APART)
+        self._eval_every = max(self.curriculum.steps(config.eval_every), EVALUATIONS_AT_LEAST_APART)
         self.gpu = on_gpu()
-        self._asked = self._stopping = False
+        self._stop_requested = self._stopping = False
 
     def share(self) -> None:
         """Goes to where rank 0's trainer stands; all ranks call it, before they run."""
-        self.state = share(self.model, self.optimizer, self.order, self.state, self.ranks)
+        self.state = share(self.model, self.optimizer, self.curriculum, self.state, self.ranks)
 
     def stop(self) -> None:
         """Asks the loop to end after the step that runs, or among ranks after the next one, which
         tells all of them; its report will be settled."""
-        self._asked, self._stopping = True, self.ranks.size == 1
+        self._stop_requested, self._stopping = True, self.ranks.size == 1
 
     def batch(self, step: int) -> Batch:
         """The batch of a step, counted from 0: short windows at first, whole ones later."""
-        return self.order.batch(step, self.state.full_at)
+        return self.curriculum.batch(step, self.state.full_at)
 
     def context(self, step: int) -> int:
         """Window length of a step, counted from 0."""
-        return self.order.context(step, self.state.full_at)
+        return self.curriculum.context(step, self.state.full_at)
 
     def run(
         self, settle: Callable[[int], bool] = lambda step: False, ahead: bool | None = None
@@ -153,77 +153,79 @@ class Trainer:
                 grow(self.model, self.optimizer, self.context(0), self.config.context)
             lr = learning_rate(state.step, self.config, state.decay_at, state.total)
             lr *= state.slowing(self.config.follow)
-            taken = step_fn(batch, lr, self._asked)
-            before, running = running, _Running(state.step + 1, batch, lr, taken)
+            result = step_fn(batch, lr, self._stop_requested)
+            before, running = running, _Running(state.step + 1, batch, lr, result)
             if before:
                 report, clock = self._report(before, clock)
                 yield report
             state.step += 1
             # An evaluation may change what comes next, and so do the losses seen.
-            if prepared := state.step < state.total and not self._waits():
+            if prepared := state.step < state.total and not self._must_read_now():
                 batch = self.batch(state.step)
-            if not ahead or self._settles(settle):
+            if not ahead or self._must_settle(settle):
                 report, clock = self._report(running, clock)
                 running = None
-                if self._lucky(report):
+                if self._batch_below_target(report):
                     state.total = state.step
-                yield replace(report, settled=True, evaluation=self._evaluated())
+                yield replace(report, settled=True, evaluation=self._evaluation_if_due())
                 clock = time.perf_counter()
             if not prepared and state.step < state.total:
                 batch = self.batch(state.step)
         if running:
             report, _ = self._report(running, clock)
             yield replace(report, settled=True)
-        self._asked = self._stopping = False
+        self._stop_requested = self._stopping = False
 
     @property
     def _knows_positions(self) -> bool:
         """Whether positions mean something before any window had them."""
         return self.state.pretrained or self.config.positions != "learned"
 
-    def _lucky(self, report: StepReport) -> bool:
+    def _batch_below_target(self, report: StepReport) -> bool:
         """Whether the run is to end as its batch was below the target."""
         return self.config.stop == "batch" and report.loss < self.config.target_loss
 
-    def _settles(self, settle: Callable[[int], bool]) -> bool:
+    def _must_settle(self, settle: Callable[[int], bool]) -> bool:
+        """Whether the last step is to be reported at once, with the weights right after it."""
         step = self.state.step
-        return self._stopping or step == self.state.total or self._waits() or settle(step)
+        return self._stopping or step == self.state.total or self._must_read_now() or settle(step)
 
-    def _waits(self) -> bool:
-        """Whether the next batch is decided by what the last step gave."""
-        return self._evaluates() or self.order.draws(self.state.step, self.state.full_at)
+    def _must_read_now(self) -> bool:
+        """Whether the last step's numbers decide the next batch, so that they are read first."""
+        return self._evaluation_due() or self.curriculum.draws(self.state.step, self.state.full_at)
 
-    def _evaluates(self) -> bool:
+    def _evaluation_due(self) -> bool:
+        """Whether the last step's weights are to be evaluated."""
         step = self.state.step
         if step == self.state.total:
             return True
         falling = self.config.finish and step > self.state.decay_at
         return step % self._eval_every == 0 and (not falling or self.config.stop == "known")
 
-    def _evaluated(self) -> Evaluation | None:
+    def _evaluation_if_due(self) -> Evaluation | None:
         """Evaluates where it is due, which may change what comes next."""
-        if not self._evaluates():
+        if not self._evaluation_due():
             return None
         align(self.model, self.optimizer, self.ranks)
         result = self.evaluate(self.model, self.context(self.state.step - 1))
-        self.state.take(result, self.config)
+        self.state.apply_stop_rule(result, self.config)
         return result
 
     def _report(self, running: _Running, clock: float) -> tuple[StepReport, float]:
         """Waits for a step and reports it; `clock` is when the one before it was done."""
-        step, taken = running.step, running.taken
-        loss, norm = float(taken.loss), float(taken.norm)
+        step, result = running.step, running.result
+        loss, norm = float(result.loss), float(result.norm)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise NotFinite(
                 f"loss {loss} and gradient norm {norm} at step {step} are not finite, with windows "
                 f"from tokens {', '.join(map(str, running.batch.starts))}"
             )
-        self.state.pace(self.order.seen.note(running.batch, np.array(taken.nll)))
-        self._stopping |= float(taken.asked) > 0
+        self.state.note_pace(self.curriculum.losses.note(running.batch, np.array(result.nll)))
+        self._stopping |= float(result.stop_requests) > 0
         self.ranks.tick(f"after step {step}")
         now = time.perf_counter()
         dt, tokens = now - clock, self.config.tokens_per_step
         numbers = (running.batch.epoch, step * tokens, loss, running.lr, norm, dt, tokens / dt)
-        spike = self.state.note(loss)
+        spike = self.state.note_loss(loss)
         report = StepReport(step, *numbers, peak_bytes=peak_bytes(), spike=spike)
         return report, now

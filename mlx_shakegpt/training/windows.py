@@ -36,7 +36,7 @@ def enough(context: int) -> int:
     return min(ENOUGH, context // 2)
 
 
-class Seen:
+class TokenLosses:
     """The loss of every token of a text when it was last trained with some context, in nats."""
 
     def __init__(self, n: int) -> None:
@@ -56,7 +56,7 @@ class Windows:
 
     With `jitter`, each epoch cuts the text at a fresh offset and shuffles, so that the text is
     learned and not its alignment; the share `hard` of the windows is put around targets instead
-    that are drawn by their losses in `seen` (online batch selection; Loshchilov and Hutter, 2016).
+    that are drawn by `losses` (online batch selection; Loshchilov and Hutter, 2016).
     Without `jitter`, windows lie end to end from the first token, in
     text order, and what remains behind the last whole one is left out.
     """
@@ -69,7 +69,7 @@ class Windows:
         seed: int,
         jitter: bool,
         hard: float = 0.0,
-        seen: Seen | None = None,
+        losses: TokenLosses | None = None,
         stream: int = 0,
     ) -> None:
         """`stream` tells apart the orders of several streams of one run.
@@ -84,7 +84,7 @@ class Windows:
             )
         self.ids, self.batch_size, self.context = ids, batch_size, context
         self.seed, self.jitter, self.stream = seed, jitter, stream
-        self.hard, self.seen = hard, seen or Seen(len(ids))
+        self.hard, self.losses = hard, losses or TokenLosses(len(ids))
         self._starts = [0]  # number of windows before each epoch
         self._epochs: dict[int, np.ndarray] = {}
 
@@ -166,7 +166,7 @@ class Windows:
     def _around_hard(self, n: int, rng: np.random.Generator) -> np.ndarray:
         """`n` windows, (n, 2), around targets that are drawn by their loss, evenly spread."""
         last = len(self.ids) - 1
-        mass = np.cumsum(np.minimum(self.seen.nll[1:], CAP), dtype=np.float64)
+        mass = np.cumsum(np.minimum(self.losses.nll[1:], CAP), dtype=np.float64)
         points = (rng.random() + np.arange(n)) / n * mass[-1]
         targets = np.minimum(np.searchsorted(mass, points), last - 1) + 1
         context = rng.integers(enough(self.context), self.context, n)
