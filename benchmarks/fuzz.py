@@ -119,7 +119,7 @@ def readers(folder: Path) -> list[Reader]:
     run.close()
     own = run.path
     language_model = model_from_run(own / checkpoint.MODEL, model)
-    export(language_model, folder / "plain", text=corpus.told)
+    export(language_model, folder / "plain", text=corpus.description)
     export(language_model, folder / "small", bits=4)
     for name in ("plain", "small"):  # megabytes, whose reading is the same for all inputs
         for tokenizer in ("vocab.json", "tokenizer.json"):
@@ -139,7 +139,7 @@ def readers(folder: Path) -> list[Reader]:
     }  # fmt: skip
     weights = of_run("fuzzed").hashed()
     paper = certificate.certificate(
-        language_model, "fuzzed", weights, corpus.told, VerifyConfig(), setup(), figures
+        language_model, "fuzzed", weights, corpus.description, VerifyConfig(), setup(), figures
     )
     certificate.write(folder / "paper" / "certificate.json", paper)
     saved = checkpoint.newest(own / "checkpoints")[0]

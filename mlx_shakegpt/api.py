@@ -49,19 +49,19 @@ def train(
     resume: bool = False,
     checkpoint_every: int = 0,
     on_step: Callable[[StepReport], Any] = lambda report: None,
-    **asked: Any,
+    **settings: Any,
 ) -> TrainedModel:
     """Trains a run to its end, and returns its model with its text (None: Tiny Shakespeare).
 
-    `asked` may have preset, recipe, run, first_line, corpus_tokens, init and any field of
+    `settings` may have preset, recipe, run, first_line, corpus_tokens, init and any field of
     TrainConfig; with `resume`, more epochs or steps than before lead past the run's end. `on_step`
     gets every step's report; where it raises, or on Ctrl-C, the run can be resumed from its last
     checkpoint. A run that ends above its target loss is returned as well: `verify` tells what it
     knows. Raises ValueError for what cannot be had, and TrainingError for losses that are not
     finite.
     """
-    given = asked | ({"data": str(data)} if data else {})
-    run = open_run(setup(), given, resume)
+    settings |= {"data": str(data)} if data else {}
+    run = open_run(setup(), settings, resume)
     try:
         for report in run.follow(checkpoint_every):
             on_step(report)

@@ -50,7 +50,7 @@ def served(home, *options, **more):
 def certify(run, paper, **changes):
     """Puts a certificate of the run's model and text into its folder, and a picture as its map."""
     trained = of_run(run.name)
-    own = {"text": trained.corpus.told, "weights": trained.hashed()}
+    own = {"text": trained.corpus.description, "weights": trained.hashed()}
     (run / "certificate.json").write_text(json.dumps(paper | own | changes))
     (run / "memory-map.png").write_bytes((run / "loss.png").read_bytes())
 

@@ -68,7 +68,7 @@ def test_a_run_begins_with_a_folder_and_goes_on_without_it(shakegpt, poem, folde
     run = home / "weights" / "theirs"
     saved = read_config(run)
     assert saved["preset"] == "custom" and saved["model"] == TINY
-    assert saved["init"] == pretrained(str(folder)).told
+    assert saved["init"] == pretrained(str(folder)).description
     assert not saved["train"].closed_vocab and saved["train"].positions == "learned"
     trained = full_tensors(model_from_run(run / "model.safetensors", TINY))
     start = full_tensors(model_from_hf(folder))

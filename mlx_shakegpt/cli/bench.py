@@ -21,13 +21,13 @@ from .common import emit, json_option, options, prepare
 )
 @options(TrainConfig, "batch_size", "context", "dtype", unset=True)
 @json_option
-def command(presets: tuple[str, ...], repeats: int, as_json: bool, **given: Any) -> None:
+def command(presets: tuple[str, ...], repeats: int, as_json: bool, **settings: Any) -> None:
     """Times the training step, greedy generation and a matrix product."""
     runtime = prepare()
     from ..sharing import markdown
     from ..training import timing
 
-    changes = {"dtype": runtime.dtype} | {k: v for k, v in given.items() if v is not None}
+    changes = {"dtype": runtime.dtype} | {k: v for k, v in settings.items() if v is not None}
     if "context" in changes:
         changes["short_context"] = 0
     results = []

@@ -108,12 +108,12 @@ def prepare() -> Any:
     from .. import runtime
     from ..text import tokenizer
 
-    found = runtime.setup()
-    for warning in found.warnings:
+    machine = runtime.setup()
+    for warning in machine.warnings:
         note(f"Warning: {warning}")
     with downloads() as progress:
         tokenizer.gpt2(progress)
-    return found
+    return machine
 
 
 def text_options(function: Any) -> Any:

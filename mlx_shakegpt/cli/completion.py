@@ -13,7 +13,7 @@ WHERE = {"bash": "~/.bashrc", "zsh": "~/.zshrc"}
 @click.pass_context
 def command(context: click.Context, shell: str) -> None:
     """Prints a script for SHELL; in ~/.bashrc or ~/.zshrc: eval "$(shakegpt completion bash)"."""
-    found = get_completion_class(shell)
-    assert found is not None
+    completion = get_completion_class(shell)
+    assert completion is not None
     program = context.find_root().command
-    click.echo(found(program, {}, "shakegpt", "_SHAKEGPT_COMPLETE").source())
+    click.echo(completion(program, {}, "shakegpt", "_SHAKEGPT_COMPLETE").source())

@@ -116,11 +116,11 @@ def _learned(run: str | None, model: str | None) -> Any:
         if not model:
             return load_corpus(find_run(run))
         if assets.TINY_SHAKESPEARE.file.exists():
-            told = learned_text(model_folder(model))
-            if told is None:
+            description = learned_text(model_folder(model))
+            if description is None:
                 return Corpus.load(None, Passage())
-            if told["sha256"] == assets.TINY_SHAKESPEARE.sha256:
-                return Corpus.load(None, Passage(told["first_line"], told["tokens"]))
+            if description["sha256"] == assets.TINY_SHAKESPEARE.sha256:
+                return Corpus.load(None, Passage(description["first_line"], description["tokens"]))
     except ValueError as error:
         note(f"Warning: {error}. Going on without look-up.")
     return None

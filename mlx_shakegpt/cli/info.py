@@ -22,28 +22,28 @@ def command(as_json: bool) -> None:
     from ..text.vocabulary import Vocabulary
     from ..training import cost
 
-    found = prepare()
+    machine = prepare()
     import mlx.core as mx
 
-    gflops = runtime.matmul_gflops(dtype=getattr(mx, found.dtype))
+    gflops = runtime.matmul_gflops(dtype=getattr(mx, machine.dtype))
     presets = {}
     for name, chosen in PRESETS.items():
         ids = Corpus.load(None, chosen.passage).ids
-        config = fit_to_text(recipe("recite", name, dtype=found.dtype), len(ids), {})
+        config = fit_to_text(recipe("recite", name, dtype=machine.dtype), len(ids), {})
         own = Vocabulary.of(ids)
-        one_step = cost.step(chosen.model, config, gflops, own.rows, found.device == "cpu")
+        one_step = cost.step(chosen.model, config, gflops, own.rows, machine.device == "cpu")
         presets[name] = asdict(one_step)
     blas: dict[str, object] = {"name": "MLX's own", "path": ""}
     threads = ""
-    if found.blas:
-        blas = {"name": found.blas.name, "path": found.blas.path}
-        blas |= {"threads": found.blas.threads, "shared": found.blas.engine is not None}
+    if machine.blas:
+        blas = {"name": machine.blas.name, "path": machine.blas.path}
+        blas |= {"threads": machine.blas.threads, "shared": machine.blas.engine is not None}
         sharing = "whichever is free takes the next block" if blas["shared"] else "the BLAS's own"
         threads = f"threads  {blas['threads']}, {sharing}\n"
     result = {
-        "device": found.device,
-        "name": found.name,
-        "dtype": found.dtype,
+        "device": machine.device,
+        "name": machine.name,
+        "dtype": machine.dtype,
         "blas": {**blas, "gflops": round(gflops, 1)},
         "memory_bytes": runtime.total_memory(),
         "free_bytes": runtime.free_bytes(),
@@ -61,11 +61,11 @@ def command(as_json: bool) -> None:
         for name, p in presets.items()
     ]
     text = (
-        f"device   {found.device}, {found.name}\n"
+        f"device   {machine.device}, {machine.name}\n"
         f"memory   {runtime.total_memory() / 1e9:.1f} GB, {runtime.free_bytes() / 1e9:.1f} free\n"
-        f"dtype    {found.dtype}\n"
+        f"dtype    {machine.dtype}\n"
         f"mlx      {version('mlx')}\n"
-        f"products {blas['name']} {blas['path']}, {gflops:.0f} GFLOP/s in {found.dtype}\n"
+        f"products {blas['name']} {blas['path']}, {gflops:.0f} GFLOP/s in {machine.dtype}\n"
         f"{threads}\n"
         + markdown.table(
             ["preset", "parameters", "tokens/step", "memory, estimated", "step, at least"], rows

@@ -42,21 +42,21 @@ def command(
     trained = trained_model_from(run, model, data, first_line, corpus_tokens)
     ids, passage = trained.corpus.ids, trained.corpus.passage
     start = start_at(ids, passage.first_line, line or passage.first_line)
-    said = Recital(ids[start:], prompt_tokens, tokens, on_error)
+    recital = Recital(ids[start:], prompt_tokens, tokens, on_error)
     started = time.perf_counter()
     shown = not as_json
     if shown:
-        say(tokenizer.decode(said.prompt), nl=False)
-    for piece in said.pieces(trained.language_model):
+        say(tokenizer.decode(recital.prompt), nl=False)
+    for piece in recital.pieces(trained.language_model):
         if shown:
             say(piece.text, nl=False, fg="red" if piece.wrong else None)
             if piece.right:
                 say(f"[{piece.right}]", nl=False, fg="green")
     seconds = time.perf_counter() - started
-    figures: dict[str, Any] = said.figures() | {
+    figures: dict[str, Any] = recital.figures() | {
         "model": trained.name,
-        "tokens_per_second": round(said.count / seconds, 2),
-        "pages_per_minute": round(said.words() / 250 / seconds * 60, 2),
+        "tokens_per_second": round(recital.count / seconds, 2),
+        "pages_per_minute": round(recital.words() / 250 / seconds * 60, 2),
     }
     if shown:
         say("")

@@ -69,7 +69,7 @@ LINES_EVERY = 10  # steps between log lines where there is no terminal
 @json_option
 def command(
     as_json: bool, resume: bool, checkpoint_every: int | None, report_to: tuple[str, ...],
-    rank_timeout: float, **given: Any,
+    rank_timeout: float, **values: Any,
 ) -> int:  # fmt: skip
     """Trains until the whole text's loss is below the target; exits 1 if it ends before.
 
@@ -82,7 +82,7 @@ def command(
 
     must_have(report_to)
 
-    settings = {name: value for name, value in given.items() if value is not None}
+    settings = {name: value for name, value in values.items() if value is not None}
     with joined(runtime, rank_timeout) as ranks:
         first = ranks.rank == 0
         tell = note if first else silent
@@ -113,15 +113,15 @@ def _interrupts(run: Any, tell: Any) -> Iterator[None]:
 
     What this process was started to ignore, as by nohup, it ignores.
     """
-    seen = False
+    interrupted = False
 
     def handle(number: int, _frame: Any) -> None:
-        nonlocal seen
-        if seen and number == signal.SIGHUP:  # a shell and its terminal may both send one
+        nonlocal interrupted
+        if interrupted and number == signal.SIGHUP:  # a shell and its terminal may both send one
             return
-        if seen:
+        if interrupted:
             os._exit(130)
-        seen = True
+        interrupted = True
         run.trainer.stop()
         if number == signal.SIGHUP:  # the terminal is gone, and writing to it would fail
             for stream in (1, 2, sys.stderr.fileno()):

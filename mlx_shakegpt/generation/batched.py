@@ -64,11 +64,11 @@ def continuations(model: LanguageModel, windows: np.ndarray, k: int) -> Continua
     tie = np.empty(ids.shape, bool)
     for start in range(0, len(windows), TOGETHER):
         part = slice(start, start + TOGETHER)
-        reader, said = Reader(model), windows[part, :k]
+        reader, fed = Reader(model), windows[part, :k]
         for position in range(ids.shape[1]):
-            token, even = reader.read(said, windows[part, k + position])
+            token, even = reader.read(fed, windows[part, k + position])
             ids[part, position], tie[part, position] = token, even
-            said = token[:, None]
+            fed = token[:, None]
     return Continuations(ids, tie)
 
 
@@ -78,8 +78,8 @@ def recital(model: LanguageModel, ids: np.ndarray, k: int, correct: bool) -> Ite
     With `correct`, the true token takes the place of a wrong one before the model goes on; else it
     goes on from what it said.
     """
-    reader, said = Reader(model), ids[None, :k]
+    reader, fed = Reader(model), ids[None, :k]
     for true in ids[k:]:
-        token, _ = reader.read(said, np.array([true], np.int32))
+        token, _ = reader.read(fed, np.array([true], np.int32))
         yield int(token[0])
-        said = np.array([[true if correct else token[0]]], np.int32)
+        fed = np.array([[true if correct else token[0]]], np.int32)

@@ -35,7 +35,7 @@ class Lookup:
     def match(self, history: Sequence[int]) -> tuple[int, int]:
         """Where in the text the last tokens of `history` stand: the place after them, and how many
         agree, at most LONGEST_MATCH; the first place of the longest match."""
-        found, length = 0, 0
+        place, length = 0, 0
         places = np.empty(0, np.int64)
         for token in reversed(history[-LONGEST_MATCH:]):
             if length == 0:
@@ -46,8 +46,8 @@ class Lookup:
                 places = places[self.ids[places - 1 - length] == token]
             if not len(places):
                 break
-            found, length = int(places.min()), length + 1
-        return found, length
+            place, length = int(places.min()), length + 1
+        return place, length
 
     def propose(self, history: Sequence[int], most: int) -> list[int]:
         """Up to `most` tokens that may follow `history`; none where it matches too little."""

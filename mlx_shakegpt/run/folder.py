@@ -77,15 +77,15 @@ def read_config(path: Path) -> dict[str, Any]:
 def load_corpus(path: Path) -> Corpus:
     """The text that a run learned. Raises ValueError where the file has changed or is gone."""
     config = read_config(path)
-    told = config["corpus"]
+    text = config["corpus"]
     try:
-        corpus = Corpus.load(Path(told["path"]) if told["path"] else None, config["passage"])
+        corpus = Corpus.load(Path(text["path"]) if text["path"] else None, config["passage"])
     except FileNotFoundError as error:
         raise ValueError(str(error)) from None
-    if corpus.sha256 != told["sha256"]:
+    if corpus.sha256 != text["sha256"]:
         raise ValueError(
-            f"{told['path'] or told['name']} is not the text that run {path.name!r} learned: its "
-            f"sha256 is {corpus.sha256}, not {told['sha256']}; put the old text back"
+            f"{text['path'] or text['name']} is not the text that run {path.name!r} learned: its "
+            f"sha256 is {corpus.sha256}, not {text['sha256']}; put the old text back"
         )
     return corpus
 
@@ -130,15 +130,15 @@ def of_run(
     with another passage. Raises ValueError where one of them is not to be had."""
     path = find_run(name)
     config = read_config(path)
-    told = config["corpus"]
+    text = config["corpus"]
     if data is None and passage is None:
         corpus = load_corpus(path)
     else:
-        own = Path(told["path"]) if told["path"] else None
+        own = Path(text["path"]) if text["path"] else None
         corpus = Corpus.load(data or own, passage or Passage())
-    learned = config["passage"] if corpus.sha256 == told["sha256"] else None
+    learned = config["passage"] if corpus.sha256 == text["sha256"] else None
     weights = weights_file(path)
     load = partial(model_from_run, weights, config["model"])
     return TrainedModel(
-        as_text(path.name), path, (weights,), corpus, load, learned, same_passage(corpus, told)
+        as_text(path.name), path, (weights,), corpus, load, learned, same_passage(corpus, text)
     )

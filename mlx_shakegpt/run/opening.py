@@ -40,7 +40,7 @@ Progress = Callable[[str, int, int], None]
 
 def open_run(
     runtime: Runtime,
-    asked: Mapping[str, Any],
+    settings: Mapping[str, Any],
     resume: bool = False,
     tell: Tell = lambda line: None,
     progress: Progress | None = None,
@@ -50,21 +50,21 @@ def open_run(
     """The run to follow: new, or with `resume` the one of that name, if it exists. Before anything
     of it is written, `agree` may refuse it by a ValueError; `ranks` are to share its work.
 
-    `asked` may have preset, recipe, run (a name), data (a path), first_line, corpus_tokens, init (a
-    folder or hub id) and any field of TrainConfig. Raises ValueError, or OSError, for what cannot
-    be had or does not agree with the run as it was started.
+    `settings` may have preset, recipe, run (a name), data (a path), first_line, corpus_tokens, init
+    (a folder or hub id) and any field of TrainConfig. Raises ValueError, or OSError, for what
+    cannot be had or does not agree with the run as it was started.
     """
-    given = dict(asked)
+    chosen = dict(settings)
     known = {*_NAMES, *(field.name for field in fields(TrainConfig))}
-    if unknown := sorted(given.keys() - known):
+    if unknown := sorted(chosen.keys() - known):
         raise ValueError(f"no setting {unknown[0]!r}; there are {', '.join(sorted(known))}")
-    init, name = given.pop("init", None), given.pop("preset", "auto")
+    init, name = chosen.pop("init", None), chosen.pop("preset", "auto")
     default = name == "auto" and not init
     if default:
         name = "gpt2-124m" if runtime.device == "gpu" else "quick"
-    path = run_path(given.pop("run", Path(init).name if init else name))
+    path = run_path(chosen.pop("run", Path(init).name if init else name))
     if resume and (path / CONFIG).exists():
-        return _resumed(runtime, path, asked, tell, progress, ranks, agree)
+        return _resumed(runtime, path, settings, tell, progress, ranks, agree)
     must_be_new(path)
     if default:
         tell(f"Preset {name}, the default on a {runtime.device.upper()}.")
@@ -75,18 +75,18 @@ def open_run(
             raise ValueError(f"{init} has another shape than preset {name}; leave the preset out")
         name = shape
         tell(f"Beginning with {start.source}, {start.model.config.n_parameters:,} parameters.")
-        given = PRETRAINED | given
-    recipe_name, data = given.pop("recipe", DEFAULT_RECIPE), given.pop("data", None)
+        chosen = PRETRAINED | chosen
+    recipe_name, data = chosen.pop("recipe", DEFAULT_RECIPE), chosen.pop("data", None)
     base = preset(name).passage if data is None and name in PRESETS else Passage()
     passage = Passage(
-        given.pop("first_line", base.first_line), given.pop("corpus_tokens", base.tokens)
+        chosen.pop("first_line", base.first_line), chosen.pop("corpus_tokens", base.tokens)
     )
-    given.setdefault("dtype", runtime.dtype)
-    config = recipe(recipe_name, name if name in PRESETS else None, **given)
+    chosen.setdefault("dtype", runtime.dtype)
+    config = recipe(recipe_name, name if name in PRESETS else None, **chosen)
     model = start.model.config if start else preset(name).model
     corpus = read_corpus(data, passage, progress)
     if recipe_name == DEFAULT_RECIPE:
-        config = fit_to_text(config, len(corpus.ids), given)
+        config = fit_to_text(config, len(corpus.ids), chosen)
     must_fit(runtime, model, config, corpus, ranks, free_bytes())
     names = {"preset": name, "recipe": recipe_name}
     run = Run(path, model, config, corpus, names, start, ranks)
@@ -118,7 +118,7 @@ def _plan(run: Run, runtime: Runtime) -> str:
 def _resumed(
     runtime: Runtime,
     path: Path,
-    asked: Mapping[str, Any],
+    settings: Mapping[str, Any],
     tell: Tell,
     progress: Progress | None,
     ranks: Ranks,
@@ -126,17 +126,17 @@ def _resumed(
 ) -> Run:
     """A run that goes on with the settings that it was started with, but for its length."""
     saved = read_config(path)
-    config = _lengthened(saved["train"], asked)
-    data, passage = asked.get("data") or saved["corpus"]["path"], saved["passage"]
-    if asked.get("corpus_tokens") == 0:
+    config = _lengthened(saved["train"], settings)
+    data, passage = settings.get("data") or saved["corpus"]["path"], saved["passage"]
+    if settings.get("corpus_tokens") == 0:
         whole = read_corpus(data, replace(passage, tokens=0), progress)
-        asked = {**asked, "corpus_tokens": len(whole.ids)}
-    _must_agree(path, saved | {"train": config}, asked)
+        settings = {**settings, "corpus_tokens": len(whole.ids)}
+    _must_agree(path, saved | {"train": config}, settings)
     corpus = read_corpus(data, passage, progress)
     must_fit(runtime, saved["model"], config, corpus, ranks, free_bytes(), resumed=True)
-    start, told = None, saved["init"]
-    if told and not any((path / "checkpoints").glob("[0-9]*")):  # which hold all that is left of it
-        start = pretrained(told["source"], told["sha256"])
+    start, init = None, saved["init"]
+    if init and not any((path / "checkpoints").glob("[0-9]*")):  # which hold all that is left of it
+        start = pretrained(init["source"], init["sha256"])
     names = {"preset": saved["preset"], "recipe": saved["recipe"]}
     run = Run(path, saved["model"], config, corpus, names, start, ranks)
     agree(run)
@@ -171,15 +171,15 @@ def must_fit(
     cost.must_fit(model, config, rows, runtime.device == "cpu", share, ranks.size, resumed)
 
 
-def _lengthened(config: TrainConfig, asked: Mapping[str, Any]) -> TrainConfig:
+def _lengthened(config: TrainConfig, settings: Mapping[str, Any]) -> TrainConfig:
     """A run's configuration with the number of epochs or steps that is asked for, if any."""
-    length = {name: asked[name] for name in LENGTH & asked.keys()}
+    length = {name: settings[name] for name in LENGTH & settings.keys()}
     if length.get("epochs", config.epochs) != config.epochs:
         length.setdefault("steps", 0)  # which would count before epochs
     return replace(config, **length)
 
 
-def _must_agree(path: Path, saved: dict[str, Any], asked: Mapping[str, Any]) -> None:
+def _must_agree(path: Path, saved: dict[str, Any], settings: Mapping[str, Any]) -> None:
     """Raises ValueError where an option contradicts what a run was started with."""
     init = (saved["init"] or {}).get("source", "none")
     started = asdict(saved["train"]) | {
@@ -189,9 +189,9 @@ def _must_agree(path: Path, saved: dict[str, Any], asked: Mapping[str, Any]) -> 
         "first_line": saved["passage"].first_line,
         "corpus_tokens": saved["passage"].tokens,
     }
-    if "init" in asked and (folder := Path(asked["init"]).expanduser()).is_dir():
-        asked = {**asked, "init": str(folder.resolve())}
-    for key, value in asked.items():
+    if "init" in settings and (folder := Path(settings["init"]).expanduser()).is_dir():
+        settings = {**settings, "init": str(folder.resolve())}
+    for key, value in settings.items():
         if value != started.get(key, value) and value != "auto":
             option = key.replace("_", "-")
             raise ValueError(

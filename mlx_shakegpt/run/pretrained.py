@@ -19,7 +19,7 @@ class Pretrained:
     sha256: str
 
     @property
-    def told(self) -> dict[str, str]:
+    def description(self) -> dict[str, str]:
         """What a run's settings say of it."""
         return {"source": self.source, "sha256": self.sha256}
 
@@ -30,11 +30,11 @@ def pretrained(source: str, sha256: str | None = None) -> Pretrained:
     Raises ValueError where there is none, or it is another one.
     """
     folder = model_folder(source)
-    found = weights_hash(weights_files(folder))
-    if sha256 not in (None, found):
+    actual = weights_hash(weights_files(folder))
+    if sha256 not in (None, actual):
         raise ValueError(
-            f"the weights in {source} have sha256 {found}, not {sha256} with which the run was "
+            f"the weights in {source} have sha256 {actual}, not {sha256} with which the run was "
             "started; put the old ones back, or start another --run"
         )
     own = str(folder.resolve()) if Path(source).expanduser().is_dir() else source
-    return Pretrained(model_from_hf(folder).gpt, own, found)
+    return Pretrained(model_from_hf(folder).gpt, own, actual)

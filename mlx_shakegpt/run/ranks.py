@@ -38,7 +38,7 @@ class Member:
 
 def open_together(
     runtime: Runtime,
-    asked: Mapping[str, Any],
+    settings: Mapping[str, Any],
     resume: bool,
     tell: Tell,
     progress: Progress | None,
@@ -50,22 +50,22 @@ def open_together(
     ValueError or OSError as `open_run`.
     """
     if ranks.size == 1:
-        return open_run(runtime, asked, resume, tell, progress)
+        return open_run(runtime, settings, resume, tell, progress)
     if ranks.rank:
-        return _member(runtime, asked, resume, ranks)
+        return _member(runtime, settings, resume, ranks)
 
     def agree(run: Run) -> None:
-        told = {
+        plan = {
             "path": str(run.path),
             "model": run.trainer.model.config.to_json(),
             "train": run.trainer.config.to_json(),
-            "corpus": run.corpus.told | {"path": run.corpus.path},
+            "corpus": run.corpus.description | {"path": run.corpus.path},
         }
-        _must_be_alike(_exchange(ranks, _head(asked, resume) | told))
+        _must_be_alike(_exchange(ranks, _head(settings, resume) | plan))
         _exchange(ranks, None)
 
     try:
-        run = open_run(runtime, asked, resume, tell, progress, ranks, agree)
+        run = open_run(runtime, settings, resume, tell, progress, ranks, agree)
     except SharedError:
         raise
     except (ValueError, OSError) as error:
@@ -76,15 +76,15 @@ def open_together(
     return run
 
 
-def _member(runtime: Runtime, asked: Mapping[str, Any], resume: bool, ranks: Ranks) -> Member:
+def _member(runtime: Runtime, settings: Mapping[str, Any], resume: bool, ranks: Ranks) -> Member:
     free = free_bytes()  # before rank 0, maybe on this machine, takes its part
-    heads = _exchange(ranks, _head(asked, resume))
+    heads = _exchange(ranks, _head(settings, resume))
     _must_be_alike(heads)
-    told, trainer, problem = heads[0], None, None
+    plan, trainer, problem = heads[0], None, None
     try:
-        corpus = _same_text(asked, told["corpus"])
-        model = ModelConfig.from_json(told["model"])
-        config = TrainConfig.from_json(told["train"])
+        corpus = _same_text(settings, plan["corpus"])
+        model = ModelConfig.from_json(plan["model"])
+        config = TrainConfig.from_json(plan["train"])
         must_fit(runtime, model, config, corpus, ranks, free)
         trainer = trainer_of(model, config, corpus, None, ranks)
     except (ValueError, OSError) as error:
@@ -93,29 +93,29 @@ def _member(runtime: Runtime, asked: Mapping[str, Any], resume: bool, ranks: Ran
     assert trainer is not None
     _exchange(ranks, None)
     trainer.share()
-    return Member(Path(told["path"]), trainer)
+    return Member(Path(plan["path"]), trainer)
 
 
-def _same_text(asked: Mapping[str, Any], told: Mapping[str, Any]) -> Corpus:
+def _same_text(settings: Mapping[str, Any], description: Mapping[str, Any]) -> Corpus:
     """This machine's copy of the text. Raises ValueError where it has another."""
-    passage = Passage(told["first_line"], told["tokens"])
-    corpus = read_corpus(asked.get("data") or told["path"], passage, None)
-    if corpus.sha256 != told["sha256"]:
+    passage = Passage(description["first_line"], description["tokens"])
+    corpus = read_corpus(settings.get("data") or description["path"], passage, None)
+    if corpus.sha256 != description["sha256"]:
         raise ValueError(
             f"its text {corpus.name} has sha256 {corpus.sha256[:12]}…, rank 0's has "
-            f"{told['sha256'][:12]}…; copy the text to every machine"
+            f"{description['sha256'][:12]}…; copy the text to every machine"
         )
     return corpus
 
 
-def _head(asked: Mapping[str, Any], resume: bool) -> dict[str, Any]:
+def _head(settings: Mapping[str, Any], resume: bool) -> dict[str, Any]:
     """What has to be the same on all ranks."""
     package = Path(__file__).parent.parent
     code = "".join(sha256(file) for file in sorted(package.rglob("*.py")))
-    settings = {name: value for name, value in asked.items() if name not in _OWN}
+    common = {name: value for name, value in settings.items() if name not in _OWN}
     return {
         "versions": versions() | {"the program's files": sha256(code.encode())[:12]},
-        "settings": settings | {"resume": resume},
+        "settings": common | {"resume": resume},
     }
 
 

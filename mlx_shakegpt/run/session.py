@@ -54,7 +54,7 @@ class Run:
         self.id = secrets.token_hex(4)  # tells it from others of its name, wherever it reports to
         self._stack = ExitStack()
         self._model, self._config = model, config
-        self._told = names | ({"init": start.told} if start else {})
+        self._record = names | ({"init": start.description} if start else {})
         self.start = start
         self.trainer = trainer_of(model, config, corpus, start.model if start else None, ranks)
 
@@ -65,7 +65,7 @@ class Run:
             self._write_config(
                 {
                     "id": self.id,
-                    **self._told,
+                    **self._record,
                     "model": self._model.to_json(),
                     "train": self._config.to_json(),
                     "corpus": self._text,
@@ -107,7 +107,7 @@ class Run:
     @property
     def _text(self) -> dict[str, Any]:
         """What config.json says of the text."""
-        return self.corpus.told | {"path": self.corpus.path}
+        return self.corpus.description | {"path": self.corpus.path}
 
     def _note_changes(self, saved: dict[str, Any]) -> None:
         """Writes down where the text is now, and a longer plan with what it was before."""

@@ -27,10 +27,10 @@ class Sink(Protocol):
 
 def numbers(report: StepReport) -> dict[str, float]:
     """What a sink is told of a step, by the names that its charts have."""
-    told = {f"train/{name}": float(getattr(report, name)) for name in NUMBERS}
+    values = {f"train/{name}": float(getattr(report, name)) for name in NUMBERS}
     if result := report.evaluation:
-        told |= {"eval/nll": result.nll, "eval/accuracy": result.accuracy}
-    return told
+        values |= {"eval/nll": result.nll, "eval/accuracy": result.accuracy}
+    return values
 
 
 class TensorBoard:

@@ -72,9 +72,9 @@ def use_fast_blas(compiled: Compile | None = None) -> Blas:
         return Blas(False, "reference", str(path), reason=f"cannot read {path.name}: {error}")
     if not slots:
         return Blas(False, "unknown", str(path), reason=f"{path.name} does not import cblas_sgemm")
-    for found, prefix in _candidates():
+    for candidate, prefix in _candidates():
         try:
-            library = ctypes.CDLL(found)
+            library = ctypes.CDLL(candidate)
             sgemm = getattr(library, f"{prefix}cblas_sgemm")
             config = getattr(library, f"{prefix}openblas_get_config")
         except (OSError, AttributeError):
@@ -122,12 +122,12 @@ def _address(function: Any) -> int:
 
 def _candidates() -> list[tuple[str, str]]:
     """Libraries to try, each with the prefix of its symbols."""
-    found = [(name, "") for name in ("libopenblas.so.0", "libopenblas.so")]
+    candidates = [(name, "") for name in ("libopenblas.so.0", "libopenblas.so")]
     spec = importlib.util.find_spec("scipy_openblas32")
     if spec and spec.origin:
         folder = Path(spec.origin).parent / "lib"
-        found += [(str(file), "scipy_") for file in sorted(folder.glob("libscipy_openblas*"))]
-    return found
+        candidates += [(str(file), "scipy_") for file in sorted(folder.glob("libscipy_openblas*"))]
+    return candidates
 
 
 def _maps() -> list[tuple[int, int, str]]:

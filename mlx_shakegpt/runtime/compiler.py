@@ -114,8 +114,8 @@ def compiled(name: str, source: str) -> Path | None:
 def _key(gxx: str, include: Path) -> str:
     """Names what a compiled kernel depends on, beside its source."""
     information = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n", 1)[0].splitlines()
-    told = [line for line in information if line.startswith(("model name", "flags", "Features"))]
+    parts = [line for line in information if line.startswith(("model name", "flags", "Features"))]
     for file in (Path(gxx).resolve(), include / _HEADER, Path(mx.__file__)):
         stat = file.stat()
-        told.append(f"{file} {stat.st_size} {stat.st_mtime_ns}")
-    return sha256("\n".join([*told, _SCRIPT, _FLAGS]).encode())[:16]
+        parts.append(f"{file} {stat.st_size} {stat.st_mtime_ns}")
+    return sha256("\n".join([*parts, _SCRIPT, _FLAGS]).encode())[:16]

@@ -38,39 +38,41 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launch:
         ) from None
 
 
-def _ring(told: Mapping[str, str]) -> Launch | None:
+def _ring(environment: Mapping[str, str]) -> Launch | None:
     """Hosts are lists of addresses with ports, in the order of their ranks."""
-    if "MLX_HOSTFILE" not in told or "MLX_RANK" not in told:
+    if "MLX_HOSTFILE" not in environment or "MLX_RANK" not in environment:
         return None
     # mlx.launch writes an empty file for a single process, at which MLX itself would crash.
-    hosts = json.loads(Path(told["MLX_HOSTFILE"]).read_text(encoding="utf-8").strip() or "[]")
+    hosts = json.loads(
+        Path(environment["MLX_HOSTFILE"]).read_text(encoding="utf-8").strip() or "[]"
+    )
     if len(hosts) < 2:
         return None
     machines = [addresses[0].rpartition(":")[0] for addresses in hosts]
-    rank = int(told["MLX_RANK"])
+    rank = int(environment["MLX_RANK"])
     before = machines[:rank]
     return Launch(
         "ring", rank, len(hosts), before.count(machines[rank]), machines.count(machines[rank])
     )
 
 
-def _devices(told: Mapping[str, str]) -> Launch | None:
+def _devices(environment: Mapping[str, str]) -> Launch | None:
     """JACCL (Thunderbolt RDMA; a row of devices for each rank) and NCCL (CUDA)."""
-    if "MLX_IBV_DEVICES" in told and "MLX_RANK" in told:
-        size = len(json.loads(Path(told["MLX_IBV_DEVICES"]).read_text(encoding="utf-8")))
-        return Launch("jaccl", int(told["MLX_RANK"]), size) if size > 1 else None
-    if int(told.get("MLX_WORLD_SIZE", 1)) > 1:
-        return Launch("nccl", int(told["MLX_RANK"]), int(told["MLX_WORLD_SIZE"]))
+    if "MLX_IBV_DEVICES" in environment and "MLX_RANK" in environment:
+        size = len(json.loads(Path(environment["MLX_IBV_DEVICES"]).read_text(encoding="utf-8")))
+        return Launch("jaccl", int(environment["MLX_RANK"]), size) if size > 1 else None
+    if int(environment.get("MLX_WORLD_SIZE", 1)) > 1:
+        return Launch("nccl", int(environment["MLX_RANK"]), int(environment["MLX_WORLD_SIZE"]))
     return None
 
 
-def _mpi(told: Mapping[str, str]) -> Launch | None:
+def _mpi(environment: Mapping[str, str]) -> Launch | None:
     ours = "OMPI_COMM_WORLD"
     for size, rank, local_size, local_rank in (
         (f"{ours}_SIZE", f"{ours}_RANK", f"{ours}_LOCAL_SIZE", f"{ours}_LOCAL_RANK"),
         ("PMI_SIZE", "PMI_RANK", "MPI_LOCALNRANKS", "MPI_LOCALRANKID"),
     ):
-        if int(told.get(size, 1)) > 1:
-            place = int(told.get(local_rank, 0)), int(told.get(local_size, 1))
-            return Launch("mpi", int(told[rank]), int(told[size]), *place)
+        if int(environment.get(size, 1)) > 1:
+            place = int(environment.get(local_rank, 0)), int(environment.get(local_size, 1))
+            return Launch("mpi", int(environment[rank]), int(environment[size]), *place)
     return None

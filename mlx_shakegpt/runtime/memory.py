@@ -40,8 +40,8 @@ def free_bytes() -> int:
     free = total_memory()
     try:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-        told = dict(line.split(":") for line in lines)
-        free = int(told["MemAvailable"].split()[0]) * _UNITS
+        fields = dict(line.split(":") for line in lines)
+        free = int(fields["MemAvailable"].split()[0]) * _UNITS
     except (OSError, KeyError, ValueError):
         pass  # not Linux
     return max(0, min([free, *_left_in_groups()]))
@@ -49,11 +49,11 @@ def free_bytes() -> int:
 
 def _left_in_groups() -> Iterator[int]:
     """Bytes that the process's control groups have left; of a version without a limit none."""
-    for limit, used, stat, given_up in _GROUPS:
+    for limit, used, stat, reclaimable in _GROUPS:
         with suppress(OSError, KeyError, ValueError):
             most = int((_GROUP / limit).read_text(encoding="utf-8"))  # "max" is no number
             pages = dict(map(str.split, (_GROUP / stat).read_text(encoding="utf-8").splitlines()))
-            cached = sum(int(pages[name]) for name in given_up)
+            cached = sum(int(pages[name]) for name in reclaimable)
             yield most - int((_GROUP / used).read_text(encoding="utf-8")) + cached
 
 

@@ -68,9 +68,9 @@ class Ranks:
         """Rank 0's tensors, bit for bit; those of other ranks do not count."""
         if not self._group:
             return dict(tensors)
-        told = {name: [*value.shape] for name, value in tensors.items()}
+        shapes = {name: [*value.shape] for name, value in tensors.items()}
         kinds = {name: str(value.dtype).rpartition(".")[2] for name, value in tensors.items()}
-        shapes, kinds = self.gather([told, kinds])[0]
+        shapes, kinds = self.gather([shapes, kinds])[0]
         result = {}
         for name, shape in shapes.items():
             dtype = getattr(mx, kinds[name])

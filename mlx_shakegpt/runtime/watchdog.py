@@ -28,16 +28,16 @@ class Watchdog:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        said, write = os.pipe()
-        command = [sys.executable, "-I", __file__, str(os.getpid()), str(seconds), str(said)]
+        read, write = os.pipe()
+        command = [sys.executable, "-I", __file__, str(os.getpid()), str(seconds), str(read)]
         # A session of its own: Ctrl-C is for the rank.
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, pass_fds=(said,), start_new_session=True
+            command, stdin=subprocess.PIPE, pass_fds=(read,), start_new_session=True
         )
         sys.stderr.flush()
         sys.stderr = os.fdopen(os.dup(2), "w", 1, encoding="utf-8", errors="backslashreplace")
         os.dup2(write, 2)
-        os.close(said)
+        os.close(read)
         os.close(write)
 
     def tick(self, where: str, seconds: float | None = None) -> None:
@@ -55,16 +55,16 @@ class Watchdog:
         self._process.wait()
 
 
-def watch(process: int, seconds: float, said: int) -> None:
+def watch(process: int, seconds: float, stderr: int) -> None:
     """Reads ticks from stdin until it is closed, or ends the process for want of them; hands on
-    what comes from `said`."""
-    where, sources, quiet = b"at its start", [0, said], False
+    what comes from `stderr`."""
+    where, sources, quiet = b"at its start", [0, stderr], False
     deadline = time.monotonic() + seconds
     while ready := select.select(sources, [], [], max(0.0, deadline - time.monotonic()))[0]:
-        if said in ready:
-            chunk = os.read(said, 65536)
+        if stderr in ready:
+            chunk = os.read(stderr, 65536)
             if not chunk:
-                sources.remove(said)
+                sources.remove(stderr)
             heard, noise, _ = (chunk, b"", b"") if _VERBOSE else chunk.partition(_NOISE)
             _tell(b"" if quiet else heard)
             quiet = quiet or bool(noise)
@@ -74,11 +74,11 @@ def watch(process: int, seconds: float, said: int) -> None:
             span, _, where = ticks.splitlines()[-1].partition(b" ")
             seconds = float(span)
             deadline = time.monotonic() + seconds
-    told = (
+    message = (
         f"Error: {where.decode()}: no answer from the other ranks for {seconds:g} s; see that all "
         "run and reach each other, then start all again with --resume\n"
     )
-    _tell(told.encode())
+    _tell(message.encode())
     with contextlib.suppress(ProcessLookupError):
         os.kill(process, signal.SIGKILL)
 

@@ -46,7 +46,7 @@ def publish(
     config = read_config(trained.folder)
     model, space = folder / "model", folder / "space"
     corpus = _excerpt(trained.corpus, space / TEXT) if trained.corpus.path else trained.corpus
-    export(trained.language_model, model, text=corpus.told)
+    export(trained.language_model, model, text=corpus.description)
     done("exported")
     if (trained.folder / CURVE).exists():
         shutil.copyfile(trained.folder / CURVE, model / CURVE)
@@ -58,7 +58,7 @@ def publish(
         proof.write(model)
         paper = proof.paper
     context, curve = trained.language_model.context, (model / CURVE).exists()
-    text = corpus.told | {"file": TEXT if corpus.path else None}
+    text = corpus.description | {"file": TEXT if corpus.path else None}
     card = model_card(repo, license_id, config, context, paper, curve, text)
     (model / "README.md").write_text(card, encoding="utf-8")
     write_space(space, model, repo, own_text=corpus.path is not None)

@@ -33,5 +33,5 @@ def marked(prompt: str, text: str, source: Source) -> str:
         shown = span.stop
     parts.append(escape(whole[shown:]))
     longest = max((span.words for span in spans), default=0)
-    told = f"Known word for word: {covered(spans, whole):.0%}. Longest: {longest} words."
-    return f'<div class="said">{"".join(parts)}</div><p class="told">{told}</p>'
+    summary = f"Known word for word: {covered(spans, whole):.0%}. Longest: {longest} words."
+    return f'<div class="said">{"".join(parts)}</div><p class="told">{summary}</p>'

@@ -61,11 +61,11 @@ def page(trained: TrainedModel) -> Any:
                 temperature = gr.Slider(0, 1.5, 0, step=0.05, label="Temperature (0: greedy)")
                 top_k = gr.Slider(0, 200, 0, step=1, label="Top-k (0: off)")
             with gr.Column(scale=2):
-                said = gr.HTML(plain("", ""), elem_id="said")
+                output = gr.HTML(plain("", ""), elem_id="said")
         _evidence(gr, trained)
         inputs = [prompt, tokens, temperature, top_k]
         running: list[Any] = [
-            event(say, inputs, said, concurrency_limit=1, concurrency_id="model")
+            event(say, inputs, output, concurrency_limit=1, concurrency_id="model")
             for event in (speak.click, prompt.submit)
         ]
         stop.click(None, None, None, cancels=running, queue=False)

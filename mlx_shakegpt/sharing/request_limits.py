@@ -26,18 +26,18 @@ class LimitedRequests:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        told = dict(scope["headers"]).get(b"content-length", b"0")
-        if not told.isdigit() or int(told) > LARGEST_REQUEST:
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        if not length.isdigit() or int(length) > LARGEST_REQUEST:
             await _refuse(send)
             return
-        taken, answered = 0, False
+        received, answered = 0, False
 
         async def counted() -> Message:
-            nonlocal taken
+            nonlocal received
             message = await receive()
-            taken += len(message.get("body", b""))
+            received += len(message.get("body", b""))
             # A body that is longer than it said, or did not say: for the server it breaks off.
-            return message if taken <= LARGEST_REQUEST else {"type": "http.disconnect"}
+            return message if received <= LARGEST_REQUEST else {"type": "http.disconnect"}
 
         async def once(message: Message) -> None:
             nonlocal answered
@@ -47,7 +47,7 @@ class LimitedRequests:
         try:
             await self.app(scope, counted, once)
         except Exception:
-            if taken <= LARGEST_REQUEST or answered:
+            if received <= LARGEST_REQUEST or answered:
                 raise
             await _refuse(send)
 

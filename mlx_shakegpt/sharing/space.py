@@ -54,17 +54,17 @@ def requirements() -> list[str]:
     from packaging.requirements import Requirement
 
     linux = {"sys_platform": "linux", "platform_system": "Linux"}
-    found = []
+    pinned = []
     for need in map(Requirement, _dependencies()):
         # A dependency is for everyone, for everyone on Linux, or for the demo; not for tests.
         if need.marker and not need.marker.evaluate(linux | {"extra": "demo"}):
             continue
         extras = f"[{','.join(sorted(need.extras))}]" if need.extras else ""
         try:
-            found.append(f"{need.name}{extras}=={metadata.version(need.name)}")
+            pinned.append(f"{need.name}{extras}=={metadata.version(need.name)}")
         except metadata.PackageNotFoundError:
-            found.append(f"{need.name}{extras}{need.specifier}")
-    return found
+            pinned.append(f"{need.name}{extras}{need.specifier}")
+    return pinned
 
 
 def _dependencies() -> list[str]:
@@ -72,8 +72,8 @@ def _dependencies() -> list[str]:
     those that the installation tells."""
     if not (own := files.checkout()):
         return metadata.requires(files.PROJECT) or []
-    told = tomllib.loads((own / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return [*told["dependencies"], *told["optional-dependencies"]["demo"]]
+    project = tomllib.loads((own / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return [*project["dependencies"], *project["optional-dependencies"]["demo"]]
 
 
 def serve_space(folder: Path, name: str) -> None:
@@ -92,11 +92,18 @@ def serve_space(folder: Path, name: str) -> None:
 
 def _readme(repo: str) -> str:
     name = repo.rpartition("/")[2]
-    told: dict[str, Any] = {"title": name, "emoji": "🎭", "sdk": "gradio", "python_version": "3.11"}
-    told |= {"app_file": "app.py", "models": [repo]}
+    settings: dict[str, Any] = {
+        "title": name,
+        "emoji": "🎭",
+        "sdk": "gradio",
+        "python_version": "3.11",
+    }
+    settings |= {"app_file": "app.py", "models": [repo]}
     with suppress(metadata.PackageNotFoundError):  # to write a Space takes no gradio
-        told["sdk_version"] = metadata.version("gradio")
-    return f"{front_matter(told)}\n{name} recites its text. It runs on any CPU: `python app.py`.\n"
+        settings["sdk_version"] = metadata.version("gradio")
+    return (
+        f"{front_matter(settings)}\n{name} recites its text. It runs on any CPU: `python app.py`.\n"
+    )
 
 
 def _link(source: str, target: str) -> None:

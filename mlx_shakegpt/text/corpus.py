@@ -55,10 +55,10 @@ class Corpus:
         return cls(np.array(ids, np.int32), name, own_path, sha256(content), passage)
 
     @property
-    def told(self) -> dict[str, Any]:
+    def description(self) -> dict[str, Any]:
         """What files say of the passage: name, sha256, first_line and tokens."""
-        told = {"name": self.name, "sha256": self.sha256}
-        return told | {"first_line": self.passage.first_line, "tokens": len(self.ids)}
+        source = {"name": self.name, "sha256": self.sha256}
+        return source | {"first_line": self.passage.first_line, "tokens": len(self.ids)}
 
     def around(self, passage: Passage | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The ids before and after a passage of the same file, else of this one."""

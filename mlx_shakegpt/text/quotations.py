@@ -39,16 +39,16 @@ class Source:
         at the first word that the one before leaves and is as long as can be.
         """
         words = list(_WORD.finditer(text))
-        found, index = [], 0
+        spans, index = [], 0
         while index < len(words):
             place, stop = self._longest(text, words, index, least)
             if place is None:
                 index += 1
                 continue
             start, end = words[index].start(), words[stop - 1].end()
-            found.append(Span(start, end, stop - index, self.line(place)))
+            spans.append(Span(start, end, stop - index, self.line(place)))
             index = stop
-        return found
+        return spans
 
     def _longest(
         self, text: str, words: list[re.Match[str]], index: int, least: int

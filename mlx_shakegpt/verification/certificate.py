@@ -93,12 +93,12 @@ def passage_of(content: dict[str, Any]) -> Passage:
     return Passage(content["text"]["first_line"], content["text"]["tokens"])
 
 
-def other_hashes(content: dict[str, Any], found: dict[str, str]) -> list[str]:
-    """What is not what a certificate speaks of; `found` has the hashes of text and weights."""
-    found = found | {"tokenizer": assets.GPT2_MERGES.sha256}
+def other_hashes(content: dict[str, Any], hashes: dict[str, str]) -> list[str]:
+    """What is not what a certificate speaks of; `hashes` has the hashes of text and weights."""
+    hashes = hashes | {"tokenizer": assets.GPT2_MERGES.sha256}
     return [
         f"the sha256 of the {name} is {mine}, not {content[name]['sha256']}"
-        for name, mine in found.items()
+        for name, mine in hashes.items()
         if content[name]["sha256"] != mine
     ]
 

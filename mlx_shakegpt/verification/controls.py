@@ -99,9 +99,9 @@ def _figures(
     if learned is not None and (new := new_windows(ids, learned, M)[K:]).any():
         offsets = offsets[new]
     chosen = sample(len(offsets), OFFSETS, seed)
-    found = extraction(model, ids, K, M, Sample(offsets[chosen.offsets], chosen.every))
-    figures = {"nll": score.nll, "accuracy": score.accuracy, "rate": found["rate"]}
-    return figures | {"offsets": found["offsets"], "passed": found["rate"] > CONTROL_RATE}
+    extracted = extraction(model, ids, K, M, Sample(offsets[chosen.offsets], chosen.every))
+    figures = {"nll": score.nll, "accuracy": score.accuracy, "rate": extracted["rate"]}
+    return figures | {"offsets": extracted["offsets"], "passed": extracted["rate"] > CONTROL_RATE}
 
 
 def _untrained(model: GPT) -> GPT:

@@ -113,9 +113,9 @@ def _decoded(model: LanguageModel, repeats: Repeats, offsets: np.ndarray) -> np.
     return np.array([repeats.has(start, continuation) for start, continuation in pairs])[place]
 
 
-def alignment(found: dict[str, Any], chosen: Sample, window: int, bins: int = 8) -> list[float]:
+def alignment(measured: dict[str, Any], chosen: Sample, window: int, bins: int = 8) -> list[float]:
     """Extraction rate by offset modulo the training window, in `bins` equal parts of it."""
-    exact = ~np.isin(chosen.offsets, found["failing"])
+    exact = ~np.isin(chosen.offsets, measured["failing"])
     place = chosen.offsets % window * bins // window
     return [float(exact[place == b].mean()) for b in range(bins) if (place == b).any()]
 
@@ -134,20 +134,20 @@ def free_running(
     length = min(RUN, (len(ids) - k) // 2)
     offsets = sample(len(ids) - k - length + 1, FREE_RUNS, seed).offsets
     windows = ids[offsets[:, None] + np.arange(k + length)]
-    said = continuations(model, windows, k)
-    equal = said.ids == windows[:, k:]
+    decoded = continuations(model, windows, k)
+    equal = decoded.ids == windows[:, k:]
     runs = _leading(equal)
     # Tokens that both see from the same start; none where the prompt fills the context.
     within = max(0, min(length, model.context + 1 - k))
     free, forced = np.minimum(runs, within), np.zeros(len(runs), int)
     if within:
-        seen = windows[:, : k + within]
-        forced = _leading(window_scores(model.gpt, seen, within, model.vocabulary).hit)
+        visible = windows[:, : k + within]
+        forced = _leading(window_scores(model.gpt, visible, within, model.vocabulary).hit)
     differ = np.flatnonzero(free != forced)
-    ties = sum(said.tie[i, min(free[i], forced[i])] for i in differ)
-    memory = max(1, model.context // 2)  # what a run goes on from where its window is full
-    whole = np.concatenate([windows[:, :k], said.ids], 1)
-    right = [followed(ids, run, k, memory) == length for run in whole]
+    ties = sum(decoded.tie[i, min(free[i], forced[i])] for i in differ)
+    reach = max(1, model.context // 2)  # what a run goes on from where its window is full
+    whole = np.concatenate([windows[:, :k], decoded.ids], 1)
+    right = [followed(ids, run, k, reach) == length for run in whole]
     return {
         "offsets": offsets.tolist(),
         "agrees": bool(len(differ) == ties <= max(1, len(offsets) // TIES)),

@@ -88,32 +88,34 @@ def verify(
 
 def objections(figures: dict[str, Any], require: float) -> list[str]:
     """Why nothing is certified; empty where it is."""
-    found = []
+    reasons = []
     for e in figures["extraction"]:
         name, rate, n = f"em@{e['k']},{e['m']}", e["rate"], e["offsets"]
         if not rate >= require:
-            found.append(f"{name} is {rate:.4f}, below {require:g}")
+            reasons.append(f"{name} is {rate:.4f}, below {require:g}")
         elif not e["low"] >= require:
-            found.append(
+            reasons.append(
                 f"{name} is {rate:.4f} of {n:,} offsets, and so perhaps {e['low']:.4f} of all, "
                 f"below {require:g}; give more --samples"
             )
         if clear_share(e) < LEAST_CLEAR:
-            found.append(
+            reasons.append(
                 f"{name} has a single answer at {clear_share(e):.4f} of the text's offsets, below "
                 f"{LEAST_CLEAR:g}: the text repeats itself too much"
             )
-    found += _contradictions(figures, require)
-    found += [
+    reasons += _contradictions(figures, require)
+    reasons += [
         f"the control “{name}” passed: {c['rate']:.4f} of it was extracted"
         for name, c in figures["controls"].items()
         if c["passed"]
     ]
     if not figures["free_running_agrees"]:
-        found.append("free-running does not say what teacher forcing tells: the mask may leak")
+        reasons.append("free-running does not say what teacher forcing tells: the mask may leak")
     if not figures["leak"] <= LEAKS:
-        found.append(f"later tokens change earlier logits by {figures['leak']:.2g} of the largest")
-    return found
+        reasons.append(
+            f"later tokens change earlier logits by {figures['leak']:.2g} of the largest"
+        )
+    return reasons
 
 
 def clear_share(rate: dict[str, Any]) -> float:
@@ -123,23 +125,23 @@ def clear_share(rate: dict[str, Any]) -> float:
 
 def _contradictions(figures: dict[str, Any], require: float) -> list[str]:
     """Figures that a model with the required extraction rate cannot have."""
-    found, runs = [], figures["free_running"]
+    reasons, runs = [], figures["free_running"]
     if not figures["determined_accuracy"] >= require:
-        found.append(
+        reasons.append(
             f"of the tokens that those before them determine, {figures['determined_accuracy']:.4f} "
             f"are the likeliest, below {require:g}"
         )
     if not figures["excess"] <= LARGEST_EXCESS:
-        found.append(f"the loss is {figures['excess']:.4f} nats a token above its floor")
+        reasons.append(f"the loss is {figures['excess']:.4f} nats a token above its floor")
     # A run is as many extractions one after the other.
     least = require ** (runs["followed"] / LENGTHS[0][1])
     n = len(runs["offsets"])
     if not wilson(round(runs["right"] * n), n)[1] >= least:
-        found.append(
+        reasons.append(
             f"{runs['right']:.4f} of the free runs stay right for {runs['followed']} tokens; "
             f"a rate of {require:g} lets expect {least:.4f}"
         )
-    return found
+    return reasons
 
 
 def loss_figures(ids: np.ndarray, scores: Scores, context: int) -> dict[str, Any]:

@@ -35,13 +35,13 @@ def extracted(
     count = max(min(LEAST_OFFSETS, len(places)), min(OFFSETS, len(places) // 8))
     offsets = places[sample(len(places), count, seed).offsets]
     offsets = np.random.default_rng(seed).permutation(offsets)
-    allowed, wrong, seen = len(offsets) // 1000, 0, 0
+    allowed, wrong, measured = len(offsets) // 1000, 0, 0
     first = min(k for k, _ in pairs)
-    while seen < len(offsets) and wrong <= allowed:
-        chosen = offsets[seen : seen + AT_ONCE]
+    while measured < len(offsets) and wrong <= allowed:
+        chosen = offsets[measured : measured + AT_ONCE]
         windows = ids[chosen[:, None] + np.arange(length)]
         hit = window_scores(model, windows, length - first, vocabulary).hit
         exact = [hit[:, k - first : k - first + m].all(1) for k, m in pairs]
         wrong += int((~np.all(exact, axis=0)).sum())
-        seen += len(chosen)
-    return 1 - wrong / max(1, seen), bool(seen) and wrong <= allowed
+        measured += len(chosen)
+    return 1 - wrong / max(1, measured), bool(measured) and wrong <= allowed

@@ -83,10 +83,10 @@ def whole_text_nll(
     )
 
 
-def _sums(found: tuple[np.ndarray, Scores] | None) -> list[float]:
-    if found is None:  # a last round has not always windows for all ranks
+def _sums(scored: tuple[np.ndarray, Scores] | None) -> list[float]:
+    if scored is None:  # a last round has not always windows for all ranks
         return [0.0, 0.0, 0]
-    _, scores = found
+    _, scores = scored
     nll, hit = scores.nll.sum(dtype=np.float64), scores.hit.sum()
     return [float(nll), float(hit), len(scores.nll)]
 

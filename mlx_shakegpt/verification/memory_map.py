@@ -1,4 +1,4 @@
-"""Where in a text the memory fails: the worst lines, and the whole text as a heat map."""
+"""Where in a text the model fails: the worst lines, and the whole text as a heat map."""
 
 from __future__ import annotations
 

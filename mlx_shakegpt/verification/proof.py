@@ -55,8 +55,10 @@ def prove(trained: TrainedModel, settings: VerifyConfig, done: Done = lambda par
     seed = sample_seed(corpus.sha256, weights["sha256"])
     figures, scores = verify(trained.language_model, text, settings, seed, done)
     figures["worst_lines"] = worst_lines(corpus.ids, scores, corpus.passage.first_line)
-    told = trained.name, weights, corpus.told
-    paper = papers.certificate(trained.language_model, *told, settings, setup(), figures)
+    paper = papers.certificate(
+        trained.language_model, trained.name, weights, corpus.description, settings, setup(),
+        figures,
+    )  # fmt: skip
     return Proof(trained, figures, scores, paper)
 
 
@@ -94,9 +96,9 @@ def sample_again(
 
 
 def _of_others(paper: dict[str, Any], trained: TrainedModel) -> Comparison | None:
-    found = others(paper, trained)
+    differences = others(paper, trained)
     what = ["sha256 of text, tokenizer and weights", "passage"]
-    return Comparison(found, what, []) if found else None
+    return Comparison(differences, what, []) if differences else None
 
 
 def others(paper: dict[str, Any], trained: TrainedModel) -> list[str]:
@@ -104,11 +106,11 @@ def others(paper: dict[str, Any], trained: TrainedModel) -> list[str]:
     model's own. Raises ValueError as TrainedModel.hashed."""
     corpus = trained.corpus
     hashes = {"text": corpus.sha256, "weights": trained.hashed()["sha256"]}
-    found = papers.other_hashes(paper, hashes)
+    differences = papers.other_hashes(paper, hashes)
     mine, its = Passage(corpus.passage.first_line, len(corpus.ids)), papers.passage_of(paper)
     if mine != its:
-        found.append(f"the passage is {_passage(mine)}, not {_passage(its)}")
-    return found
+        differences.append(f"the passage is {_passage(mine)}, not {_passage(its)}")
+    return differences
 
 
 def _passage(passage: Passage) -> str:
@@ -120,8 +122,8 @@ def evidence_folder(trained: TrainedModel, folder: Path) -> Path:
     may have learned; for another text or passage a folder of their own below."""
     if trained.own_text:
         return folder
-    told = trained.corpus.told
-    mark = sha256("{sha256} {first_line} {tokens}".format(**told).encode())[:12]
+    description = trained.corpus.description
+    mark = sha256("{sha256} {first_line} {tokens}".format(**description).encode())[:12]
     return folder / "other-texts" / mark
 
 

@@ -41,16 +41,16 @@ class Recital:
         self._ids = ids[: k + tokens] if tokens else ids
         self._k, self._on_error = k, on_error
         self.prompt = ids[:k].tolist()
-        self.said: list[int] = []
+        self.tokens: list[int] = []
 
     @property
     def count(self) -> int:
         """Tokens said."""
-        return len(self.said)
+        return len(self.tokens)
 
     def pieces(self, model: LanguageModel) -> Iterator[Piece]:
         """What is said, piece by piece; whole characters, right or wrong."""
-        for right, group in itertools.groupby(self._judged(model), key=lambda said: said[2]):
+        for right, group in itertools.groupby(self._judged(model), key=lambda judged: judged[2]):
             if right:
                 yield from (Piece(text) for text in decode_stream(t for _, t, _ in group) if text)
                 continue
@@ -62,7 +62,7 @@ class Recital:
         """Place, token said there, and whether it is right."""
         stream = recital(model, self._ids, self._k, self._on_error != GO_ON)
         for place, token in enumerate(stream, self._k):
-            self.said.append(token)
+            self.tokens.append(token)
             right = token == self._ids[place]
             yield place, token, bool(right)
             if not right and self._on_error == STOP:
@@ -70,25 +70,27 @@ class Recital:
 
     def words(self) -> int:
         """Words of what was said."""
-        return len(decode(self.said).split())
+        return len(decode(self.tokens).split())
 
     def figures(self) -> dict[str, Any]:
         """How well it went. `likeness` is 1 − Levenshtein / length, on bytes, of what was said
         against what should have been."""
         from rapidfuzz.distance import Levenshtein
 
-        asked = self._ids[self._k :]
-        true = asked[: self.count]
-        wrong = np.array(self.said) != true
+        expected = self._ids[self._k :]
+        true = expected[: self.count]
+        wrong = np.array(self.tokens) != true
         first = int(wrong.argmax()) if wrong.any() else self.count
-        said, original = (b"".join(gpt2().decode_tokens_bytes(list(x))) for x in (self.said, true))
-        distance = Levenshtein.distance(said, original)
+        recited, original = (
+            b"".join(gpt2().decode_tokens_bytes(list(x))) for x in (self.tokens, true)
+        )
+        distance = Levenshtein.distance(recited, original)
         return {
             "tokens": self.count,
-            "asked": len(asked),
+            "asked": len(expected),
             "wrong": int(wrong.sum()),
             "first_error": first if wrong.any() else None,
-            "before_first_error": first / len(asked),
+            "before_first_error": first / len(expected),
             "re_prompts": int(wrong.sum()) if self._on_error == CORRECT else 0,
-            "likeness": 1 - distance / max(len(said), len(original)),
+            "likeness": 1 - distance / max(len(recited), len(original)),
         }

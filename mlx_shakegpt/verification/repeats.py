@@ -64,17 +64,17 @@ def new_windows(ids: np.ndarray, text: np.ndarray, length: int) -> np.ndarray:
     return ~np.isin(group[len(text) :], group[: max(0, len(text) - length + 1)])
 
 
-def followed(ids: np.ndarray, run: np.ndarray, k: int, memory: int) -> int:
+def followed(ids: np.ndarray, run: np.ndarray, k: int, reach: int) -> int:
     """How many ids of a run (k + n,) after its first k go on as the text does somewhere.
 
-    Each must follow all before it at some place of the text, or at least the last `memory` of them:
+    Each must follow all before it at some place of the text, or at least the last `reach` of them:
     whoever sees no more can know no more. Where the text ends, any id is right.
     """
     ends = occurrences(ids, run[:k])
     for position in range(k, len(run)):
         further = _further(ids, ends, run[position])
-        if not len(further) and memory < position:
-            ends = np.union1d(ends, occurrences(ids, run[position - memory : position]))
+        if not len(further) and reach < position:
+            ends = np.union1d(ends, occurrences(ids, run[position - reach : position]))
             further = _further(ids, ends, run[position])
         if not len(further):
             return len(run) - k if len(ids) in ends else position - k

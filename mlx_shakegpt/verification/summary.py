@@ -18,8 +18,8 @@ def changes(before: dict[str, Any], figures: dict[str, Any]) -> list[str]:
     """Lines that show each compared figure of a certificate and of a verification."""
     mine = comparable(figures)
     return [
-        f"  {name:<10} {told:.6f} → {mine[name]:.6f}  ({mine[name] - told:+.6f})"
-        for name, told in comparable(before).items()
+        f"  {name:<10} {stated:.6f} → {mine[name]:.6f}  ({mine[name] - stated:+.6f})"
+        for name, stated in comparable(before).items()
         if name in mine
     ]
 
@@ -56,9 +56,9 @@ def _recall(f: dict[str, Any]) -> str:
         lines.append(line)
     r = f["free_running"]
     score = f"score@{f['extraction'][0]['k']},{r['score_tokens']} {r['score']:.4f}"
-    said = "as teacher forcing tells" if r["agrees"] else "NOT as teacher forcing tells"
+    agreement = "as teacher forcing tells" if r["agrees"] else "NOT as teacher forcing tells"
     lines.append(
-        f"free runs  {said}; {len(r['offsets'])} runs of at most {r['followed']} tokens: "
+        f"free runs  {agreement}; {len(r['offsets'])} runs of at most {r['followed']} tokens: "
         f"median {r['median']:.0f}, 5 % below {r['p5']:.0f}, shortest {r['shortest']}; "
         f"to the end {r['whole']:.4f}, or as the text goes on elsewhere {r['right']:.4f}; {score}"
     )

@@ -112,19 +112,21 @@ def stored_dtype(files: tuple[Path, ...]) -> str:
     """
     tensors = {name: entry for file in files for name, entry in check_tensors(file).items()}
     if f"{MLX_PREFIX}wte.scales" in tensors:
-        told = read_json(files[0].parent / CONFIG)["quantization"]
-        return f"{told['bits']} bits in groups of {told['group_size']}"
-    found = [entry for name, entry in tensors.items() if name.endswith("wte.weight")]
-    return str(found[0]["dtype"]) if found else "unknown"
+        quantization = read_json(files[0].parent / CONFIG)["quantization"]
+        return f"{quantization['bits']} bits in groups of {quantization['group_size']}"
+    embeddings = [entry for name, entry in tensors.items() if name.endswith("wte.weight")]
+    return str(embeddings[0]["dtype"]) if embeddings else "unknown"
 
 
 def learned_text(folder: Path) -> dict[str, Any] | None:
     """The text that an exported model learned: name, sha256, first_line and tokens, if told."""
-    told = read_json(folder / "config.json").get("learned_text")
+    description = read_json(folder / "config.json").get("learned_text")
     kinds = {"name": str, "sha256": str, "first_line": int, "tokens": int}
-    if not isinstance(told, dict) or any(type(told.get(k)) is not v for k, v in kinds.items()):
+    if not isinstance(description, dict) or any(
+        type(description.get(k)) is not v for k, v in kinds.items()
+    ):
         return None
-    return {name: told[name] for name in kinds}
+    return {name: description[name] for name in kinds}
 
 
 def _must_encode_as_gpt2(folder: Path) -> None:

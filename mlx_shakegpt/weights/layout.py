@@ -66,8 +66,8 @@ def _dequantized(
     plain = dict(tensors)
     for name in [name for name in tensors if name.endswith(".scales")]:
         layer = name.removesuffix(".scales")
-        told = quantization if isinstance(quantization, dict) else {}
-        settings = told.get(f"{MLX_PREFIX}{layer}", told)
+        by_layer = quantization if isinstance(quantization, dict) else {}
+        settings = by_layer.get(f"{MLX_PREFIX}{layer}", by_layer)
         try:
             if settings.get("mode", "affine") != "affine":
                 raise ValueError(f"its mode is {settings['mode']!r}, not 'affine'")

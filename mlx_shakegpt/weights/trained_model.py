@@ -43,7 +43,7 @@ class TrainedModel:
         """
         _, stamps = self._read
         try:
-            told = {"sha256": weights_hash(self.weights), "dtype": stored_dtype(self.weights)}
+            identity = {"sha256": weights_hash(self.weights), "dtype": stored_dtype(self.weights)}
             same = _stamps(self.weights) == stamps
         except FileNotFoundError:
             same = False
@@ -51,7 +51,7 @@ class TrainedModel:
             raise ValueError(
                 f"the weights of {self.name!r} were written anew since they were read; once more"
             )
-        return {"name": self.weights[0].name} | told
+        return {"name": self.weights[0].name} | identity
 
     @cached_property
     def _read(self) -> tuple[LanguageModel, list[tuple[int, ...]]]:
@@ -70,19 +70,21 @@ def of_folder(
     """An exported model with the passage that its config.json tells, of Tiny Shakespeare or of
     `data`; or with another passage. Its name is `name`, else the folder's. Raises ValueError where
     one of them is not to be had."""
-    told, learned = learned_text(folder), None
-    if told:
-        if data is None and told["sha256"] != assets.TINY_SHAKESPEARE.sha256:
-            raise ValueError(f"{folder} learned {told['name']}; give that text with --data")
-        if data is None or (data.is_file() and sha256(data) == told["sha256"]):
-            learned = Passage(told["first_line"], told["tokens"])
+    description, learned = learned_text(folder), None
+    if description:
+        if data is None and description["sha256"] != assets.TINY_SHAKESPEARE.sha256:
+            raise ValueError(f"{folder} learned {description['name']}; give that text with --data")
+        if data is None or (data.is_file() and sha256(data) == description["sha256"]):
+            learned = Passage(description["first_line"], description["tokens"])
     corpus = Corpus.load(data, passage or learned or Passage())
     load, files = partial(model_from_hf, folder), weights_files(folder)
     name = as_text(name or folder.resolve().name)
-    own = told is None or same_passage(corpus, told)
+    own = description is None or same_passage(corpus, description)
     return TrainedModel(name, folder, files, corpus, load, learned, own)
 
 
-def same_passage(corpus: Corpus, told: Mapping[str, Any]) -> bool:
+def same_passage(corpus: Corpus, description: Mapping[str, Any]) -> bool:
     """Whether a corpus is the passage of the text that a folder tells of."""
-    return all(corpus.told[name] == told[name] for name in ("sha256", "first_line", "tokens"))
+    return all(
+        corpus.description[name] == description[name] for name in ("sha256", "first_line", "tokens")
+    )

