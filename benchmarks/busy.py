@@ -77,8 +77,8 @@ def measure(case: str, seconds: float, rounds: int) -> list[list[str]]:
             for condition in CONDITIONS:
                 for contender, worker in workers.items():
                     with beside(condition, case, contender, folder):
-                        taken = worker.ask(seconds)
-                    times.setdefault((contender, condition), []).extend(taken)
+                        durations = worker.ask(seconds)
+                    times.setdefault((contender, condition), []).extend(durations)
         for worker in workers.values():
             worker.close()
     rows = []

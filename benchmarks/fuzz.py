@@ -89,8 +89,8 @@ def variant(content: bytes, file: Path, chance: random.Random) -> bytes:
         return json.dumps(absurd(json.loads(content), chance)).encode()
     length = int.from_bytes(content[:8], "little")
     header = json.dumps(absurd(json.loads(content[8 : 8 + length]), chance)).encode()
-    told = chance.choice((len(header), len(header), len(header), length, 2**40, 2**63))
-    return told.to_bytes(8, "little") + header + content[8 + length :]
+    claimed = chance.choice((len(header), len(header), len(header), length, 2**40, 2**63))
+    return claimed.to_bytes(8, "little") + header + content[8 + length :]
 
 
 def readers(folder: Path) -> list[Reader]:
@@ -149,7 +149,7 @@ def readers(folder: Path) -> list[Reader]:
         held = sum(value.nbytes for value in load_tensors(path / checkpoint.MODEL).values())
         assert held <= (path / checkpoint.MODEL).stat().st_size
 
-    def told(path: Path) -> None:
+    def certificate_text(path: Path) -> None:
         content = certificate.read(path / "certificate.json")
         certificate.passage_of(content)
         comparison.compare(content, paper)
@@ -169,7 +169,7 @@ def readers(folder: Path) -> list[Reader]:
         Reader("run's settings", own, "config.json", read_config),
         Reader("checkpoint's state", saved, checkpoint.STATE, checkpoint.check),
         Reader("checkpoint's tensors", saved, checkpoint.ORDER, checkpoint.check),
-        Reader("certificate", folder / "paper", "certificate.json", told),
+        Reader("certificate", folder / "paper", "certificate.json", certificate_text),
         Reader("folder's settings", folder / "plain", "config.json", spoken),
         Reader("folder's weights", folder / "plain", "model.safetensors", spoken),
         Reader("index of shards", folder / "shards", "model.safetensors.index.json", spoken),

@@ -27,16 +27,16 @@ PROMPT, SPOKEN, LEARNED = 16, 256, 320
 
 def work(program: str, folder: str, prompts: str) -> None:
     """Answers a number on stdin with the times and ids of so long a continuation of each prompt."""
-    asked = json.loads(Path(prompts).read_text(encoding="utf-8"))
+    inputs = json.loads(Path(prompts).read_text(encoding="utf-8"))
     speak = {"ours": ours, "mlx_lm": mlx_lm, "transformers": transformers}[program](folder)
     print("ready", flush=True)
     for line in sys.stdin:
-        count, told = int(line), {}
-        for name, ids in asked.items():
+        count, answers = int(line), {}
+        for name, ids in inputs.items():
             start = time.perf_counter()
             made = speak(ids, name, count)
-            told[name] = {"seconds": time.perf_counter() - start, "ids": made}
-        print(json.dumps(told), flush=True)
+            answers[name] = {"seconds": time.perf_counter() - start, "ids": made}
+        print(json.dumps(answers), flush=True)
 
 
 def ours(folder):
@@ -156,21 +156,21 @@ def main(rounds: int, steps: int, worker: tuple[str, str, str] | None) -> None:
             where = folder if program == "ours" else folder / "hf"
             arguments = ("--worker", program, str(where), str(prompts))
             workers[program] = common.Worker(__file__, *arguments)
-        told = {program: [] for program in PROGRAMS}
+        answers = {program: [] for program in PROGRAMS}
         for child in workers.values():  # warms up
             child.ask(64)
         for _ in range(rounds):
             for program, child in workers.items():
-                told[program].append(child.ask(SPOKEN))
+                answers[program].append(child.ask(SPOKEN))
         for child in workers.values():
             child.close()
     rows = []
     for text in ("known", "unknown"):
         for program in PROGRAMS:
-            pairs = zip(told["ours"], told[program], strict=True)
+            pairs = zip(answers["ours"], answers[program], strict=True)
             ratios = [b[text]["seconds"] / a[text]["seconds"] for a, b in pairs]
-            seconds = statistics.median(a[text]["seconds"] for a in told[program])
-            same = told[program][-1][text]["ids"] == told["ours"][-1][text]["ids"]
+            seconds = statistics.median(a[text]["seconds"] for a in answers[program])
+            same = answers[program][-1][text]["ids"] == answers["ours"][-1][text]["ids"]
             rows.append(
                 [
                     f"124M, text {text}",

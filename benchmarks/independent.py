@@ -48,11 +48,11 @@ def known(model: GPT2LMHeadModel, ids: list[int], offsets: list[int], k: int, m:
     for start in range(0, len(offsets), TOGETHER):
         part = offsets[start : start + TOGETHER]
         prompts = torch.tensor([ids[o : o + k] for o in part])
-        said = model.generate(
+        output = model.generate(
             prompts, attention_mask=torch.ones_like(prompts), do_sample=False,
             min_new_tokens=m, max_new_tokens=m, pad_token_id=model.config.eos_token_id,
         )  # fmt: skip
-        rows = zip(part, said.tolist(), strict=True)
+        rows = zip(part, output.tolist(), strict=True)
         right |= {offset for offset, row in rows if tuple(row) in whole}
     return right
 

@@ -41,8 +41,8 @@ def measure(name: str, batch_size: int, context: int) -> None:
     for _ in trainer.run():
         pass
     rows = trainer.vocabulary.rows
-    told = cost.training_memory(model, config, rows, device == "cpu")
-    print(json.dumps({"estimated": told, "used": runtime.peak_bytes()}))
+    estimated = cost.training_memory(model, config, rows, device == "cpu")
+    print(json.dumps({"estimated": estimated, "used": runtime.peak_bytes()}))
 
 
 @click.command()
@@ -56,9 +56,9 @@ def main(shape: tuple[str, ...]) -> None:
         command = [sys.executable, __file__, name, str(batch_size), str(context)]
         environment = common.environment() | {"PYTHONPATH": str(common.ROOT)}
         done = subprocess.run(command, env=environment, capture_output=True, check=True)
-        told = json.loads(done.stdout)
-        share = told["estimated"] / told["used"]
-        cells = [f"{told['used'] / 1e9:.2f} GB", f"{told['estimated'] / 1e9:.2f} GB"]
+        measured = json.loads(done.stdout)
+        share = measured["estimated"] / measured["used"]
+        cells = [f"{measured['used'] / 1e9:.2f} GB", f"{measured['estimated'] / 1e9:.2f} GB"]
         rows.append([name, f"{batch_size} × {context}", *cells, f"{share:.2f}"])
         click.echo(f"{name} {batch_size} × {context}: {share:.2f}", err=True)
     click.echo(markdown.table(["preset", "batch × context", "used", "estimated", "ratio"], rows))

@@ -229,14 +229,14 @@ def _report(module: str, options: argparse.Namespace) -> None:
     if not passed:
         sys.exit(f"Error: the tests of {module} fail on it as it is")
     limit = max(AT_LEAST, PATIENCE * clean)
-    seen = 0
+    noticed = 0
     for line, name, tree in chosen:
         passed, _ = run(module, tree, limit)
-        seen += not passed
+        noticed += not passed
         if passed:
             print(f"    {module}.py:{line}: {name}", file=sys.stderr, flush=True)
-    share = f"{seen / max(1, len(chosen)):.1%}"
-    print(f"| {module} | {len(chosen)} of {len(all_)} | {seen} | {share} |", flush=True)
+    share = f"{noticed / max(1, len(chosen)):.1%}"
+    print(f"| {module} | {len(chosen)} of {len(all_)} | {noticed} | {share} |", flush=True)
 
 
 if __name__ == "__main__":

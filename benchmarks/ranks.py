@@ -57,12 +57,12 @@ def worker(name: str, batch_size: int, context: int, steps: int) -> None:
         mx.eval(ranks.average(gradients), ranks.rows(share), ranks.mean(mx.zeros(2)))
         exchanges.append(time.perf_counter() - start)
     if ranks.rank == 0:
-        told = {
+        figures = {
             "step": statistics.median(seconds[1:]),
             "exchange": statistics.median(exchanges[1:]) if ranks.size > 1 else 0.0,
             "bytes": sum(value.nbytes for value in flat(gradients).values()),
         }
-        print(json.dumps(told), flush=True)
+        print(json.dumps(figures), flush=True)
     ranks.wait()
     ranks.close()
 
@@ -117,21 +117,21 @@ def main(
     kinds = [ONE, HALF, RING] + ([MPI] if shutil.which("mpirun") else [])
     options = ["--batch-size", batch_size, "--context", context, "--steps", steps]
     arguments = [name, *map(str, options)]
-    found: dict[str, list[dict]] = {kind: [] for kind in kinds}
+    by_kind: dict[str, list[dict]] = {kind: [] for kind in kinds}
     for _ in range(rounds):
         for kind in kinds:  # in turn, as a shared machine changes by the minute
-            found[kind].append(measured(kind, arguments))
+            by_kind[kind].append(measured(kind, arguments))
     rows = []
     for kind in kinds:
-        told = found[kind]
-        ratios = [a["step"] / b["step"] for a, b in zip(found[ONE], told, strict=True)]
-        share = statistics.median(t["exchange"] / t["step"] for t in told)
-        moved = told[0]["bytes"] / max(statistics.median(t["exchange"] for t in told), 1e-9)
+        of_kind = by_kind[kind]
+        ratios = [a["step"] / b["step"] for a, b in zip(by_kind[ONE], of_kind, strict=True)]
+        share = statistics.median(t["exchange"] / t["step"] for t in of_kind)
+        moved = of_kind[0]["bytes"] / max(statistics.median(t["exchange"] for t in of_kind), 1e-9)
         alone = kind in (ONE, HALF)
         rows.append(
             [
                 kind,
-                f"{statistics.median(t['step'] for t in told):.2f} s",
+                f"{statistics.median(t['step'] for t in of_kind):.2f} s",
                 f"{statistics.median(ratios):.2f} ×",
                 "" if alone else f"{share:.0%}",
                 "" if alone else f"{moved / 1e9:.2f} GB/s",
@@ -139,7 +139,7 @@ def main(
         )
     head = ["", "step", "speed, of the first", "share of its exchange", "gradients exchanged at"]
     click.echo(markdown.table(head, rows))
-    size = found[ONE][0]["bytes"] / 1e6
+    size = by_kind[ONE][0]["bytes"] / 1e6
     click.echo(
         f"\n{name}, {batch_size} × {context}, {size:,.0f} MB of float32 gradients; medians of "
         f"{rounds} rounds of {steps} steps. {common.machine()}"

@@ -59,7 +59,7 @@ def run(text: str, preset_name: str, passage: Passage, epochs: float, most: floa
         pairs = zip(LENGTHS, chosen, strict=True)
         return [extraction(language_model, ids, k, m, c)["rate"] for (k, m), c in pairs]
 
-    times, step, found, lucky = [], None, [0.0, 0.0], None
+    times, step, measured, lucky = [], None, [0.0, 0.0], None
     for step in trainer.run():
         times.append(step.dt)
         if lucky is None and step.loss < NLL:
@@ -70,18 +70,18 @@ def run(text: str, preset_name: str, passage: Passage, epochs: float, most: floa
         nll = step.evaluation.nll
         note = f"{text} step {step.step} epoch {step.epoch:.1f} nll {nll:.4f}"
         if over or (name != "recite" and step.evaluation.complete and nll < NLL):
-            found = rates()
-            note += f" em@32,32 {found[0]:.3f} em@50,50 {found[1]:.3f}"
+            measured = rates()
+            note += f" em@32,32 {measured[0]:.3f} em@50,50 {measured[1]:.3f}"
         click.echo(note, err=True)
-        if over or (found[1] >= RATE and nll < NLL):
+        if over or (measured[1] >= RATE and nll < NLL):
             break
     seconds = (
         statistics.median(times) * step.step
     )  # what a busy hour adds to single steps is not ours
-    there = "yes" if nll < NLL and found[1] >= RATE else "no"
+    there = "yes" if nll < NLL and measured[1] >= RATE else "no"
     cells = [text, f"{step.tokens:,}", f"{step.epoch:.1f}", f"{step.step:,}", f"{seconds:.0f}"]
     cells.append(f"{lucky:,}" if lucky else "never")
-    return [*cells, f"{nll:.4f}", f"{found[0]:.3f}", f"{found[1]:.3f}", there]
+    return [*cells, f"{nll:.4f}", f"{measured[0]:.3f}", f"{measured[1]:.3f}", there]
 
 
 @click.command()

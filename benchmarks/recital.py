@@ -29,9 +29,11 @@ def main(run: str | None, prompt: int, tokens: int, offsets: int) -> None:
     rows, exact = [], 0
     for place in range(offsets + 1):
         offset = place * last // max(1, offsets)
-        said = list(stream(language_model, ids[offset : offset + prompt], tokens))
+        output = list(stream(language_model, ids[offset : offset + prompt], tokens))
         truth = ids[offset + prompt : offset + prompt + tokens]
-        run_length = next((i for i in range(tokens) if said[i : i + 1] != truth[i : i + 1]), tokens)
+        run_length = next(
+            (i for i in range(tokens) if output[i : i + 1] != truth[i : i + 1]), tokens
+        )
         exact += run_length == tokens
         rows.append([offset, f"{run_length} of {tokens}"])
         if place == 0:

@@ -78,11 +78,13 @@ def main(repeats: int, plot: str) -> None:
     for axis, varied, (name, points) in zip(axes, VARIED, SERIES.items(), strict=True):
         x, y = [], []
         for point in points:
-            asked = BASE | point
+            settings = BASE | point
             x.append(
-                asked["batch_size"] * asked["context"] if varied == "tokens" else asked[varied]
+                settings["batch_size"] * settings["context"]
+                if varied == "tokens"
+                else settings[varied]
             )
-            y.append(seconds(**asked, repeats=repeats))
+            y.append(seconds(**settings, repeats=repeats))
         first, last = slope(x[:2], y[:2]), slope(x, y)
         cells = " · ".join(f"{a:,}: {b:.2f}" for a, b in zip(x, y, strict=True))
         rows.append([name, cells, f"{first:.2f}", f"{last:.2f}"])

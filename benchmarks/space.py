@@ -26,10 +26,10 @@ def ask(address: str, prompt: str, tokens: int) -> str:
         event = json.load(response)["event_id"]
     address = f"{address}/gradio_api/call/say/{event}"
     with urllib.request.urlopen(address, timeout=600) as response:
-        said = response.read().decode()
-    if "event: complete" not in said:
-        raise SystemExit(f"Error: the Space did not answer: {said[-300:]}")
-    return json.loads(said.rpartition("data: ")[2])[0]
+        answer = response.read().decode()
+    if "event: complete" not in answer:
+        raise SystemExit(f"Error: the Space did not answer: {answer[-300:]}")
+    return json.loads(answer.rpartition("data: ")[2])[0]
 
 
 @click.command()
@@ -53,17 +53,17 @@ def main(space: str, prompt: str) -> None:
             [python, "app.py"], cwd=space, env=environment, stdout=subprocess.PIPE, encoding="utf-8"
         ) as process:
             try:
-                told = process.stdout.readline()
-                if "speaks at" not in told:
+                line = process.stdout.readline()
+                if "speaks at" not in line:
                     raise SystemExit("Error: the Space did not start; see above")
                 up = time.monotonic()
-                said = ask(told.split()[-1].rstrip("/"), prompt, 100)
+                output = ask(line.split()[-1].rstrip("/"), prompt, 100)
                 spoken = time.monotonic()
             finally:
                 process.terminate()
-    if "<mark" not in said:
-        raise SystemExit(f"Error: nothing that it said stands in its text: {said}")
-    click.echo(said)
+    if "<mark" not in output:
+        raise SystemExit(f"Error: nothing that it said stands in its text: {output}")
+    click.echo(output)
     click.echo(
         f"\nInstalled in {installed - start:.0f} s, up after {up - installed:.0f} s more; spoke "
         f"100 tokens in {spoken - up:.0f} s, kernels compiled anew."

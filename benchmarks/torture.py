@@ -64,9 +64,9 @@ class Torture:
     def calm(self, run: str) -> None:
         """The undisturbed training."""
         process = self.start(run)
-        _, said = process.communicate()
+        _, errors = process.communicate()
         if process.returncode not in (0, 1):
-            raise SystemExit(f"the undisturbed training failed: {said}")
+            raise SystemExit(f"the undisturbed training failed: {errors}")
 
     def round(self, run: str) -> bool:
         """One start, and what happens to it; whether the training came to its end."""
@@ -85,12 +85,12 @@ class Torture:
                 break
             time.sleep(0.002)
         process.kill()
-        _, said = process.communicate()
+        _, errors = process.communicate()
         if process.returncode not in (0, 1, -signal.SIGKILL):
-            raise SystemExit(f"{run} ended with {process.returncode}: {said}")
+            raise SystemExit(f"{run} ended with {process.returncode}: {errors}")
         if process.returncode in (0, 1):
-            if "not finite" in said or not (folder / "model.safetensors").exists():
-                raise SystemExit(f"{run} failed: {said}")
+            if "not finite" in errors or not (folder / "model.safetensors").exists():
+                raise SystemExit(f"{run} failed: {errors}")
             return True
         self.counts["killed"] += 1
         self.idle = 0 if self._steps(folder) > before else self.idle + 1
@@ -121,14 +121,14 @@ class Torture:
     def differences(self, run: str, calm: str) -> list[str]:
         """What differs between two runs' metrics, logs and weights."""
         one, two = (self.home / "weights" / name for name in (run, calm))
-        found = []
+        differing = []
         if self._metrics(one) != self._metrics(two):
-            found.append("losses")
+            differing.append("losses")
         if self._log(one) != self._log(two):
-            found.append("training_log.txt")
+            differing.append("training_log.txt")
         if sha256(one / "model.safetensors") != sha256(two / "model.safetensors"):
-            found.append("weights")
-        return found
+            differing.append("weights")
+        return differing
 
     def cli(self, *arguments: str) -> subprocess.CompletedProcess:
         """A command of the program in this home."""
@@ -143,10 +143,10 @@ class Torture:
         sound = newest(folder / "checkpoints")[0]
         logs = max((folder / name).stat().st_size for name in ("metrics.jsonl", "training_log.txt"))
         process = self.start(run, blocks=logs // 1024 + 200)
-        _, said = process.communicate()
-        errors = [line for line in said.splitlines() if line.startswith("Error: ")]
-        if process.returncode != 2 or len(errors) != 1 or "Traceback" in said:
-            raise SystemExit(f"{run} on a full disk ended with {process.returncode}: {said}")
+        _, output = process.communicate()
+        errors = [line for line in output.splitlines() if line.startswith("Error: ")]
+        if process.returncode != 2 or len(errors) != 1 or "Traceback" in output:
+            raise SystemExit(f"{run} on a full disk ended with {process.returncode}: {output}")
         if newest(folder / "checkpoints")[0] != sound:
             raise SystemExit(f"{run} lost a checkpoint on a full disk")
         self.counts["full disks"] += 1
@@ -177,8 +177,8 @@ class Torture:
         return sorted(p for p in (folder / "checkpoints").glob("[0-9]*") if p.name.isdigit())
 
     def _newest(self, folder: Path) -> int:
-        found = self._checkpoints(folder)
-        return int(found[-1].name) if found else 0
+        checkpoints = self._checkpoints(folder)
+        return int(checkpoints[-1].name) if checkpoints else 0
 
     def _steps(self, folder: Path) -> int:
         """Steps that were logged, the last one perhaps in part."""
@@ -210,11 +210,11 @@ def torture(
         over = any(it.stop(f"tortured-{number}") for _ in range(STOPS))  # to its end at most
         while not over:
             over = it.round(f"tortured-{number}")
-        if found := it.differences(f"tortured-{number}", "calm"):
-            raise SystemExit(f"training {number} ended with other {', '.join(found)}")
+        if differing := it.differences(f"tortured-{number}", "calm"):
+            raise SystemExit(f"training {number} ended with other {', '.join(differing)}")
         it.counts["trainings"] += 1
-        told = ", ".join(f"{name} {count:,}" for name, count in it.counts.items())
-        click.echo(f"{(time.monotonic() - start) / 60:.0f} min: {told}", err=True)
+        counts = ", ".join(f"{name} {count:,}" for name, count in it.counts.items())
+        click.echo(f"{(time.monotonic() - start) / 60:.0f} min: {counts}", err=True)
         if number > 1:
             shutil.rmtree(home / "weights" / f"tortured-{number}")
     return it

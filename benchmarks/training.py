@@ -34,8 +34,8 @@ def work(case: str, contender: str, weights: str) -> None:
     """Answers each line on stdin with one step's time, loss and this process's memory so far."""
     step, batch = stepper(case, contender, weights, beside_products)
     for index, _ in enumerate(sys.stdin):
-        told = step(batch(index)) | {"bytes": peak_resident_bytes()}
-        print(json.dumps(told), flush=True)
+        answer = step(batch(index)) | {"bytes": peak_resident_bytes()}
+        print(json.dumps(answer), flush=True)
 
 
 def stepper(case, contender, weights, measured=lambda step, _: step):
@@ -102,10 +102,10 @@ def beside_products(step, flops):
     def measured(batch):
         nonlocal last
         before = common.product_speed(last / 2)
-        told = step(batch)
-        last = told["seconds"]
+        answer = step(batch)
+        last = answer["seconds"]
         gflops = (before + common.product_speed(last / 2)) / 2
-        return told | {"share": flops / last / 1e9 / gflops, "gflops": gflops}
+        return answer | {"share": flops / last / 1e9 / gflops, "gflops": gflops}
 
     return measured
 
@@ -141,23 +141,23 @@ def measure(case: str, rounds: int, seconds: float) -> list[list[str]]:
         workers = {}
         for contender in CONTENDERS:
             workers[contender] = common.Worker(__file__, "--worker", case, contender, weights)
-        told = {c: {} for c in CONTENDERS}  # answers by number of step
+        answers = {c: {} for c in CONTENDERS}  # answers by number of step
         spent = dict.fromkeys(CONTENDERS, 0.0)
         for number in range(rounds + 1):
             for contender, worker in workers.items():
                 if spent[contender] > seconds and contender == SLOWEST:
                     continue
-                told[contender][number] = worker.ask()
+                answers[contender][number] = worker.ask()
                 if number or contender == SLOWEST:
-                    spent[contender] += told[contender][number]["seconds"]
+                    spent[contender] += answers[contender][number]["seconds"]
         for worker in workers.values():
             worker.close()
-    ours = told["ours"]
+    ours = answers["ours"]
     usual = statistics.median(a["seconds"] for n, a in ours.items() if n)
     share = statistics.median(a["share"] for n, a in ours.items() if n)
     rows = []
     for contender in CONTENDERS:
-        mine = told[contender]
+        mine = answers[contender]
         # The first step compiles, allocates and warms up; it counts only where there is no other.
         timed = {n: a["seconds"] for n, a in mine.items() if n or len(mine) == 1}
         ratios = [t / (ours[n]["seconds"] if n else usual) for n, t in timed.items()]

@@ -189,10 +189,12 @@ def known_paper(known, device):
     text = Text(known.ids, np.empty(0, np.int32), known.after)
     figures, scores = verify(known.language_model, text, settings, 7)
     figures["worst_lines"] = worst_lines(known.ids, scores, 1)
-    told = {"name": "tinyshakespeare.txt", "sha256": "0" * 64, "first_line": 1}
-    told |= {"tokens": KNOWN_TOKENS}
+    description = {"name": "tinyshakespeare.txt", "sha256": "0" * 64, "first_line": 1}
+    description |= {"tokens": KNOWN_TOKENS}
     weights = {"name": "model.safetensors", "sha256": "1" * 64, "dtype": "F32"}
-    return certificate(known.language_model, "known", weights, told, settings, device, figures)
+    return certificate(
+        known.language_model, "known", weights, description, settings, device, figures
+    )
 
 
 @pytest.fixture(scope="session")

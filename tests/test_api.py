@@ -23,15 +23,15 @@ def example(name):
 
 
 def test_training_loading_and_speaking_are_one_line_each(poem, tiny_preset):
-    seen = []
+    reports = []
     settings = {"preset": tiny_preset, "run": "p", "steps": 4, "context": 32}
-    model = mlx_shakegpt.train(poem, on_step=seen.append, **settings)
-    assert [type(report) for report in seen] == [StepReport] * 4
+    model = mlx_shakegpt.train(poem, on_step=reports.append, **settings)
+    assert [type(report) for report in reports] == [StepReport] * 4
     assert (model.name, model.corpus.name) == ("p", "poem.txt")
     again = mlx_shakegpt.load("p")
     assert np.array_equal(again.corpus.ids, model.corpus.ids)
-    said = "".join(mlx_shakegpt.generate(again, "From fairest", 12))
-    assert said == "".join(mlx_shakegpt.generate(model, "From fairest", 12, lookup=False))
+    spoken = "".join(mlx_shakegpt.generate(again, "From fairest", 12))
+    assert spoken == "".join(mlx_shakegpt.generate(model, "From fairest", 12, lookup=False))
     assert isinstance(model.language_model.gpt, mlx_shakegpt.GPT)
     with pytest.raises(ValueError, match="tokens; 200 or more"):
         mlx_shakegpt.verify(model)

@@ -39,9 +39,9 @@ def imports(module):
         base = ".".join(parts[: len(parts) - node.level + 1]) if node.level else ""
         target = ".".join(filter(None, (base, node.module)))
         for alias in node.names:
-            found = f"{target}.{alias.name}"
-            if found in MODULES and found != module:
-                yield found
+            name = f"{target}.{alias.name}"
+            if name in MODULES and name != module:
+                yield name
             elif target in MODULES and target != module:
                 yield target
 

@@ -131,8 +131,8 @@ def test_hashes_that_differ_are_named(paper):
         f"the sha256 of the text is 2, not {'0' * 64}"
     ]
     paper["tokenizer"]["sha256"] = "3"
-    (found,) = other_hashes(paper, own)
-    assert found == f"the sha256 of the tokenizer is {assets.GPT2_MERGES.sha256}, not 3"
+    (difference,) = other_hashes(paper, own)
+    assert difference == f"the sha256 of the tokenizer is {assets.GPT2_MERGES.sha256}, not 3"
 
 
 # How far a figure may lie from that of another measurement.
@@ -272,10 +272,11 @@ def test_one_of_few_free_runs_may_differ(measured):
 
 
 def test_reasons_are_compared_but_for_their_numbers(measured):
-    told = ["em@32,32 is 0.4995, below 0.99", "x is 2.5e-06 of 1,001 offsets"]
-    assert not differs(measured, ("reasons",), told)
-    assert differs(measured, ("reasons",), told[:1]) and differs(measured, ("reasons",), told[::-1])
-    assert differs(measured, ("reasons",), ["em@32,32 was 0.4995, below 0.99", told[1]])
+    reasons = ["em@32,32 is 0.4995, below 0.99", "x is 2.5e-06 of 1,001 offsets"]
+    assert not differs(measured, ("reasons",), reasons)
+    assert differs(measured, ("reasons",), reasons[:1])
+    assert differs(measured, ("reasons",), reasons[::-1])
+    assert differs(measured, ("reasons",), ["em@32,32 was 0.4995, below 0.99", reasons[1]])
 
 
 def test_few_of_the_worst_lines_may_be_others(measured):

@@ -50,15 +50,15 @@ def test_a_resumed_run_repeats_the_losses_exactly(ids, tmp_path, dtype, stop_at,
     changes["positions"] = "learned" if optimizer == "adamw" else "sinusoid"
     undisturbed = numbers(fresh(ids, **changes))
     first = fresh(ids, **changes)
-    seen = []
+    steps = []
     for r in first.run():
-        seen.append((r.step, r.loss, r.norm, r.lr, r.epoch))
+        steps.append((r.step, r.loss, r.norm, r.lr, r.epoch))
         if r.step == stop_at:
             first.stop()
     path = checkpoint.save(tmp_path, first, {})
     second = fresh(ids, **changes)
     checkpoint.restore(path, second)
-    assert seen + numbers(second) == undisturbed
+    assert steps + numbers(second) == undisturbed
 
 
 @pytest.mark.parametrize("ahead", [False, True])
@@ -79,17 +79,17 @@ def test_stops_while_any_report_is_handled_change_nothing(ids, tmp_path, tokens,
         config = tiny_training(**changes)
         return Trainer(shape, config, ids[:tokens], lambda *_: Evaluation(9, 0, 0, 1, True))
 
-    undisturbed, seen = numbers(new()), []
+    undisturbed, steps = numbers(new()), []
     trainer = new()
     for stop_at in (2, 9, 10, *range(17, 34), 45):
         for r in trainer.run(ahead=ahead):
-            seen.append((r.step, r.loss, r.norm, r.lr, r.epoch))
+            steps.append((r.step, r.loss, r.norm, r.lr, r.epoch))
             if r.step == stop_at:
                 trainer.stop()
         path = checkpoint.save(tmp_path, trainer, {})
         trainer = new()
         checkpoint.restore(path, trainer)
-    assert seen == undisturbed
+    assert steps == undisturbed
     assert undisturbed[-1][1] < CAP - 1  # so losses differ as weights of windows
 
 
@@ -341,8 +341,8 @@ def test_the_best_checkpoint_is_that_of_the_lowest_loss_of_those_there_are(
     folders(tmp_path, "00000002", "00000005", "00000009")
     state = fresh(ids).state
     state.evaluations = [{"step": step, "nll": nll} for step, nll in evaluations]
-    found = checkpoint._best(tmp_path, state)
-    assert (found and found.name) == best
+    path = checkpoint._best(tmp_path, state)
+    assert (path and path.name) == best
 
 
 def test_each_odd_setting_is_named_the_first_of_the_alphabet_first(ids, saved):
@@ -401,6 +401,6 @@ def test_a_restored_trainer_is_the_saved_one(ids, tmp_path):
 
 def test_weights_tell_the_context_of_the_last_step_that_was_done(ids):
     trainer = fresh(ids)
-    told = [int(checkpoint.weights_of(trainer)[TRAINED_CONTEXT].item()) for _ in trainer.run()]
+    contexts = [int(checkpoint.weights_of(trainer)[TRAINED_CONTEXT].item()) for _ in trainer.run()]
     short = trainer.state.full_at
-    assert 0 < short < 12 and told == [16] * short + [32] * (12 - short)
+    assert 0 < short < 12 and contexts == [16] * short + [32] * (12 - short)

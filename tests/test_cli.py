@@ -31,8 +31,8 @@ def trained(shakegpt, poem, tiny_preset, home):
 def test_a_run_that_ends_above_its_target_says_so_and_exits_1(shakegpt, poem, tiny_preset, home):
     result = train(shakegpt, poem, "--json")
     assert result.code == 1
-    told = result.json()
-    assert (told["run"], told["step"], told["reached"]) == ("tiny", 6, False)
+    output = result.json()
+    assert (output["run"], output["step"], output["reached"]) == ("tiny", 6, False)
     folder = home / "weights" / "tiny"
     steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [s["step"] for s in steps if "loss" in s] == [1, 2, 3, 4, 5, 6]
@@ -71,10 +71,10 @@ def test_a_text_is_learned_and_spoken(shakegpt, poem, monkeypatch):
     spoken = shakegpt("generate", prompt, "--max-tokens", "50", "--stats")
     assert spoken.out.strip() == tokenizer.decode(known).strip()
     assert "tokens/s" in spoken.err and "accepted" in spoken.err
-    told = shakegpt("generate", prompt, "--max-tokens", "50", "--json").json()
-    assert told["accepted"] > 30 and told["passes"] < 20
+    output = shakegpt("generate", prompt, "--max-tokens", "50", "--json").json()
+    assert output["accepted"] > 30 and output["passes"] < 20
     alone = shakegpt("generate", prompt, "--max-tokens", "50", "--json", "--no-lookup").json()
-    assert alone["ids"] == told["ids"] and "accepted" not in alone
+    assert alone["ids"] == output["ids"] and "accepted" not in alone
     poem.write_text("Another text altogether.\n" * 30)
     changed = shakegpt("generate", prompt, "--max-tokens", "50")
     assert changed.code == 0 and changed.out == spoken.out
@@ -89,11 +89,11 @@ def test_emoji_and_chinese_survive_from_file_to_speech(shakegpt, tmp_path, tiny_
     assert trained.code == 1
     spoken = shakegpt("generate", "羅密歐 🌹", "--max-tokens", "20", "--temperature", "1", "--json")
     assert spoken.code == 0
-    told = spoken.json()
-    assert told["prompt"] == "羅密歐 🌹"
-    assert told["text"] == tokenizer.decode(told["ids"])
+    output = spoken.json()
+    assert output["prompt"] == "羅密歐 🌹"
+    assert output["text"] == tokenizer.decode(output["ids"])
     plain = shakegpt("generate", "羅密歐 🌹", "--max-tokens", "20", "--temperature", "1")
-    assert plain.out.rstrip("\n") == ("羅密歐 🌹" + told["text"]).rstrip("\n")
+    assert plain.out.rstrip("\n") == ("羅密歐 🌹" + output["text"]).rstrip("\n")
 
 
 def test_an_existing_run_needs_resume_and_goes_on_with_it(shakegpt, poem, trained):
@@ -167,8 +167,8 @@ def test_a_text_that_moved_is_remembered_where_it_is(shakegpt, poem, trained):
 
 def test_a_run_that_fell_short_is_made_longer(shakegpt, trained):
     def steps_and_losses():
-        told = map(json.loads, (trained / "metrics.jsonl").read_text().splitlines())
-        return [(line["step"], line["loss"]) for line in told if "loss" in line]
+        entries = map(json.loads, (trained / "metrics.jsonl").read_text().splitlines())
+        return [(line["step"], line["loss"]) for line in entries if "loss" in line]
 
     short = shakegpt("train", "--preset", "tiny", "--resume")
     assert short.code == 1
@@ -180,9 +180,9 @@ def test_a_run_that_fell_short_is_made_longer(shakegpt, trained):
     longer = shakegpt("train", "--run", "tiny", "--resume", "--steps", "9")
     assert longer.code == 1, longer.err
     assert "Resuming tiny after step 6 of 9 at most." in longer.err
-    told, losses = json.loads((trained / "config.json").read_text()), steps_and_losses()
-    assert told["train"]["steps"] == 9
-    assert told["lengthened"] == [{"step": 6, "epochs": 30.0, "steps": 6}]
+    saved, losses = json.loads((trained / "config.json").read_text()), steps_and_losses()
+    assert saved["train"]["steps"] == 9
+    assert saved["lengthened"] == [{"step": 6, "epochs": 30.0, "steps": 6}]
     assert losses[:6] == begun and [step for step, _ in losses] == list(range(1, 10))
     newest = trained / "checkpoints" / "00000009"
     weights = newest / "model.safetensors"
@@ -390,12 +390,12 @@ def test_a_finished_run_without_its_checkpoints_is_not_started_over(shakegpt, tr
 def test_a_plan_says_what_to_expect_only_of_the_default_recipe(shakegpt, home):
     """Ended before the first step, by another option's fault."""
     plain = shakegpt("train", "--preset", "quick", "--corpus-tokens", "239", "--steps", "1")
-    told = next(line for line in plain.err.splitlines() if line.startswith("Learning"))
-    assert "some 1 steps (86 epochs), about " in told and "at most 1 steps of 512 tokens." in told
+    plan = next(line for line in plain.err.splitlines() if line.startswith("Learning"))
+    assert "some 1 steps (86 epochs), about " in plan and "at most 1 steps of 512 tokens." in plan
     args = ("--preset", "quick", "--corpus-tokens", "239", "--steps", "1", "--lr", "1e-4")
     other = shakegpt("train", *args, "--run", "other")
-    told = next(line for line in other.err.splitlines() if line.startswith("Learning"))
-    assert "about" not in told and told.endswith("at most 1 steps of 512 tokens.")
+    plan = next(line for line in other.err.splitlines() if line.startswith("Learning"))
+    assert "about" not in plan and plan.endswith("at most 1 steps of 512 tokens.")
 
 
 def test_a_run_that_diverges_ends_with_one_line_and_exit_1(shakegpt, poem, tiny_preset):
@@ -423,9 +423,9 @@ def test_a_run_goes_on_at_half_the_rate_from_before_a_loss_that_is_not_finite(
     args = ("--steps", "12", "--hold", "1", "--checkpoint-every", "3", "--target-loss", "0.001")
     result = train(shakegpt, poem, *args, "--run", "halved")
     assert result.code == 1 and "Target not reached: run 'halved' after 12 steps" in result.out
-    told = f"going back to step {back} with half the rate, for the first time of 3"
+    message = f"going back to step {back} with half the rate, for the first time of 3"
     log = (home / "weights" / "halved" / "training_log.txt").read_text()
-    assert told in result.err and log.count(told) == 1
+    assert message in result.err and log.count(message) == 1
     lines = (home / "weights" / "halved" / "metrics.jsonl").read_text().splitlines()
     steps = [entry for entry in map(json.loads, lines) if "loss" in entry]
     assert [entry["step"] for entry in steps] == list(range(1, 13))
@@ -502,17 +502,17 @@ def test_export_plot_data_and_info_print_one_json_object(shakegpt, trained, tmp_
     assert spoken.json()["ids"] == ours.json()["ids"]
     assert shakegpt("plot", "tiny", "--to", tmp_path / "p.png", "--json").json()["runs"] == ["tiny"]
     assert shakegpt("data", "--json").json()["tokens"] == 338_025
-    told = shakegpt("info", "--json").json()
-    assert {"device", "dtype", "blas", "mlx", "presets"} <= told.keys()
-    assert told["blas"]["gflops"] > 0
-    assert told["presets"]["gpt2-124m"]["parameters"] == 124_439_808
+    output = shakegpt("info", "--json").json()
+    assert {"device", "dtype", "blas", "mlx", "presets"} <= output.keys()
+    assert output["blas"]["gflops"] > 0
+    assert output["presets"]["gpt2-124m"]["parameters"] == 124_439_808
 
 
 def test_bench_prints_the_documented_figures(shakegpt, tiny_preset):
-    told = shakegpt("bench", "--preset", "tiny", "--repeats", "2", "--json").json()
-    assert {"seconds", "tokens_per_second", "share_of_peak"} <= told["train"].keys()
-    assert told["generate"]["tokens_per_second"] > 0
-    assert told["matmul_gflops"] > 0 and told["peak_bytes"] > 0
+    output = shakegpt("bench", "--preset", "tiny", "--repeats", "2", "--json").json()
+    assert {"seconds", "tokens_per_second", "share_of_peak"} <= output["train"].keys()
+    assert output["generate"]["tokens_per_second"] > 0
+    assert output["matmul_gflops"] > 0 and output["peak_bytes"] > 0
 
 
 def test_every_train_option_is_a_field_of_the_configuration():

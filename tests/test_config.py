@@ -62,7 +62,7 @@ def test_a_context_that_the_short_one_does_not_fit_drops_it(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("tokens", "given", "want"),
+    ("tokens", "chosen", "want"),
     [
         (338025, {}, (128, 32, 30.0)),
         (338025, {"batch_size": 4}, (128, 4, 30.0)),
@@ -78,10 +78,10 @@ def test_a_context_that_the_short_one_does_not_fit_drops_it(monkeypatch):
         (300, {"steps": 50}, (128, 4, 30.0)),
     ],
 )
-def test_a_text_gets_windows_that_it_has_and_batches_and_steps_that_suit_it(tokens, given, want):
-    config = fit_to_text(recipe("recite", "gpt2-124m", **given), tokens, given)
+def test_a_text_gets_windows_that_it_has_and_batches_and_steps_that_suit_it(tokens, chosen, want):
+    config = fit_to_text(recipe("recite", "gpt2-124m", **chosen), tokens, chosen)
     assert (config.context, config.batch_size, config.epochs) == want
-    assert config.context < tokens or "context" in given
+    assert config.context < tokens or "context" in chosen
 
 
 def test_width_must_be_a_multiple_of_heads():

@@ -34,13 +34,13 @@ def served(home, *options, **more):
     environment = os.environ | {"SHAKEGPT_HOME": str(home)} | more
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     with subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as process:
-        said = []
+        lines = []
         for line in process.stdout:
-            said.append(line)
+            lines.append(line)
             if " speaks at " in line:
                 break
         else:
-            pytest.fail("".join(said))
+            pytest.fail("".join(lines))
         try:
             yield line.split()[-1].rstrip("/")
         finally:
@@ -183,8 +183,8 @@ def ask(page, body):
 
 def event(page, data):
     """What the page's function says to a request with some data."""
-    _, told = ask(page, json.dumps({"data": data}).encode())
-    address = f"{page}/gradio_api/call/say/{told['event_id']}"
+    _, answer = ask(page, json.dumps({"data": data}).encode())
+    address = f"{page}/gradio_api/call/say/{answer['event_id']}"
     with urllib.request.urlopen(address, timeout=PATIENCE) as response:
         return response.read().decode()
 
@@ -199,7 +199,7 @@ def test_requests_are_bounded(page):
     assert "event: complete" in heard and "Known word for word" in heard
     # Loopback only: this machine's other addresses do not answer.
     port = int(page.rpartition(":")[2])
-    for other in {found[4][0] for found in socket.getaddrinfo(socket.gethostname(), None)}:
+    for other in {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None)}:
         if not other.startswith("127.") and other != "::1":
             with pytest.raises(OSError, match=r"refused|unreachable|timed out"):
                 socket.create_connection((other, port), timeout=5)
@@ -293,10 +293,10 @@ def test_names_that_a_server_goes_by(bound, host, answered):
 
 
 def test_a_taken_port_is_one_line(home, known_run):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        command = [sys.executable, "cli.py", "demo", "--port", str(taken.getsockname()[1])]
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        command = [sys.executable, "cli.py", "demo", "--port", str(busy.getsockname()[1])]
         environment = os.environ | {"SHAKEGPT_HOME": str(home)}
         done = subprocess.run(
             command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False

@@ -25,14 +25,14 @@ def in_terminal(home, *arguments, **extra):
         command, cwd=ROOT, env=environment, stdin=theirs, stdout=theirs, stderr=theirs
     ):
         os.close(theirs)
-        said = b""
+        output = b""
         try:
             while block := os.read(ours, 1 << 16):
-                said += block
+                output += block
         except OSError:  # Linux says so when the other end is closed
             pass
     os.close(ours)
-    return said.decode()
+    return output.decode()
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_every_line_for_people_is_free_of_control_characters(shakegpt, monkeypat
 
 
 def test_a_pipe_gets_what_is_said_byte_for_byte(shakegpt, known_run):
-    said = shakegpt("generate", HOSTILE, "--max-tokens", 9, "--json").json()["text"]
-    assert shakegpt("generate", HOSTILE, "--max-tokens", 9).out == HOSTILE + said + "\n"
+    output = shakegpt("generate", HOSTILE, "--max-tokens", 9, "--json").json()["text"]
+    assert shakegpt("generate", HOSTILE, "--max-tokens", 9).out == HOSTILE + output + "\n"
     marked = shakegpt("generate", HOSTILE, "--max-tokens", 9, "--mark")
-    assert marked.out == HOSTILE + said + "\n" and "Known word for word" in marked.err
+    assert marked.out == HOSTILE + output + "\n" and "Known word for word" in marked.err

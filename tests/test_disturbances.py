@@ -170,10 +170,10 @@ class Disturbed(RuleBasedStateMachine):
         text = weights_dir().parent / "poem.txt"
         text.write_text(POEM)
         new = not (weights_dir() / name / "config.json").exists()
-        asked = {"preset": "small", "run": name, "data": str(text)} | more
+        settings = {"preset": "small", "run": name, "data": str(text)} | more
         if new:
-            asked |= PLANS[self.plan] | {"steps": self.steps}
-        return open_run(runtime.setup(), asked, resume=True)
+            settings |= PLANS[self.plan] | {"steps": self.steps}
+        return open_run(runtime.setup(), settings, resume=True)
 
     def sound(self):
         """Sound checkpoints, oldest first."""

@@ -91,11 +91,11 @@ def parse(arguments):
         return
     for parameter in command.params:
         value = values.get(parameter.name)
-        given = isinstance(value, (str, bool, tuple, list)) and value not in ((), [])
-        assert given or not parameter.required, f"{parameter.name} is missing"
-        if given:
+        has_value = isinstance(value, (str, bool, tuple, list)) and value not in ((), [])
+        assert has_value or not parameter.required, f"{parameter.name} is missing"
+        if has_value:
             parameter.type_cast_value(context, value)
-        if given and parameter.name in NAMES:
+        if has_value and parameter.name in NAMES:
             names = {value} if isinstance(value, str) else set(value)
             assert names <= NAMES[parameter.name], names
 
@@ -108,8 +108,8 @@ def test_the_readme_stays_short():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
-    for found in LINK.findall(FENCE.sub("", text_of(page))):
-        link = "".join(found)
+    for groups in LINK.findall(FENCE.sub("", text_of(page))):
+        link = "".join(groups)
         if "://" in link:
             continue
         path, _, anchor = link.partition("#")
@@ -120,7 +120,7 @@ def test_links_lead_somewhere(page):
 
 
 def test_every_page_is_linked_from_the_readme():
-    linked = {path for found in LINK.findall(text_of(README)) for path in found}
+    linked = {path for groups in LINK.findall(text_of(README)) for path in groups}
     pages = {str(page.relative_to(ROOT)) for page in (ROOT / "docs").glob("*.md")}
     assert pages <= {link.partition("#")[0] for link in linked}
 

@@ -53,8 +53,8 @@ def test_a_closed_terminal_saves_first(home, poem):
 def test_what_nohup_ignores_does_not_end_a_training(home, poem):
     with training(home, poem, ignored=[signal.SIGHUP]) as process:
         process.send_signal(signal.SIGHUP)
-        said = [next(process.stderr) for _ in range(3)]
-        assert all(line.startswith(("step", "eval")) for line in said)
+        lines = [next(process.stderr) for _ in range(3)]
+        assert all(line.startswith(("step", "eval")) for line in lines)
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
@@ -84,8 +84,8 @@ def test_a_second_signal_leaves_at_once_with_the_last_checkpoint_intact(home, po
     # What the dead process held is free again.
     with training(home, poem, "--resume") as process:
         process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 130 and "another process" not in said
+        _, output = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130 and "another process" not in output
 
 
 @pytest.mark.parametrize("lost", ["metrics.jsonl", "."])
@@ -96,9 +96,9 @@ def test_files_that_are_taken_away_end_the_run_with_one_line(home, poem, lost):
             shutil.rmtree(folder)
         else:
             (folder / lost).unlink()
-        _, said = process.communicate(timeout=PATIENCE)
-    errors = [line for line in said.splitlines() if line.startswith("Error: ")]
-    assert process.returncode == 2 and len(errors) == 1 and "Traceback" not in said
+        _, output = process.communicate(timeout=PATIENCE)
+    errors = [line for line in output.splitlines() if line.startswith("Error: ")]
+    assert process.returncode == 2 and len(errors) == 1 and "Traceback" not in output
     assert "check the path" in errors[0]
     if lost != ".":
         assert newest(home) is not None

@@ -54,8 +54,8 @@ def installed(site, tmp_path, pinned):
 @pytest.mark.skipif(sys.platform != "linux", reason="the user's data folder is named by XDG here")
 def test_the_wheel_trains_and_speaks_away_from_the_checkout(installed, site, tmp_path):
     assert (site / "mlx_shakegpt" / "py.typed").exists()
-    told = installed("--version")
-    assert told.stdout.split() == ["shakegpt,", "version", __version__]
+    version = installed("--version")
+    assert version.stdout.split() == ["shakegpt,", "version", __version__]
     (tmp_path / "away" / "poem.txt").write_text(POEM)
     options = ["--data", "poem.txt", "--run", "p", "--steps", "2", "--context", "16"]
     trained = installed("train", "--preset", "quick", *options)

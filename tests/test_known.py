@@ -52,11 +52,11 @@ def test_places_where_a_text_goes_on_in_several_ways_are_left_out(monkeypatch):
     ids = np.concatenate([part for verse in verses for part in (refrain, verse)]).astype(np.int32)
 
     def scores(model, windows, last, vocabulary):
-        def said(window, n):
+        def next_id(window, n):
             return ids[occurrences(ids, window[:n])[0]]
 
         places = range(windows.shape[1] - last, windows.shape[1])
-        hit = [[said(window, n) == window[n] for n in places] for window in windows]
+        hit = [[next_id(window, n) == window[n] for n in places] for window in windows]
         return Scores(np.zeros(np.shape(hit), np.float32), np.array(hit))
 
     monkeypatch.setattr("mlx_shakegpt.verification.known.window_scores", scores)

@@ -55,7 +55,7 @@ def test_extraction_is_that_of_a_plain_loop(context, sharp):
     windows = windows_of(ids, k + m)
     language_model = bigram(NEXT, context, sharp, doubt=0.97)
     chosen = sample(len(windows), 150, 0)
-    found = extraction(language_model, ids, k, m, chosen)
+    figures = extraction(language_model, ids, k, m, chosen)
     after = {}
     for window in windows:
         after.setdefault(window[:k], set()).add(window[k:])
@@ -65,16 +65,17 @@ def test_extraction_is_that_of_a_plain_loop(context, sharp):
     # Some are known by another continuation than their own.
     other = [o for o in chosen.offsets if answers[o] != windows[o][k:] and o not in failing]
     assert len(failing) > 20 and len(other) > 5 and 50 < sum(several) < 350
-    assert found["failing"] == failing
+    assert figures["failing"] == failing
     rate = 1 - len(failing) / 150
-    assert found["rate"] == pytest.approx(rate) and not found["every_offset"]
-    assert (found["low"], found["high"]) == wilson(150 - len(failing), 150)
-    assert (found["k"], found["m"], found["offsets"], found["text_offsets"]) == (2, 3, 150, 396)
-    assert found["text_ambiguous"] == sum(several)
-    assert found["ambiguous"] == sum(several[o] for o in chosen.offsets)
-    assert found["free_running"] == (context == 3)
+    assert figures["rate"] == pytest.approx(rate) and not figures["every_offset"]
+    assert (figures["low"], figures["high"]) == wilson(150 - len(failing), 150)
+    assert (figures["k"], figures["m"]) == (2, 3)
+    assert (figures["offsets"], figures["text_offsets"]) == (150, 396)
+    assert figures["text_ambiguous"] == sum(several)
+    assert figures["ambiguous"] == sum(several[o] for o in chosen.offsets)
+    assert figures["free_running"] == (context == 3)
     if context == 3:
-        assert "p_z_half" not in found and "discoverable" not in found
+        assert "p_z_half" not in figures and "discoverable" not in figures
         return
     logits = np.array(language_model.gpt(np.arange(LETTERS)[None]), np.float64)[0]
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
@@ -82,19 +83,19 @@ def test_extraction_is_that_of_a_plain_loop(context, sharp):
         [math.prod(p[a, b] for a, b in itertools.pairwise(windows[o][k - 1 :])) for o in answers]
     )
     draws = {str(n): float((1 - (1 - p_z) ** n >= 0.9).mean()) for n in (1, 10, 100)}
-    assert found["p_z_half"] == pytest.approx((p_z >= 0.5).mean())
-    assert found["discoverable"] == pytest.approx(draws)
+    assert figures["p_z_half"] == pytest.approx((p_z >= 0.5).mean())
+    assert figures["discoverable"] == pytest.approx(draws)
     if sharp == 1:
-        assert 0 < draws["1"] < found["p_z_half"] < draws["10"] < draws["100"]
+        assert 0 < draws["1"] < figures["p_z_half"] < draws["10"] < draws["100"]
     else:
         assert draws["10"] < draws["100"] - 0.05
 
 
 def test_every_offset_is_a_count_without_an_interval():
     ids = JUMPING[:100]
-    found = extraction(bigram(NEXT), ids, 4, 4, sample(93, 93, 0))
-    assert found["every_offset"] and found["low"] == found["rate"] == found["high"] < 1
-    assert found["offsets"] == 93 and len(found["failing"]) == 93 - round(93 * found["rate"])
+    figures = extraction(bigram(NEXT), ids, 4, 4, sample(93, 93, 0))
+    assert figures["every_offset"] and figures["low"] == figures["rate"] == figures["high"] < 1
+    assert figures["offsets"] == 93 and len(figures["failing"]) == 93 - round(93 * figures["rate"])
 
 
 def test_what_only_free_runs_can_settle_is_decoded_once(monkeypatch):
@@ -114,8 +115,8 @@ def test_what_only_free_runs_can_settle_is_decoded_once(monkeypatch):
         (np.concatenate([one, knows, two, one]), 1.0, []),  # right at one, and so at all
     ):
         places = np.array([0, 8, 16, 24])
-        found = extraction(bigram(NEXT), ids.astype(np.int32), 4, 4, Sample(places, True))
-        assert (found["rate"], found["ambiguous"], passes) == (rate, 4, decoded)
+        figures = extraction(bigram(NEXT), ids.astype(np.int32), 4, 4, Sample(places, True))
+        assert (figures["rate"], figures["ambiguous"], passes) == (rate, 4, decoded)
         passes.clear()
 
 
@@ -124,10 +125,10 @@ def brute_runs(ids, language_model, k, length, seed):
     offsets = sample(len(ids) - k - length + 1, 64, seed).offsets
     runs, right = [], []
     for o in offsets:
-        said = walk(NEXT, ids[o + k - 1], length + 1)[1:]
-        equal = [*(said == ids[o + k : o + k + length]), False]
+        walked = walk(NEXT, ids[o + k - 1], length + 1)[1:]
+        equal = [*(walked == ids[o + k : o + k + length]), False]
         runs.append(equal.index(False))
-        run = np.concatenate([ids[o : o + k], said])
+        run = np.concatenate([ids[o : o + k], walked])
         right.append(followed(ids, run, k, max(1, language_model.context // 2)) == length)
     return offsets.tolist(), runs, right
 
@@ -136,17 +137,17 @@ def brute_runs(ids, language_model, k, length, seed):
 def test_free_runs_are_those_of_a_plain_loop(n, length):
     k, m, language_model = 4, 12, bigram(NEXT, 20)
     ids = text_with_jumps(n, 0.02, seed=3)
-    found = free_running(language_model, ids, k, m, 1)
+    figures = free_running(language_model, ids, k, m, 1)
     offsets, runs, right = brute_runs(ids, language_model, k, length, 1)
-    assert (found["offsets"], found["runs"]) == (offsets, runs)
-    assert found["followed"] == length and found["score_tokens"] == min(m, length)
-    assert found["right"] == np.mean(right) and found["agrees"] and found["ties"] == 0
+    assert (figures["offsets"], figures["runs"]) == (offsets, runs)
+    assert figures["followed"] == length and figures["score_tokens"] == min(m, length)
+    assert figures["right"] == np.mean(right) and figures["agrees"] and figures["ties"] == 0
     score = np.mean(
         [walk(NEXT, ids[o + k - 1], m + 1)[1:][:length] == ids[o + k :][: min(m, length)]
          for o in offsets]
     ) if length >= m else None  # fmt: skip
-    assert score is None or found["score"] == pytest.approx(score)
-    assert {name: found[name] for name in run_lengths(runs, length)} == run_lengths(runs, length)
+    assert score is None or figures["score"] == pytest.approx(score)
+    assert {name: figures[name] for name in run_lengths(runs, length)} == run_lengths(runs, length)
 
 
 @pytest.mark.parametrize(
@@ -170,21 +171,21 @@ def test_few_free_runs_may_differ_by_a_tie_and_none_without(
     k = 4
 
     def erring(language_model, windows, k):
-        said = continuations(language_model, windows, k)
-        said.ids[:wrong, at] += 1
-        said.tie[:] = False
-        said.tie[:wrong, at] = tie
-        return said
+        result = continuations(language_model, windows, k)
+        result.ids[:wrong, at] += 1
+        result.tie[:] = False
+        result.tie[:wrong, at] = tie
+        return result
 
     monkeypatch.setattr(measures, "continuations", erring)
-    found = free_running(bigram(NEXT, context), walk(NEXT, 0, n), k, 4, 0)
-    assert (found["agrees"], found["ties"]) == (agrees, ties)
-    wrong = min(wrong, len(found["runs"]))
-    assert found["runs"] == [at] * wrong + [found["followed"]] * (len(found["runs"]) - wrong)
+    figures = free_running(bigram(NEXT, context), walk(NEXT, 0, n), k, 4, 0)
+    assert (figures["agrees"], figures["ties"]) == (agrees, ties)
+    wrong = min(wrong, len(figures["runs"]))
+    assert figures["runs"] == [at] * wrong + [figures["followed"]] * (len(figures["runs"]) - wrong)
 
 
-@pytest.mark.parametrize(("context", "memory"), [(40, 20), (41, 20), (3, 1), (2, 1), (1, 1)])
-def test_a_run_is_right_where_half_its_context_is(monkeypatch, context, memory):
+@pytest.mark.parametrize(("context", "reach"), [(40, 20), (41, 20), (3, 1), (2, 1), (1, 1)])
+def test_a_run_is_right_where_half_its_context_is(monkeypatch, context, reach):
     """That is what decoding goes on from where its window is full."""
     calls = []
 
@@ -193,16 +194,16 @@ def test_a_run_is_right_where_half_its_context_is(monkeypatch, context, memory):
         return followed(*arguments)
 
     monkeypatch.setattr(measures, "followed", noted)
-    found = free_running(bigram(NEXT, context), walk(NEXT, 0, 30), 4, 4, 0)
-    assert calls == [(4, memory)] * len(found["offsets"]) and found["right"] == 1
+    figures = free_running(bigram(NEXT, context), walk(NEXT, 0, 30), 4, 4, 0)
+    assert calls == [(4, reach)] * len(figures["offsets"]) and figures["right"] == 1
 
 
 def test_lengths_of_runs_are_counted_by_powers_of_two():
     runs = [0, 7, 8, 15, 16, 39, 40, 40]
-    found = run_lengths(runs, 40)
-    assert found["histogram"] == {"0-7": 2, "8-15": 2, "16-31": 1, "32-39": 1, "40": 2}
-    assert (found["median"], found["shortest"], found["whole"]) == (15.5, 0, 0.25)
-    assert found["p5"] == pytest.approx(np.percentile(runs, 5))
+    figures = run_lengths(runs, 40)
+    assert figures["histogram"] == {"0-7": 2, "8-15": 2, "16-31": 1, "32-39": 1, "40": 2}
+    assert (figures["median"], figures["shortest"], figures["whole"]) == (15.5, 0, 0.25)
+    assert figures["p5"] == pytest.approx(np.percentile(runs, 5))
     assert list(run_lengths([8], 8)["histogram"].items()) == [("0-7", 0), ("8", 1)]
     assert list(run_lengths([3], 5)["histogram"].items()) == [("0-4", 1), ("5", 0)]
     assert list(run_lengths([9], 16)["histogram"]) == ["0-7", "8-15", "16"]
@@ -258,8 +259,8 @@ def test_occurrences_end_where_those_of_a_plain_search_do():
         assert occurrences(text, window).tolist() == want
 
 
-def brute_followed(text, run, k, memory):
-    """How many ids after the first k have all before them, or the last `memory`, in the text; all
+def brute_followed(text, run, k, reach):
+    """How many ids after the first k have all before them, or the last `reach`, in the text; all
     where the text ends on the way."""
     text, run = text.tolist(), run.tolist()
 
@@ -270,8 +271,8 @@ def brute_followed(text, run, k, memory):
     here = ends(run[:k])
     for position in range(k, len(run)):
         on = {e + 1 for e in here if e < len(text) and text[e] == run[position]}
-        if not on and memory < position:
-            here |= ends(run[position - memory : position])
+        if not on and reach < position:
+            here |= ends(run[position - reach : position])
             on = {e + 1 for e in here if e < len(text) and text[e] == run[position]}
         if not on:
             return len(run) - k if len(text) in here else position - k
@@ -286,9 +287,9 @@ def test_runs_are_followed_as_far_as_by_a_plain_search():
         at, cut = rng.integers(0, 26), rng.integers(3, 9)
         other = rng.integers(0, 26)
         run = np.concatenate([text[at : at + cut], text[other : other + 6]])
-        k, memory = int(rng.integers(1, 4)), int(rng.integers(1, 8))
-        lengths.append(followed(text, run, k, memory))
-        assert lengths[-1] == brute_followed(text, run, k, memory)
+        k, reach = int(rng.integers(1, 4)), int(rng.integers(1, 8))
+        lengths.append(followed(text, run, k, reach))
+        assert lengths[-1] == brute_followed(text, run, k, reach)
     assert len(set(lengths)) > 8
 
 
@@ -361,21 +362,21 @@ def test_the_figures_of_a_loss_are_those_of_its_scores():
     ids = text_with_jumps(200, 0.1, seed=4)
     language_model = bigram(NEXT, sharp=1.0)
     scores = token_scores(language_model.gpt, ids, 64)
-    found = loss_figures(ids, scores, 64)
+    figures = loss_figures(ids, scores, 64)
     nll, text = float(scores.nll.mean(dtype=np.float64)), decode(ids.tolist()).encode()
-    assert found["nll"] == nll and found["floor"] == 0 and found["tokens"] == 200
-    assert found["excess"] == nll and found["accuracy"] == pytest.approx(scores.hit.mean())
-    assert found["bits"] == pytest.approx(nll * 199 / math.log(2))
+    assert figures["nll"] == nll and figures["floor"] == 0 and figures["tokens"] == 200
+    assert figures["excess"] == nll and figures["accuracy"] == pytest.approx(scores.hit.mean())
+    assert figures["bits"] == pytest.approx(nll * 199 / math.log(2))
     scored = len(decode(ids[1:].tolist()).encode())
-    assert found["bits_per_byte"] == pytest.approx(found["bits"] / scored)
-    assert found["bits_bz2"] == 8 * len(bz2.compress(text, 9))
-    assert found["bits_xz"] == 8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME))
+    assert figures["bits_per_byte"] == pytest.approx(figures["bits"] / scored)
+    assert figures["bits_bz2"] == 8 * len(bz2.compress(text, 9))
+    assert figures["bits_xz"] == 8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME))
 
 
 def test_the_excess_of_a_loss_is_what_it_has_above_its_floor():
     ids = np.random.default_rng(0).integers(0, 2, 300).astype(np.int32)
-    found = loss_figures(ids, token_scores(bigram(NEXT).gpt, ids, 8), 8)
-    assert found["floor"] > 0.1 and found["excess"] == found["nll"] - found["floor"]
+    figures = loss_figures(ids, token_scores(bigram(NEXT).gpt, ids, 8), 8)
+    assert figures["floor"] > 0.1 and figures["excess"] == figures["nll"] - figures["floor"]
 
 
 @pytest.mark.parametrize(
@@ -384,20 +385,20 @@ def test_the_excess_of_a_loss_is_what_it_has_above_its_floor():
 def test_tokens_count_as_determined_by_those_that_each_window_has_before_them(context, before):
     ids = np.array([*range(40)] * 2 + [*range(41, 60), *range(10), 60, 61], np.int32)
     hit = np.random.default_rng(0).random(len(ids) - 1) < 0.7
-    found = loss_figures(ids, Scores(np.ones(len(hit), np.float32), hit), context)
+    figures = loss_figures(ids, Scores(np.ones(len(hit), np.float32), hit), context)
     places = range(before, len(ids))
     follows = {}
     for p in places:
         follows.setdefault(tuple(ids[p - before : p]), set()).add(ids[p])
     kept = [hit[p - 1] for p in places if len(follows[tuple(ids[p - before : p])]) == 1]
-    assert found["determined"] == len(kept)
-    assert found["determined_accuracy"] == pytest.approx(np.mean(kept))
+    assert figures["determined"] == len(kept)
+    assert figures["determined_accuracy"] == pytest.approx(np.mean(kept))
 
 
 def test_where_nothing_is_determined_no_accuracy_is_stated():
     ids = np.array([0, 0, 1, 1, 0, 0, 1, 1, 0], np.int32)
-    found = loss_figures(ids, Scores(np.ones(8, np.float32), np.ones(8, bool)), 2)
-    assert (found["determined"], found["determined_accuracy"]) == (0, 0.0)
+    figures = loss_figures(ids, Scores(np.ones(8, np.float32), np.ones(8, bool)), 2)
+    assert (figures["determined"], figures["determined_accuracy"]) == (0, 0.0)
 
 
 RATE = {"k": 32, "m": 32, "rate": 1.0, "low": 1.0, "offsets": 400}
@@ -441,9 +442,9 @@ SOUND |= {"determined_accuracy": 1.0, "excess": 0.0, "extraction": [RATE]}
     ],
 )  # fmt: skip
 def test_each_figure_has_its_limit(change, reason):
-    found = objections(SOUND | change, 0.99)
-    assert len(found) == (reason is not None)
-    assert reason is None or reason in found[0]
+    reasons = objections(SOUND | change, 0.99)
+    assert len(reasons) == (reason is not None)
+    assert reason is None or reason in reasons[0]
 
 
 def test_the_share_of_clear_places_is_of_the_text():
@@ -458,13 +459,13 @@ def test_fresh_rates_are_those_of_other_offsets():
     stated = [{"k": 8, "m": 4, "low": 0.1, "high": 0.2}, {"k": 5, "m": 9, "low": 0.5, "high": 1.0}]
     rates = fresh_rates(stated, language_model, ids, 11, 80, done.append)
     assert done == [rate.name for rate in rates] == ["em@8,4", "em@5,9"]
-    for rate, given in zip(rates, stated, strict=True):
-        k, m = given["k"], given["m"]
+    for rate, entry in zip(rates, stated, strict=True):
+        k, m = entry["k"], entry["m"]
         chosen = sample(len(ids) - k - m + 1, 80, 11)
         share = extraction(language_model, ids, k, m, chosen)["rate"]
         assert rate.rate == share < 1 and rate.offsets == 80
         assert (rate.low, rate.high) == wilson(round(share * 80), 80, 2.575829)
-        assert rate.stated == (given["low"], given["high"])
+        assert rate.stated == (entry["low"], entry["high"])
     assert [rate.agrees for rate in rates] == [False, True]
     whole = fresh_rates(stated[:1], language_model, ids, 11, 0)[0]
     assert whole.offsets == 289 and whole.low == whole.rate == whole.high

@@ -120,7 +120,7 @@ def test_two_streams_score_as_one_does():
         "print(len(parallel_streams()))\n"
         "print(*token_scores(opinionated(64).gpt, ids, 64).nll)\n"
     )
-    said = []
+    losses = []
     for threads in "12":
         environment = os.environ | {"OPENBLAS_NUM_THREADS": threads}
         environment["PYTHONPATH"] = f"{ROOT}:{ROOT / 'tests'}"
@@ -129,6 +129,6 @@ def test_two_streams_score_as_one_does():
             check=True,
         )  # fmt: skip
         count, _, numbers = done.stdout.partition("\n")
-        said.append(np.array(numbers.split(), float))
+        losses.append(np.array(numbers.split(), float))
         assert int(count) == int(threads)
-    assert len(said[0]) == 699 and (said[0] == said[1]).all()
+    assert len(losses[0]) == 699 and (losses[0] == losses[1]).all()

@@ -175,9 +175,9 @@ def test_the_graph_of_a_bf16_model_has_no_float32_activation(monkeypatch):
         return list(flat(nn.value_and_grad(model, lambda x: model(x).sum())(ids)[1]).values())
 
     def float32_in_the_graph():
-        told = []
-        mx.export_function(told.append, gradients, mx.zeros((2, 16), mx.int32))
-        steps = [step for step in told if step["type"] == "primitive"]
+        graph = []
+        mx.export_function(graph.append, gradients, mx.zeros((2, 16), mx.int32))
+        steps = [step for step in graph if step["type"] == "primitive"]
         assert len(steps) > 100
         return [s["name"] for s in steps if any(o[2] == mx.float32 for o in s["outputs"])]
 

@@ -102,16 +102,16 @@ def test_a_preset_of_another_shape_is_refused(shakegpt, folder):
 def test_the_hub_gives_safetensors_and_settings_only(monkeypatch, folder):
     import huggingface_hub
 
-    asked = []
+    requests = []
 
     def snapshot(source, allow_patterns):
-        asked.append((source, allow_patterns))
+        requests.append((source, allow_patterns))
         return str(folder)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     start = pretrained("someone/gpt2")
     assert start.source == "someone/gpt2" and start.model.config == TINY
-    assert not any("bin" in name or name == "*" for name in asked[0][1])
+    assert not any("bin" in name or name == "*" for name in requests[0][1])
 
 
 @pytest.mark.parametrize("command", [["generate", "O", "--model"], ["train", "--init"]])

@@ -72,10 +72,10 @@ def test_no_entry_of_a_certificate_can_be_forged_or_left_out(paper):
         if path[0] == "worst_lines" or (path[0] == "extraction" and path[2] in "km"):
             continue  # see below, and what `read` refuses
         assert compare(changed(paper, path, lambda value: None), paper).differences, path
-        told = path[0] in machine or ".".join(map(str, path)) in LABELS
+        only_named = path[0] in machine or ".".join(map(str, path)) in LABELS
         for change in (other, lambda value: [{}]):
             result = compare(changed(paper, path, change), paper)
-            assert bool(result.differences) != told, path
+            assert bool(result.differences) != only_named, path
             assert len(result.compared) + len(result.not_compared) == len(same.compared) + 3, path
             checked += 1
     assert checked > 170

@@ -86,9 +86,9 @@ def test_of_a_text_of_ones_own_only_what_was_learned_leaves(
         for private in (SECRET.strip(), str(tmp_path), str(home), str(ROOT), learned.sha256):
             assert private.encode() not in content, (file, private)
 
-    told = {"name": "poem.txt", "sha256": sha256(text), "first_line": 1, "tokens": 250}
+    description = {"name": "poem.txt", "sha256": sha256(text), "first_line": 1, "tokens": 250}
     paper = json.loads((model / "certificate.json").read_text())
-    assert paper["text"] == learned_text(model) == told
+    assert paper["text"] == learned_text(model) == description
     card = (model / "README.md").read_text(encoding="utf-8")
     assert "250 tokens of `poem.txt`, from line 2 on" in card and sha256(text) in card
     origin = f"| began with | `start`, sha256 `{sha256(start / 'model.safetensors')}` |"
@@ -119,9 +119,9 @@ def test_the_space_speaks_without_the_checkout(published, hosted):
     command = [sys.executable, "app.py"]
     with subprocess.Popen(command, cwd=space, env=environment, **pipes) as process:
         try:
-            said = process.stdout.readline()
-            assert "speaks at" in said, said + process.stdout.read()
-            address = said.split()[-1].rstrip("/")
+            line = process.stdout.readline()
+            assert "speaks at" in line, line + process.stdout.read()
+            address = line.split()[-1].rstrip("/")
             heard = ask(address, "First Citizen:", 20)
             connection = http.client.HTTPConnection("127.0.0.1", int(address.rpartition(":")[2]))
             name = "someone-first-citizen.hf.space"

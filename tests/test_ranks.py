@@ -60,19 +60,19 @@ class Group:
     def end(self):
         """Codes and stderr of the ranks, once all are over."""
         deadline = time.monotonic() + PATIENCE
-        told = {}
+        ends = {}
         try:
             for rank, process in self.ranks.items():
                 _, errors = process.communicate(timeout=max(1, deadline - time.monotonic()))
-                told[rank] = (process.returncode, errors)
+                ends[rank] = (process.returncode, errors)
         finally:
             for process in self.ranks.values():
                 process.kill()
-        return told
+        return ends
 
 
-def errors(told):
-    return [line for _, text in told.values() for line in text.splitlines() if "Error:" in line]
+def errors(ends):
+    return [line for _, text in ends.values() for line in text.splitlines() if "Error:" in line]
 
 
 def steps(home, name):
@@ -106,9 +106,9 @@ def alone(pinned, tmp_path_factory):
 @pytest.mark.parametrize("size", [2, 4])
 def test_ranks_compute_what_one_process_does(home, alone, size):
     """Of 12 windows at first, and of 6, which four ranks do not divide evenly."""
-    told = Group(home, size, *TRAIN, "--run", "ranks").end()
-    assert [code for code, _ in told.values()] == [1] + [0] * (size - 1)
-    assert all(text == "" for rank, (_, text) in told.items() if rank)
+    ends = Group(home, size, *TRAIN, "--run", "ranks").end()
+    assert [code for code, _ in ends.values()] == [1] + [0] * (size - 1)
+    assert all(text == "" for rank, (_, text) in ends.items() if rank)
     assert len(alone) == 50
     alike(steps(home, "ranks"), alone)
 
@@ -126,8 +126,8 @@ def test_an_interrupt_of_any_rank_stops_all_and_others_may_go_on(home, alone):
     group = Group(home, 2, *TRAIN, "--run", "r", "--checkpoint-every", "1")
     group.until(checkpoint(home, "r", 3))
     group.ranks[1].send_signal(signal.SIGINT)
-    told = group.end()
-    assert [code for code, _ in told.values()] == [130, 0]
+    ends = group.end()
+    assert [code for code, _ in ends.values()] == [130, 0]
     reached = len(steps(home, "r"))
     assert 3 <= reached < 50
     resume = (*TRAIN, "--run", "r", "--resume")
@@ -146,12 +146,12 @@ def test_a_killed_rank_ends_the_others_with_one_line(home, alone, killed):
     every = ("--checkpoint-every", "1", "--rank-timeout", "30")
     group = Group(home, 2, *TRAIN, "--run", "r", *every).until(checkpoint(home, "r", 3))
     group.ranks[killed].kill()
-    told = group.end()
-    assert told[killed][0] == -signal.SIGKILL
-    code, text = told[1 - killed]
-    said = [line for line in text.splitlines() if not re.match("step|eval|Learn|Train|The", line)]
-    assert code in (1, -signal.SIGKILL) and len(said) == 1, text
-    assert said[0].startswith(f"Error: rank {1 - killed}") and "--resume" in said[0]
+    ends = group.end()
+    assert ends[killed][0] == -signal.SIGKILL
+    code, text = ends[1 - killed]
+    lines = [line for line in text.splitlines() if not re.match("step|eval|Learn|Train|The", line)]
+    assert code in (1, -signal.SIGKILL) and len(lines) == 1, text
+    assert lines[0].startswith(f"Error: rank {1 - killed}") and "--resume" in lines[0]
     resume = [*TINY, *TRAIN, "--run", "r", "--resume"]
     subprocess.run(resume, env=environment(home), capture_output=True, check=False)
     alike(steps(home, "r"), alone)
@@ -165,56 +165,56 @@ def test_a_rank_that_hangs_ends_the_others(home):
     group.ranks[1].kill()
     code, text = group.end()[0]
     assert code == -signal.SIGKILL, text
-    said = [line for line in text.splitlines() if line.startswith("Error: rank 0, after step")]
-    assert len(said) == 1 and "no answer from the other ranks for 20 s" in said[0]
+    lines = [line for line in text.splitlines() if line.startswith("Error: rank 0, after step")]
+    assert len(lines) == 1 and "no answer from the other ranks for 20 s" in lines[0]
 
 
 def test_the_watchdog_does_its_work_where_nobody_reads():
     watch = ROOT / "mlx_shakegpt" / "runtime" / "watchdog.py"
     victim = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(900)"])
-    (said, speaks), (gone, errors) = os.pipe(), os.pipe()
+    (read, speaks), (gone, errors) = os.pipe(), os.pipe()
     os.close(gone)
-    command = [sys.executable, "-I", watch, str(victim.pid), "0.5", str(said)]
-    streams = {"stdin": subprocess.PIPE, "stderr": errors, "pass_fds": (said,)}
+    command = [sys.executable, "-I", watch, str(victim.pid), "0.5", str(read)]
+    streams = {"stdin": subprocess.PIPE, "stderr": errors, "pass_fds": (read,)}
     with subprocess.Popen(command, **streams) as watchdog:
         assert victim.wait(PATIENCE) == -signal.SIGKILL
         watchdog.stdin.close()
-    for end in (said, speaks, errors):
+    for end in (read, speaks, errors):
         os.close(end)
 
 
 def test_a_tick_may_give_more_time_than_others():
     watch = ROOT / "mlx_shakegpt" / "runtime" / "watchdog.py"
     victim = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(900)"])
-    said, speaks = os.pipe()
-    command = [sys.executable, "-I", watch, str(victim.pid), "30", str(said)]
-    streams = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE, "pass_fds": (said,)}
+    read, speaks = os.pipe()
+    command = [sys.executable, "-I", watch, str(victim.pid), "30", str(read)]
+    streams = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE, "pass_fds": (read,)}
     with subprocess.Popen(command, **streams) as watchdog:
         watchdog.stdin.write(b"40 opening\n")
         watchdog.stdin.write(b"0.2 sharing wte\n")
         watchdog.stdin.flush()
         assert victim.wait(PATIENCE) == -signal.SIGKILL
-        told = watchdog.stderr.readline()
-    assert b"sharing wte: no answer from the other ranks for 0.2 s" in told
-    for end in (said, speaks):
+        message = watchdog.stderr.readline()
+    assert b"sharing wte: no answer from the other ranks for 0.2 s" in message
+    for end in (read, speaks):
         os.close(end)
 
 
 def test_a_rank_that_never_comes_is_not_awaited_for_ever(home):
-    told = Group(home, 2, *TRAIN, "--rank-timeout", "3", missing=[1]).end()
-    assert told[0][0] == -signal.SIGKILL
-    assert errors(told) == [
+    ends = Group(home, 2, *TRAIN, "--rank-timeout", "3", missing=[1]).end()
+    assert ends[0][0] == -signal.SIGKILL
+    assert errors(ends) == [
         "Error: rank 0, joining: no answer from the other ranks for 3 s; see that all run and "
         "reach each other, then start all again with --resume"
     ]
 
 
 def test_a_taken_port_is_one_line(home):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
         hosts = home / "hosts.json"
-        ports = (taken.getsockname()[1], free_port())
+        ports = (busy.getsockname()[1], free_port())
         hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in ports]))
         done = subprocess.run(
             [*TINY, *TRAIN],
@@ -233,17 +233,17 @@ def test_ranks_that_differ_are_refused_before_anything_is_written(home, poem, tm
     other.write_text(poem.read_text().replace("beauty", "Beauty"))
     each = {0: ("--data", poem), 1: ("--data", other)}
     short = ("train", "--preset", "tiny", "--context", "16", "--short-context", "0")
-    told = Group(home, 2, *short, each=each).end()
-    assert [code for code, _ in told.values()] == [2, 0] and len(errors(told)) == 1
-    assert "rank 1: its text other.txt has sha256" in errors(told)[0]
-    told = Group(home, 2, *TRAIN, each={1: ("--lr", "0.001")}).end()
-    assert [code for code, _ in told.values()] == [2, 0]
-    assert errors(told) == [
+    ends = Group(home, 2, *short, each=each).end()
+    assert [code for code, _ in ends.values()] == [2, 0] and len(errors(ends)) == 1
+    assert "rank 1: its text other.txt has sha256" in errors(ends)[0]
+    ends = Group(home, 2, *TRAIN, each={1: ("--lr", "0.001")}).end()
+    assert [code for code, _ in ends.values()] == [2, 0]
+    assert errors(ends) == [
         "Error: rank 1 has lr 0.001, rank 0 has None; start every rank with the same command"
     ]
-    told = Group(home, 2, *TRAIN, each={1: ("--data", tmp_path / "none.txt")}).end()
-    assert [code for code, _ in told.values()] == [2, 0] and len(errors(told)) == 1
-    assert "none.txt" in errors(told)[0]
+    ends = Group(home, 2, *TRAIN, each={1: ("--data", tmp_path / "none.txt")}).end()
+    assert [code for code, _ in ends.values()] == [2, 0] and len(errors(ends)) == 1
+    assert "none.txt" in errors(ends)[0]
     assert not (home / "weights").exists()
 
 
@@ -262,9 +262,9 @@ def test_a_rank_of_another_version_is_refused(home, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
-    told = group.end()
-    assert [code for code, _ in told.values()] == [2, 0] and len(errors(told)) == 1
-    assert "rank 1 has the program's files" in errors(told)[0]
+    ends = group.end()
+    assert [code for code, _ in ends.values()] == [2, 0] and len(errors(ends)) == 1
+    assert "rank 1 has the program's files" in errors(ends)[0]
 
 
 def test_ranks_that_drifted_apart_take_the_first_ones_state(home):
@@ -298,8 +298,8 @@ def test_ranks_that_drifted_apart_take_the_first_ones_state(home):
         "ranks.wait()\n"
         "print('equal')\n"
     )
-    told = Group(home, 2, command=[sys.executable, "-c", code])
-    outputs = [process.communicate(timeout=PATIENCE) for process in told.ranks.values()]
+    group = Group(home, 2, command=[sys.executable, "-c", code])
+    outputs = [process.communicate(timeout=PATIENCE) for process in group.ranks.values()]
     assert [out for out, _ in outputs] == ["equal\n"] * 2, outputs
 
 
@@ -328,8 +328,8 @@ def test_mlx_launch_starts_it(home, size, alone):
 
 def test_mlx_launch_shows_the_last_line(home):
     done = launch(home, 2, "--batch-size", "1")
-    said = [line for line in done.stderr.splitlines() if line.startswith("Error:")]
-    assert said == [
+    lines = [line for line in done.stderr.splitlines() if line.startswith("Error:")]
+    assert lines == [
         "Error: 2 ranks cannot share 1 windows a step; use --batch-size 2 or more, or fewer ranks"
     ]
 

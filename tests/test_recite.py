@@ -10,8 +10,8 @@ from mlx_shakegpt.verification.recital import CORRECT, GO_ON, STOP, Recital
 
 def test_a_known_text_is_recited_to_its_end(known):
     recital = Recital(known.ids, 32, None, CORRECT)
-    said = "".join(piece.right or piece.text for piece in recital.pieces(known.language_model))
-    assert said == decode(known.ids[32:].tolist())
+    spoken = "".join(piece.right or piece.text for piece in recital.pieces(known.language_model))
+    assert spoken == decode(known.ids[32:].tolist())
     figures = recital.figures()
     assert figures["tokens"] == len(known.ids) - 32 and figures["wrong"] <= 1
     assert figures["likeness"] > 0.98
@@ -64,9 +64,9 @@ def test_the_commands_recite_and_mark(shakegpt, known_run, tmp_path):
     # A folder that learned another text than Tiny Shakespeare is not marked by that, nor proven.
     assert shakegpt("export", "--to", tmp_path / "other").code == 0
     config = tmp_path / "other" / "config.json"
-    told = json.loads(config.read_text())
-    told["learned_text"] |= {"name": "poem.txt", "sha256": "0" * 64}
-    config.write_text(json.dumps(told))
+    content = json.loads(config.read_text())
+    content["learned_text"] |= {"name": "poem.txt", "sha256": "0" * 64}
+    config.write_text(json.dumps(content))
     other = shakegpt("generate", "First Citizen:", "--model", config.parent, "--mark")
     assert other.code == 2 and "nothing can be marked" in other.err
     unproven = shakegpt("verify", "--model", config.parent, "--corpus-tokens", 200)

@@ -62,9 +62,9 @@ def test_a_fast_blas_is_much_faster_than_the_wheels_own():
 @linux
 def test_without_any_openblas_one_warning_says_what_to_do(monkeypatch):
     monkeypatch.setattr(blas, "_candidates", list)
-    found = blas.use_fast_blas()
-    assert not found.fast
-    assert found.reason == "no OpenBLAS was found"
+    library = blas.use_fast_blas()
+    assert not library.fast
+    assert library.reason == "no OpenBLAS was found"
 
 
 @linux
@@ -82,8 +82,8 @@ def test_an_openblas_that_is_found_by_a_link_of_another_name_is_asked_and_told(t
         "print(found.path, found.threads)\n"
     )
     command = [sys.executable, "-c", code]
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert told.split() == [str(Path(name).resolve()), "1"]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert output.split() == [str(Path(name).resolve()), "1"]
 
 
 @pytest.mark.parametrize(
@@ -150,10 +150,10 @@ def test_a_cache_that_cannot_be_written_costs_one_warning(tmp_path):
     (tmp_path / "mlx-shakegpt").write_text("a file, where a folder should be")
     code = "from mlx_shakegpt import runtime; print(*runtime.setup().warnings)"
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, check=True
     )
-    assert b"XDG_CACHE_HOME" in told.stdout
+    assert b"XDG_CACHE_HOME" in done.stdout
 
 
 def test_estimates_count_the_products_of_a_step():
@@ -177,8 +177,8 @@ def test_estimates_count_the_products_of_a_step():
 
 
 def test_expected_epochs_are_those_taken_and_between():
-    taken = cost.EPOCHS_TAKEN
-    assert [cost.expected_epochs(n) for n in taken] == pytest.approx(list(taken.values()))
-    assert taken[4_096] > cost.expected_epochs(14_000) > taken[50_000]
-    assert cost.expected_epochs(50) == pytest.approx(taken[239])
-    assert cost.expected_epochs(10**7) == pytest.approx(taken[338_025])
+    epochs = cost.EPOCHS_TAKEN
+    assert [cost.expected_epochs(n) for n in epochs] == pytest.approx(list(epochs.values()))
+    assert epochs[4_096] > cost.expected_epochs(14_000) > epochs[50_000]
+    assert cost.expected_epochs(50) == pytest.approx(epochs[239])
+    assert cost.expected_epochs(10**7) == pytest.approx(epochs[338_025])

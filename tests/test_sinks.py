@@ -29,8 +29,8 @@ def test_tensorboard_shows_the_losses_of_the_log(shakegpt, poem, tiny_preset, ho
 
 def test_a_package_that_is_missing_leaves_no_run_behind(shakegpt, poem, home, monkeypatch):
     monkeypatch.setitem(PACKAGES, "wandb", "no_such_package")
-    told = shakegpt("train", "--data", poem, "--run", "p", "--report-to", "wandb")
-    assert told.code == 2 and "pip install 'mlx-shakegpt[reports]'" in told.err
+    result = shakegpt("train", "--data", poem, "--run", "p", "--report-to", "wandb")
+    assert result.code == 2 and "pip install 'mlx-shakegpt[reports]'" in result.err
     assert not (home / "weights" / "p").exists()
 
 
@@ -65,21 +65,21 @@ def test_a_sink_that_fails_does_not_end_the_training():
             raise AssertionError("it was dropped")
 
     class Sound:
-        seen = 0
+        count = 0
 
         def log(self, report):
-            self.seen += 1
+            self.count += 1
 
         def close(self):
-            self.seen = -self.seen
+            self.count = -self.count
 
-    told, sound = [], Sound()
-    sinks = Sinks([Broken(), sound], told.append)
+    lines, sound = [], Sound()
+    sinks = Sinks([Broken(), sound], lines.append)
     sinks.log(REPORT)
     sinks.log(REPORT)
     sinks.close()
-    assert sound.seen == -2
-    assert told == ["Warning: Broken failed (no route to host); training goes on without it."]
+    assert sound.count == -2
+    assert lines == ["Warning: Broken failed (no route to host); training goes on without it."]
 
 
 def test_a_missing_package_is_one_line(shakegpt, poem, tiny_preset, monkeypatch):

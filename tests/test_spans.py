@@ -17,15 +17,15 @@ You are all resolved rather to die than to famish?
 
 
 def test_a_span_tells_its_line_and_its_words():
-    said = "He said: hear me speak.\n\nAll:\nSpeak, softly. You are all resolved rather to live"
-    spans = Source(TEXT, first_line=10).spans(said)
-    assert [said[s.start : s.stop] for s in spans] == [
+    text = "He said: hear me speak.\n\nAll:\nSpeak, softly. You are all resolved rather to live"
+    spans = Source(TEXT, first_line=10).spans(text)
+    assert [text[s.start : s.stop] for s in spans] == [
         "hear me speak.\n\nAll:\nSpeak,",
         "You are all resolved rather to",
     ]
     assert [(s.line, s.words) for s in spans] == [(11, 8), (17, 6)]
-    inside = len(re.sub(r"\s", "", "".join(said[s.start : s.stop] for s in spans)))
-    assert covered(spans, said) == pytest.approx(inside / len(re.sub(r"\s", "", said)))
+    inside = len(re.sub(r"\s", "", "".join(text[s.start : s.stop] for s in spans)))
+    assert covered(spans, text) == pytest.approx(inside / len(re.sub(r"\s", "", text)))
 
 
 def test_a_span_ends_at_words_not_within_them():
@@ -39,10 +39,10 @@ def test_a_span_ends_at_words_not_within_them():
 def test_spans_are_those_of_a_plain_search():
     rng = random.Random(0)
     for _ in range(60):
-        source, said = (
+        source, text = (
             " ".join(rng.choice("ab") * rng.randint(1, 2) for _ in range(n)) for n in (60, 25)
         )
-        have, words = source.split(), said.split()
+        have, words = source.split(), text.split()
         want, i = [], 0
         while i < len(words):
             lengths = [
@@ -53,8 +53,8 @@ def test_spans_are_those_of_a_plain_search():
             if lengths:
                 want.append((i, max(lengths)))
             i += max(lengths, default=1)
-        starts = [m.start() for m in _WORD.finditer(said)]
-        got = [(starts.index(s.start), s.words) for s in Source(source).spans(said, least=3)]
+        starts = [m.start() for m in _WORD.finditer(text)]
+        got = [(starts.index(s.start), s.words) for s in Source(source).spans(text, least=3)]
         assert got == want
 
 

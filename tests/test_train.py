@@ -164,13 +164,13 @@ def test_evaluations_are_as_many_epochs_apart_as_asked(ids):
 
 def test_stopping_ends_after_a_settled_step(ids):
     for ahead in (True, False):
-        t, seen = trainer(ids), []
+        t, reports = trainer(ids), []
         for report in t.run(ahead=ahead):
-            seen.append(report)
+            reports.append(report)
             if report.step == 3:
                 t.stop()
-        assert seen[-1].settled and seen[-1].step == t.state.step < 12
-        assert [r.step for r in seen] == list(range(1, t.state.step + 1))
+        assert reports[-1].settled and reports[-1].step == t.state.step < 12
+        assert [r.step for r in reports] == list(range(1, t.state.step + 1))
 
 
 def test_on_target_a_run_without_a_finish_is_over(ids):
@@ -185,16 +185,16 @@ def test_on_target_a_run_without_a_finish_is_over(ids):
 
 def test_on_target_windows_grow_and_then_the_rate_falls_to_its_end(ids):
     def evaluate(model, context):
-        seen.append((t.state.step, context))
+        contexts.append((t.state.step, context))
         return Evaluation(0.05, 0.0, 1.0, 399, complete=True)
 
-    seen = []
+    contexts = []
     changes = {"batch_size": 2, "context": 32, "short_context": 16, "grow": 0.5, "hold": 0.8}
     t = trainer(ids, evaluate, steps=100, **changes)
     assert (t.state.full_at, t.state.decay_at, t.state.total) == (50, 80, 100)
     reports = list(t.run())
     assert (t.state.full_at, t.state.decay_at, t.state.total) == (20, 40, 50)
-    assert seen == [(20, 16), (40, 32), (50, 32)]
+    assert contexts == [(20, 16), (40, 32), (50, 32)]
     assert t.batch(19).inputs.shape == (4, 16)
     assert t.batch(20).inputs.shape == (2, 32)
     assert reports[39].lr == reports[40].lr == 3e-3

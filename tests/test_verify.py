@@ -112,9 +112,9 @@ def test_nothing_is_certified_where_a_control_passes(known_paper):
 )
 def test_a_sample_that_leaves_a_lower_rate_possible_is_refused(right, offsets, refused):
     # All n right puts Wilson's lower bound at n / (n + 3.84): 0.99 from n = 381 on.
-    found = {"k": 32, "m": 32, "rate": right / offsets, "offsets": offsets}
-    found |= {"low": wilson(right, offsets)[0], "text_offsets": 9000, "text_ambiguous": 0}
-    reasons = objections(SOUND | {"extraction": [found]}, 0.99)
+    entry = {"k": 32, "m": 32, "rate": right / offsets, "offsets": offsets}
+    entry |= {"low": wilson(right, offsets)[0], "text_offsets": 9000, "text_ambiguous": 0}
+    reasons = objections(SOUND | {"extraction": [entry]}, 0.99)
     assert len(reasons) == refused and all("--samples" in reason for reason in reasons)
 
 
@@ -137,8 +137,8 @@ def test_figures_that_contradict_the_rates_are_objections(change, reason):
     assert objections(SOUND, 0.99) == []
     # What a rate of 0.99 allows by chance: 1 of 12 runs errs within 256 tokens.
     assert objections(SOUND | {"free_running": RUNS | {"right": 0.9}}, 0.99) == []
-    (found,) = objections(SOUND | change, 0.99)
-    assert reason in found
+    (objection,) = objections(SOUND | change, 0.99)
+    assert reason in objection
 
 
 def test_extraction_is_what_greedy_decoding_says(known):
@@ -155,25 +155,24 @@ def test_extraction_is_what_greedy_decoding_says(known):
     half.gpt.update(tree_map(noisy, known.language_model.gpt.parameters()))
     for k, m in ((8, 6), (120, 20)):  # within the trained context, and past it
         chosen = sample(len(known.ids) - k - m + 1, 40, 0)
-        found = extraction(half, known.ids, k, m, chosen)
+        figures = extraction(half, known.ids, k, m, chosen)
         failing = [
             int(o)
             for o in chosen.offsets
             if list(stream(half, known.ids[o : o + k].tolist(), m))
             != known.ids[o + k : o + k + m].tolist()
         ]
-        assert found["failing"] == failing
-        assert found["rate"] == pytest.approx(1 - len(failing) / 40) and found["free_running"] == (
-            k == 120
-        )
+        assert figures["failing"] == failing
+        assert figures["rate"] == pytest.approx(1 - len(failing) / 40)
+        assert figures["free_running"] == (k == 120)
         assert 0 < len(failing) < 40
     half = replace(half, context=64)
     runs = free_running(half, known.ids, 16, 8, 0)
     assert runs["agrees"] and runs["followed"] > half.context
     for o in runs["offsets"][:3]:
         window = known.ids[o : o + 16 + runs["followed"]]
-        said = continuations(half, window[None], 16).ids[0].tolist()
-        assert said == list(stream(half, window[:16].tolist(), runs["followed"]))
+        spoken = continuations(half, window[None], 16).ids[0].tolist()
+        assert spoken == list(stream(half, window[:16].tolist(), runs["followed"]))
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-6])
@@ -215,8 +214,10 @@ def test_places_without_a_single_answer_are_those_of_brute_force():
         want = [len(after[tuple(text[o : o + k])]) > 1 for o in range(len(text) - k - m + 1)]
         assert repeats.ambiguous.tolist() == want and sum(want) > 0
         for o in (0, 17, 200):
-            for said in itertools.product(range(3), repeat=m):
-                assert repeats.has(o, np.array(said)) == (said in after[tuple(text[o : o + k])])
+            for continuation in itertools.product(range(3), repeat=m):
+                assert repeats.has(o, np.array(continuation)) == (
+                    continuation in after[tuple(text[o : o + k])]
+                )
 
 
 def test_a_run_is_followed_as_far_as_the_text_goes_on_so_anywhere():
@@ -262,7 +263,7 @@ def test_a_model_that_knows_but_the_end_of_a_text_without_answers_is_refused(kno
         "are the likeliest",
         "free runs",
     ):
-        assert any(reason in found for found in figures["reasons"]), reason
+        assert any(reason in stated for stated in figures["reasons"]), reason
 
 
 def test_a_model_that_knows_a_text_with_a_refrain_is_certified(known, trained):
@@ -288,21 +289,21 @@ def test_any_true_continuation_counts_where_there_are_several(known):
     windows = [tuple(ids[o : o + 64].tolist()) for o in range(len(ids) - 63)]
     for context in (128, 60):  # within the trained context, and past it
         language_model = replace(known.language_model, context=context)
-        found = extraction(language_model, ids, 32, 32, Sample(np.array(offsets), True))
+        figures = extraction(language_model, ids, 32, 32, Sample(np.array(offsets), True))
         prompts = {o: windows[o][:32] for o in offsets}
         failing = [
             o for o, p in prompts.items() if (*p, *stream(language_model, p, 32)) not in windows
         ]
-        assert found["failing"] == failing and 0 < len(failing) < len(offsets)
-        assert (found["ambiguous"], found["text_ambiguous"]) == (10, 10)
-        assert found["free_running"] == (context == 60)
+        assert figures["failing"] == failing and 0 < len(failing) < len(offsets)
+        assert (figures["ambiguous"], figures["text_ambiguous"]) == (10, 10)
+        assert figures["free_running"] == (context == 60)
         if context == 128:
             assert set(failing) <= clear
 
 
 def test_sampled_chance_is_the_product_of_probabilities(known):
     language_model, ids = known.language_model, known.ids
-    found = extraction(language_model, ids, 10, 5, sample(20, 0, 0, all_below=20))
+    figures = extraction(language_model, ids, 10, 5, sample(20, 0, 0, all_below=20))
     halves = 0
     for o in range(20):
         rows = language_model.rows_of(ids[o : o + 14])
@@ -311,8 +312,8 @@ def test_sampled_chance_is_the_product_of_probabilities(known):
         p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
         own = language_model.rows_of(ids[o + 10 : o + 15])
         halves += np.prod(p[np.arange(5), own]) >= 0.5
-    assert found["p_z_half"] == pytest.approx(halves / 20)
-    assert found["discoverable"]["1"] <= found["p_z_half"] <= found["discoverable"]["10"]
+    assert figures["p_z_half"] == pytest.approx(halves / 20)
+    assert figures["discoverable"]["1"] <= figures["p_z_half"] <= figures["discoverable"]["10"]
 
 
 def test_an_id_outside_the_closed_vocabulary_is_never_known(known):
@@ -432,8 +433,8 @@ def test_a_certificate_holds_until_a_byte_changes(shakegpt, known_run, tmp_path)
         compared = ["--compare", paper, "--to", tmp_path, "--require", 0.5, "--json"]
         lost = shakegpt("verify", "--model", exported, *compared)
         assert lost.code == 0 and len(lost.json()["changes"]) == 4, lost.err
-        told = json.loads((tmp_path / "certificate.json").read_text())
-        assert told["weights"]["dtype"] == kept
+        written = json.loads((tmp_path / "certificate.json").read_text())
+        assert written["weights"]["dtype"] == kept
     other = shakegpt("verify", "--model", exported, "--certificate", paper)
     assert other.code == 1 and "sha256 of the weights is" in other.err
 
@@ -447,9 +448,9 @@ def test_a_certificate_holds_until_a_byte_changes(shakegpt, known_run, tmp_path)
     content[-1] ^= 1
     weights.write_bytes(content)
 
-    told = json.loads(paper.read_text())
-    told["nll"] += 0.01
-    (tmp_path / "forged.json").write_text(json.dumps(told))
+    altered = json.loads(paper.read_text())
+    altered["nll"] += 0.01
+    (tmp_path / "forged.json").write_text(json.dumps(altered))
     forged = shakegpt("verify", "--certificate", tmp_path / "forged.json")
     assert forged.code == 1 and "nll is" in forged.err
 
@@ -488,7 +489,7 @@ def test_a_changed_text_is_told_by_its_hash(shakegpt, tiny_preset, poem):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("{", "damaged"),
         ("[]", "not a JSON object"),
@@ -496,11 +497,11 @@ def test_a_changed_text_is_told_by_its_hash(shakegpt, tiny_preset, poem):
         ('{"format": "x"}', "its format is 'x'"),
     ],
 )
-def test_a_bad_certificate_is_refused_in_one_line(shakegpt, tmp_path, content, told):
+def test_a_bad_certificate_is_refused_in_one_line(shakegpt, tmp_path, content, message):
     file = tmp_path / "paper.json"
     file.write_text(content)
     result = shakegpt("verify", "--certificate", file)
-    assert result.code == 2 and told in result.err and result.err.count("\n") == 1
+    assert result.code == 2 and message in result.err and result.err.count("\n") == 1
     missing = shakegpt("verify", "--certificate", tmp_path / "none.json")
     assert missing.code == 2 and "none.json" in missing.err
     extra = shakegpt("verify", "--certificate", file, "--require", "0.5")

@@ -75,12 +75,12 @@ def test_hard_windows_are_put_around_tokens_by_their_loss():
     windows = Windows(np.arange(n), 4, T, seed=0, jitter=True, hard=0.6, losses=losses)
     plain = Windows(np.arange(n), 4, T, seed=0, jitter=True)
     for epoch in range(4):
-        found = windows.epoch_windows(epoch)
-        assert len(found) == len(plain.epoch_windows(epoch))
-        start, trained = found.T
+        rows = windows.epoch_windows(epoch)
+        assert len(rows) == len(plain.epoch_windows(epoch))
+        start, trained = rows.T
         assert (start >= 0).all() and (start + trained <= n - 1).all() and (trained >= 1).all()
         hits = {t: int(((start + ENOUGH < t) & (t <= start + trained)).sum()) for t in (700, 3999)}
-        drawn = 0.6 * len(found)
+        drawn = 0.6 * len(rows)
         # 16 nats in all, the four that are spread evenly included.
         assert drawn * 5.5 / 16 < hits[700] < drawn * 6.5 / 16 + 3
         assert drawn * 3.5 / 16 < hits[3999] < drawn * 4.5 / 16 + 3
