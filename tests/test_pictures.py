@@ -42,3 +42,9 @@ def test_damaged_metrics_are_named_and_nothing_is_drawn(runs, tmp_path):
 
 def test_smoothing_has_no_bias_at_its_start():
     assert smooth([3.0, 3.0, 3.0]) == pytest.approx([3, 3, 3])
+
+
+def test_a_smooth_line_through_a_falling_loss_does_not_lag():
+    falling = [10 * 0.97**step for step in range(100)]
+    assert smooth(falling)[30:70] == pytest.approx(falling[30:70], rel=0.02)
+    assert smooth([]) == [] and smooth([0.0])[0] < 1e-300

@@ -6,6 +6,8 @@ Knows nothing of models; it reads metrics.jsonl.
 from __future__ import annotations
 
 import itertools
+import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,7 +127,14 @@ def _points(
 
 
 def smooth(values: Sequence[float], share: float = 0.9) -> list[float]:
-    """Exponential moving average with its start corrected, as Adam corrects its moments."""
+    """Mean of the logarithms' exponential moving averages from both ends, each with its start
+    corrected (Kingma and Ba, 2015, section 3): a line through falling values that does not lag."""
+    logs = [math.log(max(value, sys.float_info.min)) for value in values]
+    ahead, back = _moving(logs, share), _moving(logs[::-1], share)[::-1]
+    return [math.exp((one + other) / 2) for one, other in zip(ahead, back, strict=True)]
+
+
+def _moving(values: Sequence[float], share: float) -> list[float]:
     result, mean, weight = [], 0.0, 0.0
     for value in values:
         mean = share * mean + (1 - share) * value
