@@ -12,6 +12,7 @@ from itertools import takewhile
 import click
 import pytest
 from conftest import ROOT
+from test_architecture import ROOMS
 
 from mlx_shakegpt.cli import app
 from mlx_shakegpt.settings.presets import PRESETS, RECIPES
@@ -123,6 +124,13 @@ def test_every_page_is_linked_from_the_readme():
     linked = {path for groups in LINK.findall(text_of(README)) for path in groups}
     pages = {str(page.relative_to(ROOT)) for page in (ROOT / "docs").glob("*.md")}
     assert pages <= {link.partition("#")[0] for link in linked}
+
+
+def test_the_tree_in_the_readme_is_the_packages():
+    tree = text_of(README).partition("\nmlx_shakegpt/\n")[2].partition("\nbenchmarks/")[0]
+    assert [line.split()[0] for line in tree.splitlines()] == [
+        f"{room}/" if (ROOT / "mlx_shakegpt" / room).is_dir() else f"{room}.py" for room in ROOMS
+    ]
 
 
 def test_commands_in_the_documents_parse():
