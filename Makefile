@@ -5,6 +5,14 @@ PAGES := $(addprefix mlx_shakegpt., \
 	api model.gpt settings.config settings.sampling run training generation.decoding \
 	verification.proof weights sharing.export)
 
+ifeq ($(shell uname),Darwin)
+GET_PYTHON := brew install python, or python.org
+GET_VENV := brew install python, or python.org
+else
+GET_PYTHON := apt-get install python3
+GET_VENV := apt-get install python3-venv
+endif
+
 .PHONY: help setup train test check bench mutants docs clean
 
 help:
@@ -49,11 +57,12 @@ clean:
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo "Error: Python 3.11 or newer is needed; name it with: make PYTHON=python3.12"; exit 2; }
+		|| { echo "Error: you need Python 3.11 or newer: $(GET_PYTHON); or name yours: make PYTHON=python3.12"; exit 2; }
 	@$(PYTHON) -m venv .venv \
-		|| { rm -rf .venv; echo "Error: no venv module; get it with: apt-get install python3-venv"; exit 2; }
+		|| { rm -rf .venv; echo "Error: Python has no venv module: $(GET_VENV)"; exit 2; }
 
 .venv/installed: pyproject.toml | .venv/bin/python
+	@echo "Installing into .venv; this may take some minutes."
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 PROJECT = "mlx-shakegpt"
+FINDERS = ".DS_Store"  # what macOS's Finder leaves in any folder that it has shown
 
 
 def home() -> Path:
@@ -73,7 +74,9 @@ def as_text(name: str) -> str:
 
 def must_be_empty(folder: Path) -> None:
     """Raises ValueError where a folder to be written holds something already."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not folder.exists():
+        return
+    if not folder.is_dir() or any(file.name != FINDERS for file in folder.iterdir()):
         raise ValueError(f"{folder} exists and is not an empty folder; choose another with --to")
 
 

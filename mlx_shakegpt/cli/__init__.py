@@ -25,6 +25,7 @@ from . import (
     verify,
 )
 from .common import note
+from .gpu import lost_gpu
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -74,10 +75,18 @@ def _run() -> int:
         return _fail(f"{where}{error.strerror or error}{_remedy(error)}")
     except (ValueError, ImportError) as error:
         return _fail(str(error), 1 if isinstance(error, NotReached) else 2)
+    except RuntimeError as error:
+        if advice := lost_gpu(str(error)):
+            return _fail(advice, 1)
+        return _unexpected(error)
     except Exception as error:  # a mistake of ours must not look like one of the user's
-        return _fail(
-            f"unexpected {type(error).__name__}: {error}; SHAKEGPT_DEBUG=1 shows where it happened"
-        )
+        return _unexpected(error)
+
+
+def _unexpected(error: Exception) -> int:
+    return _fail(
+        f"unexpected {type(error).__name__}: {error}; SHAKEGPT_DEBUG=1 shows where it happened"
+    )
 
 
 def _remedy(error: OSError) -> str:

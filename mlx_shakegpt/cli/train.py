@@ -94,7 +94,7 @@ def command(
             step, config = run.trainer.state.step, run.trainer.config.to_json()
             kinds = report_to if first else ()
             sinks = open_sinks(kinds, run.path, f"{run.path.name}-{run.id}", config, step, tell)
-            with _interrupts(run, tell), _display(run) as show, closing(sinks):
+            with _awake(), _interrupts(run, tell), _display(run) as show, closing(sinks):
                 for report in run.follow(checkpoint_every or 0, tell):
                     sinks.log(report)
                     with suppress(OSError):  # a reader that left must not end the training
@@ -105,6 +105,20 @@ def command(
             return _outcome(run, seconds, as_json)
         finally:
             run.close()
+
+
+@contextmanager
+def _awake() -> Iterator[None]:
+    """Keeps a Mac from falling asleep while nobody types; its display may, and so may closing the
+    lid send it to sleep, after which training goes on where it was."""
+    if sys.platform != "darwin":
+        yield
+        return
+    import subprocess
+
+    with suppress(OSError):  # then it sleeps, and nothing is lost
+        subprocess.Popen(["/usr/bin/caffeinate", "-i", "-w", str(os.getpid())])
+    yield
 
 
 @contextmanager
@@ -150,8 +164,9 @@ def _display(run: Any) -> Iterator[Any]:
         return
     console = Console(stderr=True)
     state = run.trainer.state
-    if state.step < state.total and not run.trainer.gpu:
-        note("The first step compiles MLX's kernels for this CPU, once: about 15 seconds.")
+    if state.step < state.total:
+        device, once = ("GPU", "") if run.trainer.gpu else ("CPU", ", once: about 15 seconds")
+        note(f"The first step compiles MLX's kernels for this {device}{once}.")
     if not console.is_terminal or os.environ.get("CI"):
 
         def show(report: Any) -> None:

@@ -20,6 +20,7 @@ from .compiler import compiled, use_native_kernels
 from .launch import Launch, launched
 
 _PACKAGES = ("mlx-shakegpt", "mlx", "mlx-lm", "numpy", "tiktoken")
+_MOST_CACHED = 2 << 30  # bytes that MLX keeps of what was freed on a GPU
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 
 
@@ -73,8 +74,11 @@ def setup() -> Runtime:
         os.environ.setdefault("MLX_ENABLE_TF32", "0")
         limit = mx.device_info().get("max_recommended_working_set_size")
         if limit and mx.metal.is_available():
-            mx.set_wired_limit(int(limit))
-            mx.set_memory_limit(int(limit))  # beyond it MLX waits for memory instead of swapping
+            # Beyond its limit MLX waits for memory instead of swapping. The cache is not part of
+            # it, and wired memory can take the whole system down (ml-explore/mlx-lm, issue 883).
+            mine = int(limit) // max(1, launch.local_size)
+            mx.set_memory_limit(mine)
+            mx.set_cache_limit(min(_MOST_CACHED, mine // 8))
     info = mx.device_info()
     return Runtime(
         device="cpu" if on_cpu else "gpu",

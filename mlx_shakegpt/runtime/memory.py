@@ -31,11 +31,15 @@ def total_memory() -> int:
 def free_bytes() -> int:
     """Bytes that this process may take.
 
-    On a GPU the working set that it recommends, less what is taken; on Linux what the system and
+    On a GPU what the card has free, or the working set that Metal recommends less what is taken;
+    on Linux what the system and
     the process's control group have left; elsewhere all memory.
     """
     if mx.default_device().type == mx.DeviceType.gpu:
-        limit = mx.device_info().get("max_recommended_working_set_size", total_memory())
+        info = mx.device_info()
+        if "free_memory" in info:  # CUDA's, which knows of other processes too
+            return int(info["free_memory"]) + mx.get_cache_memory()
+        limit = info.get("max_recommended_working_set_size", total_memory())
         return int(limit) - mx.get_active_memory()
     free = total_memory()
     try:

@@ -179,7 +179,8 @@ def global_norm(gradients: Any, counts: Mapping[str, mx.array] | None = None) ->
     """
     total = mx.array(0.0)
     for name, gradient in flat(gradients).items():
-        squares = gradient.astype(mx.float32).square()
+        # Flat, so that MLX does not share the cast with what clips, and write it out.
+        squares = gradient.reshape(-1).astype(mx.float32).square().reshape(gradient.shape)
         rows = squares.reshape(-1, squares.shape[-1]) @ mx.ones((squares.shape[-1], 1))
         count = counts[name][None] if counts and name in counts else mx.ones((1, rows.shape[0]))
         total = total + (count @ rows).squeeze()

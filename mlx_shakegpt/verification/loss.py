@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -197,7 +197,8 @@ def _computed(
 ) -> Iterator[Scores]:
     """The scores, (W, last), of batches (last, windows (W, T + 1) of rows), some at a time."""
     streams = parallel_streams()
-    compiled: dict[tuple[int, int], Callable[[mx.array], Sequence[mx.array]]] = {}
+    compiled: dict[tuple[int, int], Callable[[mx.array], tuple[mx.array, mx.array]]] = {}
+    waiting: list[tuple[mx.array, mx.array]] = []
     while group := list(itertools.islice(batches, len(streams))):
         results = []
         for index, (last, windows) in enumerate(group):
@@ -207,9 +208,15 @@ def _computed(
                         partial(_score, model, absent, last)
                     )
                 results.append(compiled[index, last](model.checked_ids(windows)))
-        mx.eval(results)
-        for nll, hit in results:
-            yield Scores(np.array(nll), np.array(hit))
+        mx.async_eval(results)  # the device goes on with them while the last ones are read
+        yield from _read(waiting)
+        waiting = results
+    yield from _read(waiting)
+
+
+def _read(results: Iterable[tuple[mx.array, mx.array]]) -> Iterator[Scores]:
+    for nll, hit in results:
+        yield Scores(np.array(nll), np.array(hit))
 
 
 def _score(model: GPT, absent: int, last: int, windows: mx.array) -> tuple[mx.array, mx.array]:

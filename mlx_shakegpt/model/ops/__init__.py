@@ -23,9 +23,10 @@ def gelu(x: mx.array) -> mx.array:
 
 
 def linear(x: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.array:
-    """x (…, in) times weight (out, in) transposed, plus bias (out,)."""
-    if not _on_cpu(x):
-        return x @ weight.T if bias is None else mx.addmm(bias, x, weight.T)
+    """x (…, in) times weight (out, in) transposed, plus bias (out,).
+
+    On any device with gradients that lie in memory as their weights do.
+    """
     flat = x.reshape(-1, x.shape[-1])
     flat = cpu.linear(flat, weight) if bias is None else cpu.affine(flat, weight, bias)
     return flat.reshape(*x.shape[:-1], -1)

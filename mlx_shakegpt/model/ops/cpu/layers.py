@@ -25,7 +25,7 @@ def linear(x, weight):
 @linear.vjp
 def _linear_vjp(primals, cotangent, _):
     """The weight's gradient as (out, in) in memory; MLX's own is a transposed view, on which the
-    optimiser runs at a tenth of its speed."""
+    optimiser runs at a tenth of its speed on a CPU, and by strided kernels on a GPU."""
     x, weight = primals
     return cotangent @ weight, cotangent.T @ x
 

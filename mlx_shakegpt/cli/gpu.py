@@ -1,0 +1,26 @@
+"""What to do when a GPU, or the system above it, ends the work."""
+
+from __future__ import annotations
+
+_RETRY = "run the command again, a training with --resume: its last checkpoint is whole"
+# In the messages of Metal's, CUDA's and MLX's allocators.
+_NO_MEMORY = ("insufficient memory", "out of memory", "outofmemory", "attempting to allocate")
+
+
+def lost_gpu(message: str) -> str | None:
+    """One line on an error of MLX that tells of a GPU lost or full; None for any other error.
+
+    macOS's watchdog ends long command buffers while the display is active; Metal's name for it is
+    an interactivity impact (ml-explore/mlx, issue 3267).
+    """
+    text = message.lower()
+    if any(sign in text for sign in _NO_MEMORY):
+        return f"the GPU's memory is full; use a smaller --batch-size, then {_RETRY}"
+    if "command buffer execution failed" in text:
+        return (
+            f"macOS took the GPU away; {_RETRY}. If it happens again, let the display sleep, or "
+            "set AGX_RELAX_CDM_CTXSTORE_TIMEOUT=1"
+        )
+    if "cuda" in text and "error" in text:
+        return f"the GPU failed ({message}); {_RETRY}"
+    return None
