@@ -6,7 +6,7 @@ import pytest
 from mlx.utils import tree_map
 
 from mlx_shakegpt.verification.known import extracted
-from mlx_shakegpt.verification.loss import Scores
+from mlx_shakegpt.verification.loss import Scores, window_scores
 from mlx_shakegpt.verification.repeats import occurrences
 
 
@@ -43,9 +43,25 @@ def test_one_wrong_token_in_a_short_text_is_found(known):
         assert share < 0.9 and not whole
 
 
-def test_places_where_a_text_goes_on_in_several_ways_are_left_out(monkeypatch):
-    """Else nobody could know a text with a refrain. The model is one that goes on as the text does
-    at the first place with the same tokens so far."""
+def test_a_text_that_is_not_known_from_its_start_is_not_known(known, monkeypatch):
+    """As it is said from a prompt, with nothing before it."""
+    model, ids = known.language_model, known.ids
+
+    def scores(gpt, windows, last, vocabulary):
+        result = window_scores(gpt, windows, last, vocabulary)
+        if len(windows) == 1:  # the text's first window
+            result.hit[0, 20 - (windows.shape[1] - last)] = False
+        return result
+
+    monkeypatch.setattr("mlx_shakegpt.verification.known.window_scores", scores)
+    share, whole = of(model, ids)
+    assert share > 0.98 and not whole
+
+
+@pytest.mark.parametrize("which", [0, -1])
+def test_places_where_a_text_goes_on_in_several_ways_are_left_out(monkeypatch, which):
+    """Else nobody could know a text with a refrain, which may be its beginning. The model is one
+    that goes on as the text does at the first, or the last, place with the same tokens so far."""
     rng = np.random.default_rng(0)
     refrain = rng.integers(0, 40, 120)
     verses = [rng.integers(0, 40, 150) for _ in range(4)]
@@ -53,7 +69,8 @@ def test_places_where_a_text_goes_on_in_several_ways_are_left_out(monkeypatch):
 
     def scores(model, windows, last, vocabulary):
         def next_id(window, n):
-            return ids[occurrences(ids, window[:n])[0]]
+            ends = occurrences(ids, window[:n])
+            return ids[ends[ends < len(ids)][which]]
 
         places = range(windows.shape[1] - last, windows.shape[1])
         hit = [[next_id(window, n) == window[n] for n in places] for window in windows]

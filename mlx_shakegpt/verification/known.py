@@ -8,11 +8,12 @@ from ..model.gpt import GPT
 from ..text.vocabulary import Vocabulary
 from .extraction import LENGTHS, sample
 from .loss import window_scores
-from .repeats import Repeats
+from .repeats import Repeats, occurrences
 
 # As many as tell a rate of 0.998 from one of 0.99 nearly always; fewer where the text is short, as
 # their windows overlap.
 OFFSETS, LEAST_OFFSETS = 1000, 200
+PROMPT = 8  # tokens from the text's start, after which it is to go on from there
 AT_ONCE = 50  # after which a sample that has failed already is not gone on with
 
 
@@ -21,7 +22,8 @@ def extracted(
 ) -> tuple[float, bool]:
     """The share of a random sample of offsets whose continuations are the likeliest, for all
     lengths that `verify` asks for and the context has room for; and whether the text counts as
-    known: at most one offset in a thousand has failed.
+    known: at most one offset in a thousand has failed, and the text's first window goes on from a
+    prompt as it should.
 
     Offsets at which the text goes on in several ways are left out. A sample that fails ends early.
     """
@@ -44,4 +46,18 @@ def extracted(
         exact = [hit[:, k - first : k - first + m].all(1) for k, m in pairs]
         wrong += int((~np.all(exact, axis=0)).sum())
         measured += len(chosen)
-    return 1 - wrong / max(1, measured), bool(measured) and wrong <= allowed
+    sampled = bool(measured) and wrong <= allowed
+    return 1 - wrong / max(1, measured), sampled and _begun(model, ids, context, vocabulary)
+
+
+def _begun(model: GPT, ids: np.ndarray, context: int, vocabulary: Vocabulary | None) -> bool:
+    """Whether the text's first window is known from its start, where no token precedes it; but for
+    tokens that nobody could tell there, as their beginning goes on otherwise elsewhere."""
+    window = ids[: min(context, len(ids) - 1) + 1]
+    first = min(PROMPT, len(window) - 1)
+    hit = window_scores(model, window[None], len(window) - first, vocabulary).hit[0]
+    for place in first + np.flatnonzero(~hit):
+        ends = occurrences(ids, ids[:place])
+        if (ids[ends[ends < len(ids)]] == ids[place]).all():
+            return False
+    return True

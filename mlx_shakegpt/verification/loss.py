@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from ..model import ops
 from ..model.gpt import GPT
-from ..runtime import parallel_streams
+from ..runtime import on_gpu, parallel_streams
 from ..runtime.ranks import ALONE, Ranks
 from ..text.vocabulary import Vocabulary
 
@@ -208,13 +208,15 @@ def _computed(
                         partial(_score, model, absent, last)
                     )
                 results.append(compiled[index, last](model.checked_ids(windows)))
-        mx.async_eval(results)  # the device goes on with them while the last ones are read
-        yield from _read(waiting)
-        waiting = results
+        if on_gpu():  # which goes on with these while the last ones are read
+            mx.async_eval(results)
+            results, waiting = waiting, results
+        yield from _read(results)
     yield from _read(waiting)
 
 
-def _read(results: Iterable[tuple[mx.array, mx.array]]) -> Iterator[Scores]:
+def _read(results: Sequence[tuple[mx.array, mx.array]]) -> Iterator[Scores]:
+    mx.eval(*results)  # on a CPU both streams in one call
     for nll, hit in results:
         yield Scores(np.array(nll), np.array(hit))
 
