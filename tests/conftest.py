@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import sys
 from dataclasses import dataclass
@@ -15,6 +16,11 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
 os.environ.setdefault("MLX_ENABLE_TF32", "0")  # before MLX is imported: parity needs all of fp32
+
+# A suite in the background of a script was started to ignore interrupts, and so would be what it
+# starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import mlx.core as mx
 
