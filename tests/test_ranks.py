@@ -24,7 +24,11 @@ TRAIN += ("--optimizer", "adamw")
 
 def environment(home, **more):
     alone = {k: v for k, v in os.environ.items() if not k.startswith(("MLX_RANK", "MLX_HOST"))}
-    return alone | {"SHAKEGPT_HOME": str(home), "OPENBLAS_NUM_THREADS": "1"} | more
+    return (
+        alone
+        | {"SHAKEGPT_HOME": str(home), "OPENBLAS_NUM_THREADS": "1", "TINY_PAUSE": "0.2"}
+        | more
+    )
 
 
 class Group:
