@@ -162,3 +162,16 @@ def test_gradients_on_a_gpu_are_those_of_float64(dtype):
     expected = np.zeros((5, 32))
     np.add.at(expected, rows, weights)
     assert np.abs(np.array(table.astype(mx.float32)) - expected).max() < 20 * tolerance
+
+
+@pytest.mark.parametrize(("system", "started"), [("darwin", True), ("linux", False)])
+def test_a_mac_is_kept_awake_while_it_trains(monkeypatch, system, started):
+    from mlx_shakegpt.cli.long import awake
+
+    calls = []
+    monkeypatch.setattr("sys.platform", system)
+    monkeypatch.setattr("subprocess.Popen", calls.append)
+    with awake():
+        pass
+    expected = ["/usr/bin/caffeinate", "-i", "-w", str(os.getpid())]
+    assert calls == ([expected] if started else [])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from typing import Any
@@ -33,10 +33,11 @@ def options(config: type, *names: str, unset: bool = False) -> Callable[[Any], A
         for name in reversed(names):
             f = by_name[name]
             default = None if unset or f.default is MISSING else f.default
+            choices = f.metadata["choices"]
             function = click.option(
                 "--" + name.replace("_", "-"),
                 name,
-                type=KINDS[str(f.type)],
+                type=click.Choice(choices) if choices else KINDS[str(f.type)],
                 default=default,
                 show_default=default is not None,
                 help=f.metadata["help"][:1].upper() + f.metadata["help"][1:] + ".",
@@ -45,6 +46,26 @@ def options(config: type, *names: str, unset: bool = False) -> Callable[[Any], A
         return function
 
     return decorate
+
+
+class Grouped(click.Command):
+    """A command whose help shows its options in groups.
+
+    `groups` are titles with the options' names below them; what is in none comes last.
+    """
+
+    def __init__(self, *args: Any, groups: Mapping[str, Sequence[str]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.groups = groups
+
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the groups, as click.Command writes all options."""
+        rest = {p.name: r for p in self.get_params(context) if (r := p.get_help_record(context))}
+        for title, names in self.groups.items():
+            with formatter.section(title):
+                formatter.write_dl([rest.pop(name) for name in names])
+        with formatter.section("Other options"):
+            formatter.write_dl(list(rest.values()))
 
 
 def _checked(check: Any) -> Callable[[Any, click.Parameter, Any], Any]:

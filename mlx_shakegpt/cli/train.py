@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -14,7 +12,8 @@ import click
 
 from ..settings.config import TrainConfig
 from ..settings.presets import PRESETS, RECIPES
-from .common import downloads, emit, json_option, note, options, prepare
+from .common import Grouped, downloads, emit, json_option, note, options, prepare
+from .long import awake, interrupts
 from .ranks import joined, silent
 
 TRAIN_OPTIONS = (
@@ -25,7 +24,23 @@ TRAIN_OPTIONS = (
 LINES_EVERY = 10  # steps between log lines where there is no terminal
 
 
-@click.command("train")
+GROUPS = {
+    "Model and text": (
+        "preset", "recipe", "data", "first_line", "corpus_tokens", "init", "run", "resume", "seed",
+    ),
+    "When it ends and saves": (
+        "stop", "target_loss", "epochs", "steps", "eval_every", "checkpoint_every",
+    ),
+    "Windows": ("batch_size", "context", "short_context", "grow", "hard"),
+    "Rate and optimiser": (
+        "optimizer", "lr", "warmup_steps", "follow", "hold", "end_lr", "beta1", "beta2", "eps",
+        "weight_decay", "clip",
+    ),
+    "Parameters": ("dtype", "positions", "zero_residual", "closed_vocab"),
+}  # fmt: skip
+
+
+@click.command("train", cls=Grouped, groups=GROUPS)
 @click.option(
     "--preset", metavar="NAME",
     help=f"Model and passage: auto, {', '.join(PRESETS)}.  [default: auto]",
@@ -71,7 +86,7 @@ def command(
     as_json: bool, resume: bool, checkpoint_every: int | None, report_to: tuple[str, ...],
     rank_timeout: float, **values: Any,
 ) -> int:  # fmt: skip
-    """Trains until the whole text's loss is below the target; exits 1 if it ends before.
+    """Trains until the text is known by heart; exits 1 if it ends before.
 
     Under mlx.launch or mpirun, every rank computes its share of each batch.
     """
@@ -94,7 +109,7 @@ def command(
             step, config = run.trainer.state.step, run.trainer.config.to_json()
             kinds = report_to if first else ()
             sinks = open_sinks(kinds, run.path, f"{run.path.name}-{run.id}", config, step, tell)
-            with _awake(), _interrupts(run, tell), _display(run) as show, closing(sinks):
+            with awake(), interrupts(run, tell), _display(run) as show, closing(sinks):
                 for report in run.follow(checkpoint_every or 0, tell):
                     sinks.log(report)
                     with suppress(OSError):  # a reader that left must not end the training
@@ -105,51 +120,6 @@ def command(
             return _outcome(run, seconds, as_json)
         finally:
             run.close()
-
-
-@contextmanager
-def _awake() -> Iterator[None]:
-    """Keeps a Mac from falling asleep while nobody types; its display may, and so may closing the
-    lid send it to sleep, after which training goes on where it was."""
-    if sys.platform != "darwin":
-        yield
-        return
-    import subprocess
-
-    with suppress(OSError):  # then it sleeps, and nothing is lost
-        subprocess.Popen(["/usr/bin/caffeinate", "-i", "-w", str(os.getpid())])
-    yield
-
-
-@contextmanager
-def _interrupts(run: Any, tell: Any) -> Iterator[None]:
-    """The first interrupt finishes the step and saves; a second one leaves at once.
-
-    What this process was started to ignore, as by nohup, it ignores.
-    """
-    interrupted = False
-
-    def handle(number: int, _frame: Any) -> None:
-        nonlocal interrupted
-        if interrupted and number == signal.SIGHUP:  # a shell and its terminal may both send one
-            return
-        if interrupted:
-            os._exit(130)
-        interrupted = True
-        run.trainer.stop()
-        if number == signal.SIGHUP:  # the terminal is gone, and writing to it would fail
-            for stream in (1, 2, sys.stderr.fileno()):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
-        tell("Finishing this step and saving; once more to leave at once.")
-
-    every = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    signals = [number for number in every if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, handle) for number in signals}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .fields import BETA, NOT_NEGATIVE, POSITIVE, SEED, SHARE, Checked, one_of, option
+from .fields import BETA, NOT_NEGATIVE, POSITIVE, SEED, SHARE, Checked, option
 
 GPT2_VOCABULARY = 50257
 MAX_POSITIONS = 1024
@@ -81,7 +81,9 @@ class TrainConfig(Checked):
         NOT_NEGATIVE,
     )
     optimizer: str = option(
-        "adamw", "muon: Muon for the blocks' matrices, AdamW for the rest", one_of("adamw", "muon")
+        "adamw",
+        "optimiser; muon: Muon for the blocks' matrices, AdamW for the rest",
+        choices=("adamw", "muon"),
     )
     beta1: float = option(0.9, "AdamW's decay of the first moment", BETA)
     beta2: float = option(0.95, "AdamW's decay of the second moment", BETA)
@@ -94,21 +96,23 @@ class TrainConfig(Checked):
     hard: float = option(
         0.0, "with jitter: share of the windows put around badly known tokens", SHARE
     )
-    dtype: str = option("float32", "parameters and activations", one_of("float32", "bfloat16"))
+    dtype: str = option(
+        "float32", "precision of parameters and activations", choices=("float32", "bfloat16")
+    )
     seed: int = option(0, "seed of initial weights and data order", SEED)
     target_loss: float = option(0.1, "whole-text loss to reach, nats a token", POSITIVE)
     stop: str = option(
         "text",
-        "known: end as soon as the text is known by heart, and not before; text: when its loss is "
-        "below the target; batch: at the first batch below the target, proof or not",
-        one_of("known", "text", "batch"),
+        "when the run ends; known: as soon as the text is known by heart, and not before; text: "
+        "when its loss is below the target; batch: at the first batch below it, proof or not",
+        choices=("known", "text", "batch"),
     )
     eval_every: float = option(1.0, "epochs between evaluations", POSITIVE)
     positions: str = option(
         "learned",
         "rows of the position table; look-back: fixed, and the heads of the first blocks begin by "
         "looking 1, 2, 3, … tokens back",
-        one_of("learned", "sinusoid", "look-back"),
+        choices=("learned", "sinusoid", "look-back"),
     )
     zero_residual: bool = option(False, "residual projections start at zero")
     closed_vocab: bool = option(True, "train only the ids that the text has, plus one shared row")

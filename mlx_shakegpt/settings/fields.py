@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, field, fields
 from typing import Any
 
@@ -24,9 +24,13 @@ def one_of(*values: Any) -> Check:
     return (lambda x: x in values, "one of " + ", ".join(map(str, values)))
 
 
-def option(default: Any = MISSING, help: str = "", check: Check | None = None) -> Any:
-    """A dataclass field that carries its own help text and check."""
-    return field(default=default, metadata={"help": help, "check": check})
+def option(
+    default: Any = MISSING, help: str = "", check: Check | None = None, choices: Sequence[str] = ()
+) -> Any:
+    """A dataclass field that carries its own help text and its check, or the values it can have."""
+    if choices:
+        check = one_of(*choices)
+    return field(default=default, metadata={"help": help, "check": check, "choices": choices})
 
 
 class Checked:

@@ -1,0 +1,55 @@
+"""What a command of hours needs: signals that let it save, and a Mac that stays awake."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+
+@contextmanager
+def awake() -> Iterator[None]:
+    """Keeps a Mac awake while nobody types. Its display may go dark, and closing the lid still
+    sends it to sleep; the command goes on when it wakes."""
+    if sys.platform != "darwin":
+        yield
+        return
+    import subprocess
+
+    with suppress(OSError):  # then it sleeps, and nothing is lost
+        subprocess.Popen(["/usr/bin/caffeinate", "-i", "-w", str(os.getpid())])
+    yield
+
+
+@contextmanager
+def interrupts(run: Any, tell: Any) -> Iterator[None]:
+    """The first interrupt finishes the step and saves; a second one leaves at once.
+
+    What this process was started to ignore, as by nohup, it ignores.
+    """
+    interrupted = False
+
+    def handle(number: int, _frame: Any) -> None:
+        nonlocal interrupted
+        if interrupted and number == signal.SIGHUP:  # a shell and its terminal may both send one
+            return
+        if interrupted:
+            os._exit(130)
+        interrupted = True
+        run.trainer.stop()
+        if number == signal.SIGHUP:  # the terminal is gone, and writing to it would fail
+            for stream in (1, 2, sys.stderr.fileno()):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+        tell("Finishing this step and saving; once more to leave at once.")
+
+    every = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    signals = [number for number in every if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
