@@ -290,7 +290,7 @@ BAD_TRAIN = {
     "no epochs": (["--epochs", "0"], "--epochs is 0.0"),
     "zero target": (["--target-loss", "0"], "--target-loss is 0.0"),
     "negative seed": (["--seed", "-1"], "--seed is -1"),
-    "wrong dtype": (["--dtype", "int8"], "--dtype is int8"),
+    "wrong dtype": (["--dtype", "int8"], "'int8' is not one of 'float32', 'bfloat16'"),
     "line zero": (["--first-line", "0"], "first_line is 0"),
     "line beyond the text": (["--first-line", "99"], "has 8 lines"),
     "too many tokens": (["--corpus-tokens", "5000"], "cannot have 5000"),
