@@ -12,9 +12,9 @@ from ..settings.config import ModelConfig, TrainConfig
 # Of the speed of a large product, what a step's products get: measured on CPUs (quick 0.6, 124M
 # 0.7), published for MLX on Macs (benchmarks/mac.py).
 OF_PEAK = {"cpu": 0.62, "gpu": 0.35}
-# Passes over a text that the default recipe took until it was known, by its tokens
-# (benchmarks/README.md); the first three by small models, the last one planned.
-EPOCHS_TAKEN = {239: 86, 4_096: 17.5, 16_384: 15, 50_000: 12, 338_025: 10}
+# Passes over a text that the default recipe took until it was known, by its tokens, or nearly
+# (docs/experiments.md), all by small models; the last one is a guess.
+EPOCHS_TAKEN = {239: 86, 4_096: 17.5, 16_384: 16, 50_000: 20, 338_025: 15}
 PROGRAM_BYTES = 190_000_000  # Python, MLX and what else is loaded
 
 
