@@ -77,7 +77,7 @@ def must_be_empty(folder: Path) -> None:
     if not folder.exists():
         return
     if not folder.is_dir() or any(file.name != FINDERS for file in folder.iterdir()):
-        raise ValueError(f"{folder} exists and is not an empty folder; choose another with --to")
+        raise ValueError(f"{folder} exists and is not an empty folder; choose another")
 
 
 def sync(path: Path) -> None:

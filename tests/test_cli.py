@@ -104,7 +104,7 @@ def test_an_existing_run_needs_resume_and_goes_on_with_it(shakegpt, poem, traine
     assert done.code == 1
     assert "Resuming tiny after step 6" in done.err
     other = shakegpt("train", "--preset", "tiny", "--resume", "--lr", "0.5")
-    assert other.code == 2 and "started with lr 0.003" in other.err
+    assert other.code == 2 and "started with --lr 0.003" in other.err
 
 
 def test_the_whole_text_is_the_same_passage_by_any_number(shakegpt, poem, tiny_preset):
@@ -115,10 +115,10 @@ def test_the_whole_text_is_the_same_passage_by_any_number(shakegpt, poem, tiny_p
         again = train(shakegpt, poem, *options, number, "--resume")
         assert again.code == 1 and "Resuming tiny after step 6" in again.err, again.err
     other = train(shakegpt, poem, *options, 20, "--resume")
-    assert other.code == 2 and f"was started with corpus-tokens {tokens}" in other.err
+    assert other.code == 2 and f"was started with --corpus-tokens {tokens}" in other.err
     assert train(shakegpt, poem, "--corpus-tokens", 30, "--run", "part").code == 1
     whole = train(shakegpt, poem, "--corpus-tokens", 0, "--run", "part", "--resume")
-    assert whole.code == 2 and "was started with corpus-tokens 30" in whole.err
+    assert whole.code == 2 and "was started with --corpus-tokens 30" in whole.err
 
 
 def test_an_existing_run_is_refused_before_anything_is_built(shakegpt, poem, trained, monkeypatch):
@@ -172,7 +172,7 @@ def test_a_run_that_fell_short_is_made_longer(shakegpt, trained):
 
     short = shakegpt("train", "--preset", "tiny", "--resume")
     assert short.code == 1
-    assert "go on with: python cli.py train --resume --run tiny --steps 12" in short.out
+    assert "go on with: shakegpt train --resume --run tiny --steps 12" in short.out
     config, begun = (trained / "config.json").read_text(), steps_and_losses()
     shorter = shakegpt("train", "--run", "tiny", "--resume", "--steps", "4")
     assert shorter.code == 2 and "has 6 steps, and 4 were asked for" in shorter.err
@@ -211,7 +211,7 @@ def test_an_interrupted_run_resumes_to_the_same_losses_and_logs(
     stopped = train(shakegpt, poem, "--run", "parts", "--target-loss", "0.001")
     monkeypatch.setattr(session.log_lines, "metrics", original)
     assert stopped.code == 130
-    assert "go on with: python cli.py train --resume --run parts" in stopped.out
+    assert "go on with: shakegpt train --resume --run parts" in stopped.out
     # Lines that a crash left after the checkpoint must not stand twice.
     with open(home / "weights" / "parts" / "metrics.jsonl", "a") as log:
         log.write('{"step": 4, "loss": 1.0}\n')
@@ -515,7 +515,28 @@ def test_bench_prints_the_documented_figures(shakegpt, tiny_preset):
     assert output["matmul_gflops"] > 0 and output["peak_bytes"] > 0
 
 
-def test_every_train_option_is_a_field_of_the_configuration():
-    from mlx_shakegpt.cli.train import TRAIN_OPTIONS
+def test_every_field_of_the_configuration_is_in_a_group_of_the_help():
+    from mlx_shakegpt.cli.train import GROUPS
 
-    assert set(TRAIN_OPTIONS) <= set(TrainConfig.__dataclass_fields__)
+    grouped = [name for names in GROUPS.values() for name in names]
+    assert set(TrainConfig.__dataclass_fields__) <= set(grouped)
+    assert len(grouped) == len(set(grouped))
+
+
+def test_messages_name_flags_and_the_program_as_it_was_called(monkeypatch):
+    from mlx_shakegpt.cli import app
+    from mlx_shakegpt.cli.wording import spoken
+
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/shakegpt", "train"])
+    message = "run `train()` with `batch_size` 4, `closed_vocab` False; not `n_embd`, not `x()`"
+    flags = "run shakegpt train with --batch-size 4, --full-vocab; not `n_embd`, not `x()`"
+    assert spoken(message, app) == flags
+    monkeypatch.setattr(sys, "argv", ["cli.py", "train"])
+    assert spoken(message, app) == flags.replace("shakegpt", "python cli.py")
+
+
+def test_switches_of_the_recipe_can_be_set(shakegpt, poem, tiny_preset, home):
+    changed = ("--fixed-windows", "--hard", 0, "--stop-on-target", "--steps", 2, "--stop", "text")
+    assert shakegpt("train", "--preset", tiny_preset, "--data", poem, *changed).code == 1
+    config = json.loads((home / "weights" / "tiny" / "config.json").read_text())["train"]
+    assert not config["jitter"] and not config["finish"]

@@ -78,7 +78,7 @@ def test_a_run_begins_with_a_folder_and_goes_on_without_it(shakegpt, poem, folde
     again = shakegpt("train", "--resume", "--init", folder, "--data", poem)
     assert again.code == 1 and "Resuming theirs after step 2" in again.err
     other = shakegpt("train", "--resume", "--run", "theirs", "--init", "elsewhere/gpt2")
-    assert other.code == 2 and f"started with init {folder}" in other.err
+    assert other.code == 2 and f"started with --init {folder}" in other.err
 
 
 def test_a_start_that_has_changed_is_refused_where_it_is_needed(shakegpt, poem, folder, home):

@@ -155,7 +155,7 @@ def test_a_killed_rank_ends_the_others_with_one_line(home, alone, killed):
     code, text = ends[1 - killed]
     lines = [line for line in text.splitlines() if not re.match("step|eval|Learn|Train|The", line)]
     assert code in (1, -signal.SIGKILL) and len(lines) == 1, text
-    assert lines[0].startswith(f"Error: rank {1 - killed}") and "--resume" in lines[0]
+    assert lines[0].startswith(f"Error: rank {1 - killed}") and "resume" in lines[0]
     resume = [*TINY, *TRAIN, "--run", "r", "--resume"]
     subprocess.run(resume, env=environment(home), capture_output=True, check=False)
     alike(steps(home, "r"), alone)

@@ -115,7 +115,7 @@ def test_a_sample_that_leaves_a_lower_rate_possible_is_refused(right, offsets, r
     entry = {"k": 32, "m": 32, "rate": right / offsets, "offsets": offsets}
     entry |= {"low": wilson(right, offsets)[0], "text_offsets": 9000, "text_ambiguous": 0}
     reasons = objections(SOUND | {"extraction": [entry]}, 0.99)
-    assert len(reasons) == refused and all("--samples" in reason for reason in reasons)
+    assert len(reasons) == refused and all("more samples" in reason for reason in reasons)
 
 
 RUNS = {"offsets": list(range(64)), "followed": 256, "right": 1.0}

@@ -58,8 +58,8 @@ def test_fixed_windows_lie_end_to_end_in_text_order():
     [
         (1, "the text has 1 token, fewer than one window of 16 and its next token; use a longer"),
         (2, "the text has 2 tokens, .*; use a longer text"),
-        (3, "the text has 3 tokens, .*; use --context 2, or a longer text"),
-        (16, "use --context 15, or a longer text"),
+        (3, "the text has 3 tokens, .*; use `context` 2, or a longer text"),
+        (16, "use `context` 15, or a longer text"),
     ],
 )
 def test_a_text_shorter_than_a_window_is_refused_with_a_way_out(n, words):

@@ -26,6 +26,7 @@ from . import (
 )
 from .common import note
 from .gpu import lost_gpu
+from .wording import program, spoken
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -53,14 +54,14 @@ def main() -> None:
 
 def _run() -> int:
     if os.environ.get("SHAKEGPT_DEBUG"):
-        return app(standalone_mode=False) or 0
+        return app(prog_name=program(), standalone_mode=False) or 0
     try:
-        return app(standalone_mode=False) or 0
+        return app(prog_name=program(), standalone_mode=False) or 0
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         return 0
     except click.UsageError as error:
-        path = error.ctx.command_path if error.ctx else "shakegpt"
+        path = error.ctx.command_path if error.ctx else program()
         return _fail(f"{error.format_message().rstrip('.')}; see {path} --help")
     except click.ClickException as error:
         return _fail(error.format_message())
@@ -75,18 +76,12 @@ def _run() -> int:
         return _fail(f"{where}{error.strerror or error}{_remedy(error)}")
     except (ValueError, ImportError) as error:
         return _fail(str(error), 1 if isinstance(error, NotReached) else 2)
-    except RuntimeError as error:
-        if advice := lost_gpu(str(error)):
-            return _fail(advice, 1)
-        return _unexpected(error)
     except Exception as error:  # a mistake of ours must not look like one of the user's
-        return _unexpected(error)
-
-
-def _unexpected(error: Exception) -> int:
-    return _fail(
-        f"unexpected {type(error).__name__}: {error}; SHAKEGPT_DEBUG=1 shows where it happened"
-    )
+        if isinstance(error, RuntimeError) and (advice := lost_gpu(str(error))):
+            return _fail(advice, 1)
+        return _fail(
+            f"unexpected {type(error).__name__}: {error}; SHAKEGPT_DEBUG=1 shows where it happened"
+        )
 
 
 def _remedy(error: OSError) -> str:
@@ -103,5 +98,5 @@ def _remedy(error: OSError) -> str:
 
 
 def _fail(message: str, code: int = 2) -> int:
-    note("Error: " + " ".join(message.split()))
+    note("Error: " + " ".join(spoken(message, app).split()))
     return code

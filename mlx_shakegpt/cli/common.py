@@ -14,7 +14,7 @@ import click
 
 from ..settings.config import Passage
 
-KINDS = {"int": int, "float": float, "str": str}
+KINDS = {"int": int, "float": float, "str": str, "bool": bool}
 
 # C0, DEL and C1; what reorders a line; and bytes of a file's name that are not UTF-8.
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -23,29 +23,37 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 
 def options(config: type, *names: str, unset: bool = False) -> Callable[[Any], Any]:
-    """Click options for some fields of a dataclass: type, help, check and default are the field's.
+    """Click options for fields of a dataclass, for all where none are named: type, help, check and
+    default are the field's.
 
     With `unset` the default is None, for settings that a recipe decides.
     """
     by_name = {f.name: f for f in fields(config)}
 
     def decorate(function: Any) -> Any:
-        for name in reversed(names):
+        for name in reversed(names or tuple(by_name)):
             f = by_name[name]
             default = None if unset or f.default is MISSING else f.default
-            choices = f.metadata["choices"]
+            choices, opposite = f.metadata["choices"], f.metadata["opposite"]
+            flag = "--" + name.replace("_", "-")
             function = click.option(
-                "--" + name.replace("_", "-"),
+                f"{flag}/--{opposite}" if opposite else flag,
                 name,
                 type=click.Choice(choices) if choices else KINDS[str(f.type)],
                 default=default,
                 show_default=default is not None,
-                help=f.metadata["help"][:1].upper() + f.metadata["help"][1:] + ".",
+                help=_help(f.metadata["help"]),
                 callback=_checked(f.metadata["check"]),
             )(function)
         return function
 
     return decorate
+
+
+def _help(text: str) -> str:
+    """A field's help as a sentence, with the options that it names as flags."""
+    text = re.sub(r"`(\w+)`", lambda found: "--" + found[1].replace("_", "-"), text)
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 class Grouped(click.Command):

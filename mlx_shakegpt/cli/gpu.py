@@ -11,7 +11,7 @@ def lost_gpu(message: str) -> str | None:
     """One line on an error of MLX that tells of a GPU lost or full; None for any other error.
 
     macOS's watchdog ends long command buffers while the display is active; Metal's name for it is
-    an interactivity impact (ml-explore/mlx, issue 3267).
+    an interactivity impact (ml-explore/mlx#3267).
     """
     text = message.lower()
     if any(sign in text for sign in _NO_MEMORY):

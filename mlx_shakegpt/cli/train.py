@@ -15,23 +15,18 @@ from ..settings.presets import PRESETS, RECIPES
 from .common import Grouped, downloads, emit, json_option, note, options, prepare
 from .long import awake, interrupts
 from .ranks import joined, silent
+from .wording import program
 
-TRAIN_OPTIONS = (
-    "epochs", "steps", "batch_size", "context", "short_context", "grow", "lr", "end_lr",
-    "warmup_steps", "hold", "follow", "hard", "positions", "optimizer", "beta1", "beta2", "eps",
-    "weight_decay", "clip", "seed", "target_loss", "stop", "eval_every", "dtype",
-)  # fmt: skip
 LINES_EVERY = 10  # steps between log lines where there is no terminal
-
 
 GROUPS = {
     "Model and text": (
         "preset", "recipe", "data", "first_line", "corpus_tokens", "init", "run", "resume", "seed",
     ),
     "When it ends and saves": (
-        "stop", "target_loss", "epochs", "steps", "eval_every", "checkpoint_every",
+        "stop", "target_loss", "finish", "epochs", "steps", "eval_every", "checkpoint_every",
     ),
-    "Windows": ("batch_size", "context", "short_context", "grow", "hard"),
+    "Windows": ("batch_size", "context", "short_context", "grow", "jitter", "hard"),
     "Rate and optimiser": (
         "optimizer", "lr", "warmup_steps", "follow", "hold", "end_lr", "beta1", "beta2", "eps",
         "weight_decay", "clip",
@@ -65,14 +60,7 @@ GROUPS = {
     "--checkpoint-every", type=click.IntRange(1), metavar="STEPS",
     help="Steps between checkpoints; else one every two minutes.",
 )  # fmt: skip
-@options(TrainConfig, *TRAIN_OPTIONS, unset=True)
-@click.option(
-    "--closed-vocab/--full-vocab", default=None, help="Train only the ids of the text, or all."
-)
-@click.option(
-    "--zero-residual/--scaled-residual", default=None,
-    help="Initial residual projections: zero, or as in GPT-2.",
-)  # fmt: skip
+@options(TrainConfig, unset=True)
 @click.option(
     "--report-to", type=click.Choice(["tensorboard", "wandb"]), multiple=True,
     help="Where loss, rate and norm also go; may be given twice.",
@@ -190,7 +178,7 @@ def _outcome(run: Any, seconds: float, as_json: bool) -> int:
     }
     name = f"run {run.path.name!r} after {state.step} steps ({result['tokens']:,} tokens)"
     if not over:
-        way = f"python cli.py train --resume --run {run.path.name}"
+        way = f"{program()} train --resume --run {run.path.name}"
         emit(as_json, result, f"Stopped {name}; go on with: {way}")
         return 130  # only an interrupt, of any rank, ends a run before its last step
     about = "" if last["complete"] else "about "
@@ -200,7 +188,7 @@ def _outcome(run: Any, seconds: float, as_json: bool) -> int:
         emit(as_json, result, f"{how}: {name}, {loss}.")
         return 0
     more = f"--steps {2 * config.steps}" if config.steps else f"--epochs {1.5 * config.epochs:g}"
-    way = f"go on with: python cli.py train --resume --run {run.path.name} {more}"
+    way = f"go on with: {program()} train --resume --run {run.path.name} {more}"
     if config.stop == "batch" and state.recent[-1] < config.target_loss:
         way = f"its last batch's was {state.recent[-1]:.4f}, which proves nothing"
     emit(as_json, result, f"Target not reached: {name}, {loss}; {way}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +53,14 @@ def command(
         )
     prepare()
     from ..verification import certificate as papers
-    from ..verification.proof import CERTIFICATE, MAP, evidence_folder, prove, writable
+    from ..verification.proof import CERTIFICATE, MAP, evidence_folder, prove
     from ..verification.summary import changes, summary
 
     before = papers.read(Path(compare)) if compare else None
     trained = trained_model_from(run, model, data, first_line, corpus_tokens)
     # What came from the hub lies in its cache, where nobody looks.
     own = trained.folder if not model or Path(model).is_dir() else Path(trained.name)
-    folder = writable(Path(target) if target else evidence_folder(trained, own))
+    folder = _writable(Path(target) if target else evidence_folder(trained, own))
     _announce(trained)
     proof = prove(trained, VerifyConfig(**settings), _done)
     proof.write(folder)
@@ -113,6 +114,14 @@ def _rerun(
         raise NotReached(f"{file} does not hold: {'; '.join(result.differences)}")
     if not stated["certified"]:
         raise NotReached(f"{file} holds, but it certifies nothing")
+
+
+def _writable(folder: Path) -> Path:
+    """A folder, made if it is missing, so that a long measurement is not lost at its end."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"{folder} cannot be written; choose another folder with --to")
+    return folder
 
 
 def _announce(trained: Any) -> None:

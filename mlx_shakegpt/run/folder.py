@@ -31,8 +31,8 @@ def must_be_new(path: Path) -> None:
     """Raises ValueError where a folder has a run already."""
     if (path / CONFIG).exists():
         raise ValueError(
-            f"run {path.name!r} exists in {path.parent}; go on with --resume, "
-            "or choose another name with --run"
+            f"run {path.name!r} exists in {path.parent}; go on with `resume`, "
+            "or choose another `run`"
         )
 
 
@@ -44,7 +44,7 @@ def find_run(name: str | None) -> Path:
     known = sorted(weights_dir().glob(f"*/{CONFIG}"), key=_last_trained)
     if name is None:
         if not known:
-            raise ValueError("no run yet; train one with: python cli.py train")
+            raise ValueError("no run yet; train one with `train()`")
         return known[-1].parent
     if not (run_path(name) / CONFIG).exists():
         there = ", ".join(p.parent.name for p in known) or "none"
@@ -100,10 +100,10 @@ def newest_checkpoint(path: Path) -> tuple[Path | None, list[str]]:
     ones. Raises ValueError where all are damaged or gone."""
     newest, damaged = checkpoint.newest(path / "checkpoints")
     if newest is None and damaged:
-        raise ValueError(f"no sound checkpoint is left: {damaged[0]}; start anew with --run")
+        raise ValueError(f"no sound checkpoint is left: {damaged[0]}; start another `run`")
     if newest is None and (path / checkpoint.MODEL).exists():
         raise ValueError(
-            f"run {path.name!r} is over and its checkpoints are gone; start another with --run"
+            f"run {path.name!r} is over and its checkpoints are gone; start another `run`"
         )
     return newest, damaged
 
@@ -118,7 +118,7 @@ def weights_file(path: Path) -> Path:
         newest, damaged = checkpoint.newest(path / "checkpoints")
         if newest is None:
             reason = damaged[0] if damaged else "it has no checkpoint yet"
-            raise ValueError(f"run {path.name!r} has no weights: {reason}; train on with --resume")
+            raise ValueError(f"run {path.name!r} has no weights: {reason}; train on with `resume`")
         final = newest / checkpoint.MODEL
     return final
 

@@ -22,6 +22,6 @@ def locked(folder: Path) -> ExitStack:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(
-                f"another process trains run {folder.name!r}; wait for it, or use --run"
+                f"another process trains run {folder.name!r}; wait for it, or choose another `run`"
             ) from None
         return stack.pop_all()

@@ -193,8 +193,7 @@ def _must_agree(path: Path, saved: dict[str, Any], settings: Mapping[str, Any]) 
         settings = {**settings, "init": str(folder.resolve())}
     for key, value in settings.items():
         if value != started.get(key, value) and value != "auto":
-            option = key.replace("_", "-")
             raise ValueError(
-                f"run {path.name!r} was started with {option} {started[key]}; resume it without "
-                f"--{option}, or start another with --run"
+                f"run {path.name!r} was started with `{key}` {started[key]}; resume it "
+                "so, or start another `run`"
             )

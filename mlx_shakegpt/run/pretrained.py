@@ -34,7 +34,7 @@ def pretrained(source: str, sha256: str | None = None) -> Pretrained:
     if sha256 not in (None, actual):
         raise ValueError(
             f"the weights in {source} have sha256 {actual}, not {sha256} with which the run was "
-            "started; put the old ones back, or start another --run"
+            "started; put the old ones back, or start another `run`"
         )
     own = str(folder.resolve()) if Path(source).expanduser().is_dir() else source
     return Pretrained(model_from_hf(folder).gpt, own, actual)

@@ -148,7 +148,7 @@ class Run:
         """Returns what to say of it."""
         halvings, ranks = self.trainer.state.halvings + 1, self.trainer.ranks
         if halvings > HALVINGS or ranks.size > 1:
-            raise TrainingError(f"{error}; start another --run with a lower --lr") from None
+            raise TrainingError(f"{error}; start another `run` with a lower `lr`") from None
         newest, _ = newest_checkpoint(self.path)
         if newest:
             sizes = checkpoint.restore(newest, self.trainer)["logs"]

@@ -75,8 +75,8 @@ def setup() -> Runtime:
         limit = mx.device_info().get("max_recommended_working_set_size")
         if limit and mx.metal.is_available():
             # Beyond its limit MLX waits for memory instead of swapping. The cache is not part of
-            # it, and wired memory can take the whole system down (ml-explore/mlx-lm, issue 883).
-            mine = int(limit) // max(1, launch.local_size)
+            # it, and wired memory can take the whole system down (ml-explore/mlx-lm#883).
+            mine = int(limit) // launch.local_size
             mx.set_memory_limit(mine)
             mx.set_cache_limit(min(_MOST_CACHED, mine // 8))
     info = mx.device_info()

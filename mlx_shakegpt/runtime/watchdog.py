@@ -76,7 +76,7 @@ def watch(process: int, seconds: float, stderr: int) -> None:
             deadline = time.monotonic() + seconds
     message = (
         f"Error: {where.decode()}: no answer from the other ranks for {seconds:g} s; see that all "
-        "run and reach each other, then start all again with --resume\n"
+        "run and reach each other, then start all again and resume\n"
     )
     _tell(message.encode())
     with contextlib.suppress(ProcessLookupError):

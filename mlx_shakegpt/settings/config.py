@@ -73,7 +73,9 @@ class TrainConfig(Checked):
         0.8, "share of the steps before the cosine decay starts; 1: constant rate", SHARE
     )
     finish: bool = option(
-        True, "on target, start the decay at once and stop at its end; else stop on target"
+        True,
+        "on target, start the decay at once and stop at its end, or stop on target",
+        opposite="stop-on-target",
     )
     follow: float = option(
         0.0,
@@ -91,7 +93,9 @@ class TrainConfig(Checked):
     weight_decay: float = option(0.0, "AdamW's decoupled weight decay", NOT_NEGATIVE)
     clip: float = option(1.0, "largest global gradient norm; 0: no clipping", NOT_NEGATIVE)
     jitter: bool = option(
-        True, "windows at a fresh random offset each epoch, shuffled; else fixed, in text order"
+        True,
+        "windows at a fresh random offset each epoch, shuffled, or fixed, in text order",
+        opposite="fixed-windows",
     )
     hard: float = option(
         0.0, "with jitter: share of the windows put around badly known tokens", SHARE
@@ -114,8 +118,14 @@ class TrainConfig(Checked):
         "looking 1, 2, 3, … tokens back",
         choices=("learned", "sinusoid", "look-back"),
     )
-    zero_residual: bool = option(False, "residual projections start at zero")
-    closed_vocab: bool = option(True, "train only the ids that the text has, plus one shared row")
+    zero_residual: bool = option(
+        False, "residual projections start at zero, or scaled as in GPT-2",
+        opposite="scaled-residual",
+    )  # fmt: skip
+    closed_vocab: bool = option(
+        True, "train only the ids that the text has, plus one shared row, or all",
+        opposite="full-vocab",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -25,12 +25,15 @@ def one_of(*values: Any) -> Check:
 
 
 def option(
-    default: Any = MISSING, help: str = "", check: Check | None = None, choices: Sequence[str] = ()
-) -> Any:
-    """A dataclass field that carries its own help text and its check, or the values it can have."""
+    default: Any = MISSING, help: str = "", check: Check | None = None,
+    choices: Sequence[str] = (), opposite: str = "",
+) -> Any:  # fmt: skip
+    """A dataclass field that carries its own help text and its check, or the values it can have;
+    for a bool, `opposite` names what it is when it is False."""
     if choices:
         check = one_of(*choices)
-    return field(default=default, metadata={"help": help, "check": check, "choices": choices})
+    metadata = {"help": help, "check": check, "choices": choices, "opposite": opposite}
+    return field(default=default, metadata=metadata)
 
 
 class Checked:

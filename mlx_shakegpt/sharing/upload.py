@@ -18,7 +18,7 @@ def check_upload(repo: str, private: bool) -> None:
     if not get_token():
         raise ValueError(
             f"no Hugging Face token; make one that may write at {TOKENS} and run: hf auth login; "
-            "or only write the folders with --dry-run"
+            "or only write the folders with `dry_run`"
         )
     if not private:
         return
@@ -30,7 +30,7 @@ def check_upload(repo: str, private: bool) -> None:
                 if not api.repo_info(place, repo_type=kind).private:
                     raise ValueError(
                         f"the {kind} {place} exists and is public; make it private in its settings "
-                        "on the hub, or choose another name with --repo"
+                        "on the hub, or choose another `repo`"
                     )
     except (HfHubHTTPError, OSError) as error:
         why = str(error).splitlines()[0]

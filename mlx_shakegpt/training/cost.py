@@ -103,11 +103,11 @@ def must_fit(
     while size > 1 and training_memory(model, config, rows, on_cpu, size) > free:
         size //= 2
     least = training_memory(model, config, rows, on_cpu, size)
-    way = f"use --batch-size {size * ranks} ({least / 1e9:.1f} GB)"
+    way = f"use `batch_size` {size * ranks} ({least / 1e9:.1f} GB)"
     if resumed:
-        way = f"close other programs, or start another --run with {way.removeprefix('use ')}"
+        way = f"close other programs, or start another `run` with {way.removeprefix('use ')}"
     if least > free:
-        way = "close other programs, or train a smaller --preset"
+        way = "close other programs, or train a smaller `preset`"
     raise ValueError(
         f"training takes about {need / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free; "
         + way

@@ -73,12 +73,12 @@ class Trainer:
         if config.context > model_config.n_positions:
             raise ValueError(
                 f"a context of {config.context} is more than the model's "
-                f"{model_config.n_positions} positions; use --context {model_config.n_positions}"
+                f"{model_config.n_positions} positions; use `context` {model_config.n_positions}"
             )
         if config.batch_size < ranks.size:
             raise ValueError(
                 f"{ranks.size} ranks cannot share {config.batch_size} windows a step; "
-                f"use --batch-size {ranks.size} or more, or fewer ranks"
+                f"use `batch_size` {ranks.size} or more, or fewer ranks"
             )
         self.config, self.evaluate, self.ranks = config, evaluate, ranks
         ids = within(ids, model_config.vocab_size)
@@ -91,7 +91,7 @@ class Trainer:
             if closed or config.positions != "learned":
                 raise ValueError(
                     "pretrained weights have rows of their own for all ids and positions; "
-                    "use --full-vocab and --positions learned"
+                    "use `closed_vocab` False and `positions` learned"
                 )
             self.model.update(start.parameters())
             self.model.set_dtype(getattr(mx, config.dtype))

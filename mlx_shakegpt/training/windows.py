@@ -77,7 +77,7 @@ class Windows:
         Raises ValueError for a text shorter than a window.
         """
         if len(ids) < context + 1:
-            way = f"use --context {len(ids) - 1}, or " if len(ids) > LEAST_CONTEXT else "use "
+            way = f"use `context` {len(ids) - 1}, or " if len(ids) > LEAST_CONTEXT else "use "
             raise ValueError(
                 f"the text has {len(ids)} token{'s' * (len(ids) != 1)}, fewer than one window of "
                 f"{context} and its next token; {way}a longer text"

@@ -96,7 +96,7 @@ def objections(figures: dict[str, Any], require: float) -> list[str]:
         elif not e["low"] >= require:
             reasons.append(
                 f"{name} is {rate:.4f} of {n:,} offsets, and so perhaps {e['low']:.4f} of all, "
-                f"below {require:g}; give more --samples"
+                f"below {require:g}; take more samples"
             )
         if clear_share(e) < LEAST_CLEAR:
             reasons.append(

@@ -6,7 +6,6 @@ Knows nothing of terminals; whoever asks is told of each part that is done.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,11 +124,3 @@ def evidence_folder(trained: TrainedModel, folder: Path) -> Path:
     description = trained.corpus.description
     mark = sha256("{sha256} {first_line} {tokens}".format(**description).encode())[:12]
     return folder / "other-texts" / mark
-
-
-def writable(folder: Path) -> Path:
-    """A folder, made if it is missing. Raises ValueError where nothing can be written there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK):
-        raise ValueError(f"{folder} cannot be written; choose another folder with --to")
-    return folder

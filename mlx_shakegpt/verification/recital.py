@@ -36,7 +36,7 @@ class Recital:
         if len(ids) <= k:
             raise ValueError(
                 f"{len(ids)} tokens are left from there on; {k} of them would be the prompt; "
-                "start earlier, or give a smaller --prompt-tokens"
+                "start earlier, or give a smaller `prompt_tokens`"
             )
         self._ids = ids[: k + tokens] if tokens else ids
         self._k, self._on_error = k, on_error

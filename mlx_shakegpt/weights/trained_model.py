@@ -73,7 +73,7 @@ def of_folder(
     description, learned = learned_text(folder), None
     if description:
         if data is None and description["sha256"] != assets.TINY_SHAKESPEARE.sha256:
-            raise ValueError(f"{folder} learned {description['name']}; give that text with --data")
+            raise ValueError(f"{folder} learned {description['name']}; give that text as `data`")
         if data is None or (data.is_file() and sha256(data) == description["sha256"]):
             learned = Passage(description["first_line"], description["tokens"])
     corpus = Corpus.load(data, passage or learned or Passage())
