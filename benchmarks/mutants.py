@@ -28,12 +28,12 @@ PACKAGE = "mlx_shakegpt"
 TESTS = {
     "training/windows": ("windows properties", "test_windows or windows"),
     "generation/lookup": ("lookup properties", "test_lookup or longest_match"),
-    "text/quotations": ("spans properties", "test_spans or spans"),
+    "text/quotations": ("quotations properties", "test_quotations or spans"),
     "verification/repeats": ("measures verify", "test_measures or brute_force or goes_on_so"),
     "verification/extraction": ("measures properties", "test_measures or wilsons"),
     "verification/figures": ("measures", ""),
     "verification/certificate": ("certificate", ""),
-    "verification/comparison": ("certificate proof", "not fresh_sample"),
+    "verification/comparison": ("certificate comparison", "not fresh_sample"),
     "verification/fresh": ("measures", ""),
     "training/checkpoint": ("checkpoint", "not resumed_run_repeats and not stops_while"),
 }
@@ -193,7 +193,8 @@ def _test(module: str, tree: ast.Module | None) -> None:
         options = ["-x", "-q", "-p", "no:cacheprovider", "-o", "addopts=", "--assert=plain"]
         options += ["-k", words]
         options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # hypothesis is imported
-        code = pytest.main([*options, *(f"tests/test_{name}.py" for name in files.split())])
+        places = [next((ROOT / "tests").rglob(f"test_{name}.py")) for name in files.split()]
+        code = pytest.main([*options, *map(str, places)])
     finally:
         sys.stdout.flush()
         os._exit(int(code))

@@ -1,6 +1,6 @@
 """The program, which sends itself a signal while it handles the report of its n-th step.
 
-python benchmarks/stopping.py N SIGNAL train …
+python tests/programs/stopping.py N SIGNAL train …
 """
 
 import signal
@@ -8,7 +8,7 @@ import sys
 from itertools import count
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from mlx_shakegpt.cli import main
 from mlx_shakegpt.run import log_lines

@@ -1,6 +1,6 @@
 """Feeds damaged files to everything that reads one, and counts what happens.
 
-    python benchmarks/fuzz.py [--inputs 100000] [--seed 0]
+    python tests/engines/fuzz.py [--inputs 100000] [--seed 0]
 
 Sound files of each kind are damaged at random: bytes changed, cut, repeated or put in; numbers,
 names and types in their JSON replaced by absurd ones. A reader must take a file or refuse it with a
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import click
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import common
 
 from mlx_shakegpt.sharing import markdown

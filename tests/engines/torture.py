@@ -1,6 +1,6 @@
 """Stops and kills a training, damages its files, fills its disk, and compares the end.
 
-    python benchmarks/torture.py [--minutes 30]
+    python tests/engines/torture.py [--minutes 30]
 
 An undisturbed training comes first. Then the same training is started, stopped by signals that
 arrive while a step's report is handled, killed with SIGKILL (also while it saves), has its newest
@@ -24,7 +24,7 @@ from pathlib import Path
 
 import click
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import common
 
 from mlx_shakegpt.files import sha256
@@ -106,7 +106,7 @@ class Torture:
         """A signal while a report is handled, which loses nothing; whether the training was over
         before."""
         at, name = self.random.randint(1, 25), self.random.choice(SIGNALS)
-        process = self.start(run, program=("benchmarks/stopping.py", str(at), name))
+        process = self.start(run, program=("tests/programs/stopping.py", str(at), name))
         _, errors = process.communicate()
         if process.returncode not in (0, 1, 130):
             raise SystemExit(f"{run}, stopped by {name}, ended with {process.returncode}: {errors}")

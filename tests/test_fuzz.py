@@ -1,10 +1,5 @@
 """Damaged and forged files are refused, whatever is wrong with them."""
 
-import sys
-
-from conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
 from fuzz import fuzz
 
 INPUTS = 2000

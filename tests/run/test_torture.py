@@ -1,12 +1,8 @@
 """A training that is stopped, killed, damaged and starved of disk ends as an undisturbed one."""
 
-import sys
 from collections import Counter
 
 import pytest
-from conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
 from torture import torture
 
 SECONDS = 10

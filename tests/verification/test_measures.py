@@ -416,7 +416,7 @@ SOUND |= {"determined_accuracy": 1.0, "excess": 0.0, "extraction": [RATE]}
         ({"extraction": [RATE | {"rate": math.nan, "low": math.nan}]}, "em@32,32 is nan, below"),
         (
             {"extraction": [RATE | {"low": 0.98}]},
-            "em@32,32 is 1.0000 of 400 offsets, and so perhaps 0.9800 of all, below 0.99; give",
+            "em@32,32 is 1.0000 of 400 offsets, and so perhaps 0.9800 of all, below 0.99; take",
         ),
         ({"extraction": [RATE | {"text_ambiguous": 500}]}, None),
         (

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 from conftest import ROOT, free_port, opinionated
+from space import ask
 
 from mlx_shakegpt.cli.publish import command as publish_command
 from mlx_shakegpt.files import sha256
@@ -24,9 +25,6 @@ from mlx_shakegpt.text.tokenizer import encode
 from mlx_shakegpt.verification.certificate import other_hashes
 from mlx_shakegpt.weights import learned_text, model_from_hf
 from mlx_shakegpt.weights.trained_model import of_folder
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-from space import ask
 
 
 @pytest.fixture(scope="module")
