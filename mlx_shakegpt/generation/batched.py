@@ -13,7 +13,8 @@ import numpy as np
 
 from ..model.language_model import LanguageModel
 from ..settings.sampling import Sampling
-from .decoding import Chooser, prompt_cache
+from .choosing import Chooser
+from .window import Window
 
 TOGETHER = 64  # continuations that share a pass
 
@@ -28,29 +29,23 @@ class Continuations:
 
 
 class Reader:
-    """A model that has read some texts of one length, (S, n), and says what is likeliest next.
-
-    Where the trained context is full, its last half becomes the beginning of a new one, as in
-    decoding.stream.
-    """
+    """A model that has read some texts of one length, (S, n), and says what is likeliest next."""
 
     def __init__(self, model: LanguageModel) -> None:
         self._model, self._choose = model, Chooser(model, Sampling())
-        self._cache = prompt_cache(model)
+        self._window = Window(model)
         self._history = np.empty((0, 0), np.int32)
 
     def read(self, ids: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Reads on, ids (S, n); the likeliest next id (S,), and with ids `true` (S,) whether it is
         as good as a tie that it is right, or that it is wrong (S,)."""
-        model, context = self._model, self._model.context
+        model, window = self._model, self._window
         self._history = np.concatenate([self._history, ids], 1) if self._history.size else ids
-        if self._cache[0].offset + ids.shape[1] > context:
-            self._cache = prompt_cache(model)
-            ids = self._history[:, -min(self._history.shape[1], max(1, context // 2)) :]
-        self._history = self._history[:, -context:]
-        rows = model.gpt.checked_ids(model.rows_of(ids))
-        states = model.gpt.hidden(rows, self._cache, 1)
-        logits = model.gpt.head(states[:, 0])
+        if ids.shape[1] > window.room:
+            window.clear()
+            ids = self._history[:, -window.half :]
+        self._history = self._history[:, -model.context :]
+        logits = window.read(ids)
         chosen, firm = self._choose.ids(logits), self._choose.firm(logits)
         near = self._choose.near(logits, model.gpt.checked_ids(model.rows_of(true)))
         tie = mx.where(chosen == mx.array(true), ~firm, near)
