@@ -29,12 +29,19 @@ from .weights.trained_model import TrainedModel, of_folder
 
 
 def load(source: str | Path | None = None, data: str | Path | None = None) -> TrainedModel:
-    """A model with the text that it is to know. `data` is another text's path.
+    """A model with the text that it is to know.
 
-    `source` is the name of a run (None: the one trained last), or, in Hugging Face's form, a folder
-    or hub id. A plain name is always a run's: a folder beside you is "./name", or a Path.
+    Args:
+        source: A run's name; None is the run that was trained last. Or, in Hugging Face's form, a
+            folder or hub id. A plain name is always a run's: a folder beside you is "./name", or a
+            Path.
+        data: Another text than the one that it learned, as a path.
 
     Raises ValueError, or FileNotFoundError, where there is none.
+
+    ```python
+    model = load("poem")
+    ```
     """
     setup()
     text = Path(data) if data else None
@@ -46,51 +53,116 @@ def load(source: str | Path | None = None, data: str | Path | None = None) -> Tr
 def train(
     data: str | Path | None = None,
     *,
+    run: str | None = None,
+    preset: str = "auto",
+    recipe: str | None = None,
+    init: str | None = None,
+    first_line: int | None = None,
+    corpus_tokens: int | None = None,
     resume: bool = False,
     checkpoint_every: int = 0,
     on_step: Callable[[StepReport], Any] = lambda report: None,
     **settings: Any,
 ) -> TrainedModel:
-    """Trains a run to its end, and returns its model with its text (None: Tiny Shakespeare).
+    """Trains a run to its end.
 
-    `settings` may have preset, recipe, run, first_line, corpus_tokens, init and any field of
-    TrainConfig; with `resume`, more epochs or steps than before lead past the run's end. `on_step`
-    gets every step's report; where it raises, or on Ctrl-C, the run can be resumed from its last
-    checkpoint. A run that ends above its target loss is returned as well: `verify` tells what it
+    Args:
+        data: The text to learn, UTF-8; None is Tiny Shakespeare.
+        run: The name of its folder in weights/; None is the preset's.
+        preset: The model's shape, and the passage of Tiny Shakespeare that it learns.
+        recipe: Training settings by name; None is "recite", or what a resumed run has.
+        init: A folder or hub id, whose GPT-2 to begin with instead of random weights.
+        first_line: The passage's first line, from 1; None is the preset's.
+        corpus_tokens: The passage's tokens, 0 for all from there on; None is the preset's.
+        resume: Go on with the run, where it exists, from its newest sound checkpoint. With more
+            epochs or steps than before, it goes on past its end.
+        checkpoint_every: Steps between checkpoints; 0 is one every two minutes.
+        on_step: Gets every step's report. Where it raises, or on Ctrl-C, the run can be resumed
+            from its last checkpoint.
+        settings: Fields of TrainConfig, such as lr, steps or batch_size, other than the recipe's.
+
+    Returns the model with its text, also where it ended above its target: `verify` measures what it
     knows. Raises ValueError for what cannot be had, and TrainingError for losses that are not
     finite.
+
+    ```python
+    model = train("poem.txt", run="poem", preset="quick", epochs=30)
+    ```
     """
-    settings |= {"data": str(data)} if data else {}
-    run = open_run(setup(), settings, resume)
+    asked = {
+        "data": str(data) if data else None, "run": run, "recipe": recipe, "init": init,
+        "first_line": first_line, "corpus_tokens": corpus_tokens,
+    }  # fmt: skip
+    settings |= {"preset": preset} | {k: v for k, v in asked.items() if v is not None}
+    opened = open_run(setup(), settings, resume)
     try:
-        for report in run.follow(checkpoint_every):
+        for report in opened.follow(checkpoint_every):
             on_step(report)
     finally:
-        run.close()
-    return of_run(run.path.name)
+        opened.close()
+    return of_run(opened.path.name)
 
 
 def generate(
-    model: TrainedModel, prompt: str, max_tokens: int = 200, lookup: bool = True, **sampling: Any
+    model: TrainedModel,
+    prompt: str,
+    max_tokens: int = 200,
+    lookup: bool = True,
+    *,
+    temperature: float = Sampling.temperature,
+    top_k: int = Sampling.top_k,
+    top_p: float = Sampling.top_p,
+    min_p: float = Sampling.min_p,
+    seed: int = Sampling.seed,
 ) -> Iterator[str]:
-    """The continuation of a prompt, piece by piece, in whole characters; greedy unless `sampling`
-    (fields of Sampling: temperature, top_k, top_p, min_p, seed) says otherwise.
+    """The continuation of a prompt, piece by piece, in whole characters.
 
-    With `lookup`, guesses from the learned text make it faster; greedy text stays the same, sampled
-    text its distribution. Raises ValueError for an empty prompt.
+    Args:
+        model: What `load` or `train` returned.
+        prompt: What to go on from, at least one character.
+        max_tokens: Tokens to add at most.
+        lookup: Let guesses from the learned text make it faster; greedy text stays the same,
+            sampled text its distribution.
+        temperature: 0 takes the likeliest token; 1 samples as trained.
+        top_k: Sample among so many likeliest tokens; 0 is all.
+        top_p: Sample within this share of probability; 0 is all.
+        min_p: Leave out tokens below this share of the likeliest's probability.
+        seed: Of the sampling.
+
+    Raises ValueError for an empty prompt and for settings that cannot be.
+
+    ```python
+    print("".join(generate(load("poem"), "From fairest", max_tokens=60)))
+    ```
     """
+    sampling = Sampling(temperature, top_k, top_p, min_p, seed)
     guesses = Lookup(model.corpus.ids) if lookup else None
     ids = tokenizer.encode(prompt)
-    made = stream(model.language_model, ids, max_tokens, Sampling(**sampling), guesses)
-    return tokenizer.decode_stream(made)
+    return tokenizer.decode_stream(stream(model.language_model, ids, max_tokens, sampling, guesses))
 
 
 def verify(
-    model: TrainedModel, done: Callable[[str], None] = lambda part: None, **settings: Any
+    model: TrainedModel,
+    done: Callable[[str], None] = lambda part: None,
+    *,
+    require: float = VerifyConfig.require,
+    samples: int = VerifyConfig.samples,
+    every: int = VerifyConfig.every,
 ) -> Proof:
-    """Measures how well a model knows its text: `figures`, with `certified` among them, and
-    `write(folder)` for certificate and map. `settings` are fields of VerifyConfig.
+    """Measures how well a model knows its text by heart.
 
-    Raises ValueError for a text that is too short to prove anything.
+    Args:
+        model: What `load` or `train` returned.
+        done: Hears of each part of the measurement that is done.
+        require: The smallest extraction rate to certify.
+        samples: Offsets to measure where the text has more than `every`; 0 is all.
+        every: Offsets up to which each one is measured.
+
+    Returns the proof: its `figures`, with `certified` among them, and `write(folder)` for
+    certificate and map. Raises ValueError for a text that is too short to prove anything.
+
+    ```python
+    print(verify(load("poem")).figures["certified"])
+    ```
     """
-    return prove(model, VerifyConfig(**settings), done)
+    return prove(model, VerifyConfig(require, samples, every), done)
