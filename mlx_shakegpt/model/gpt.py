@@ -45,7 +45,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block."""
+    """Pre-norm transformer block: x + attn(ln_1(x)), then that + mlp(ln_2(that))."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -58,35 +58,35 @@ class Block(nn.Module):
     def __call__(self, x: mx.array, mask: Any, cache: Any, last: int | None = None) -> mx.array:
         """States (B, T, C), or with `last` only those of that many last positions."""
         # Compiled, as there is hardly time to dispatch operations one by one for a single token.
-        before, after = (_before, _after) if cache is None else (_before_compiled, _after_compiled)
-        q, k, v = before(x, self.n_head, self.ln_1.eps, self.ln_1, self.attn.c_attn)
+        into, out_of = (_into, _out_of) if cache is None else (_into_compiled, _out_of_compiled)
+        q, k, v = into(x, self.n_head, self.ln_1.eps, self.ln_1, self.attn.c_attn)
         if cache is not None:
             k, v = cache.update_and_fetch(k, v)
         if last:
             q, x = q[:, :, -last:], x[:, -last:]
         y = ops.attention(q, k, v, mask)
-        return after(x, y, self.ln_2.eps, self.attn.c_proj, self.ln_2, self.mlp)
+        return out_of(x, y, self.ln_2.eps, self.attn.c_proj, self.ln_2, self.mlp)
 
 
-def _before(
+def _into(
     x: mx.array, n_head: int, eps: float, norm: Weights, c_attn: Weights
 ) -> Sequence[mx.array]:
-    """q, k and v, (B, H, T, D) each, of states (B, T, C)."""
+    """Into attention: its q, k and v, (B, H, T, D) each, of a block's states x (B, T, C)."""
     qkv = ops.norm_linear(x, norm["weight"], norm["bias"], eps, c_attn["weight"], c_attn["bias"])
     return ops.split_heads(qkv, n_head)
 
 
-def _after(
+def _out_of(
     x: mx.array, y: mx.array, eps: float, c_proj: Weights, norm: Weights, mlp: Weights
 ) -> mx.array:
-    """The block's states (B, T, C) of those before it and of attention's output."""
+    """Out of attention: x with its output y (B, T, C), projected, and then with the MLP's."""
     x = x + ops.linear(y, c_proj["weight"], c_proj["bias"])
     fc, out = mlp["c_fc"], mlp["c_proj"]
     h = ops.norm_linear(x, norm["weight"], norm["bias"], eps, fc["weight"], fc["bias"])
     return x + ops.gelu_linear(h, out["weight"], out["bias"])
 
 
-_before_compiled, _after_compiled = mx.compile(_before), mx.compile(_after)
+_into_compiled, _out_of_compiled = mx.compile(_into), mx.compile(_out_of)
 
 
 class GPT(nn.Module):
