@@ -209,7 +209,7 @@ def test_a_rank_that_never_comes_is_not_awaited_for_ever(home):
     assert ends[0][0] == -signal.SIGKILL
     assert errors(ends) == [
         "Error: rank 0, joining: no answer from the other ranks for 3 s; see that all run and "
-        "reach each other, then start all again with --resume"
+        "reach each other, then start all again and resume"
     ]
 
 
