@@ -24,9 +24,9 @@ def command(run: str | None, target: str, dtype: str, quantize: str | None, as_j
     from ..sharing.export import export
 
     language_model, name = language_model_from(run, None)
-    text = read_config(find_run(run))["corpus"]
+    learned = read_config(find_run(run)).corpus.description
     bits = int(quantize) if quantize else None
-    difference = export(language_model, Path(target), dtype, text, bits)
+    difference = export(language_model, Path(target), dtype, learned, bits)
     result = {"run": name, "folder": target, "dtype": dtype, "bits": bits, "difference": difference}
     kind = f"{bits} bits" if bits else dtype
     text = (

@@ -24,7 +24,7 @@ def command(runs: tuple[str, ...], target: str, across: str, dark: bool, as_json
     from ..run.curves import loss_curve
 
     folders = [find_run(name) for name in runs] or [find_run(None)]
-    targets = {read_config(folder)["train"].target_loss for folder in folders}
+    targets = {read_config(folder).train.target_loss for folder in folders}
     curves = {folder.name: folder / METRICS for folder in folders}
     loss_curve(curves, Path(target), min(targets), across, dark)
     emit(

@@ -1,18 +1,9 @@
 """Runs: a training in its folder, and the folders by name."""
 
-from .folder import (
-    CONFIG,
-    CURVE,
-    LOG,
-    METRICS,
-    find_run,
-    load_corpus,
-    load_model,
-    of_run,
-    read_config,
-    run_path,
-)
+from .config_file import CONFIG, RunConfig, read_config
+from .folder import CURVE, LOG, METRICS, find_run, load_corpus, load_model, of_run, run_path
 from .opening import open_run
+from .plan import RunPlan, plan_run
 from .ranks import Member, open_together
 from .session import Run
 
@@ -23,12 +14,15 @@ __all__ = [
     "METRICS",
     "Member",
     "Run",
+    "RunConfig",
+    "RunPlan",
     "find_run",
     "load_corpus",
     "load_model",
     "of_run",
     "open_run",
     "open_together",
+    "plan_run",
     "read_config",
     "run_path",
 ]

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from ..files import as_text, read_json, weights_dir
+from ..files import as_text, weights_dir
 from ..model.language_model import LanguageModel
-from ..settings.config import ModelConfig, Passage, TrainConfig
+from ..settings.config import Passage
 from ..text.corpus import Corpus
 from ..training import checkpoint
 from ..weights import model_from_run
 from ..weights.trained_model import TrainedModel, same_passage
+from .config_file import CONFIG, read_config
 
-CONFIG, METRICS, LOG, CURVE = "config.json", "metrics.jsonl", "training_log.txt", "loss.png"
+METRICS, LOG, CURVE = "metrics.jsonl", "training_log.txt", "loss.png"
 
 
 def run_path(name: str) -> Path:
@@ -57,42 +57,24 @@ def _last_trained(config: Path) -> float:
     return (metrics if metrics.exists() else config).stat().st_mtime
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """A run's config.json, with its dataclasses. Raises ValueError where it is damaged."""
-    data = read_json(path / CONFIG)
-    try:
-        data["model"] = ModelConfig.from_json(data["model"])
-        data["train"] = TrainConfig.from_json(data["train"])
-        corpus = data["corpus"]
-        data["passage"] = Passage(corpus["first_line"], corpus["tokens"])
-        corpus["path"], corpus["sha256"], corpus["name"]
-        data.setdefault("init", None)
-        if data["init"] is not None:
-            data["init"]["source"], data["init"]["sha256"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path / CONFIG} is damaged: {error}") from None
-    return data
-
-
 def load_corpus(path: Path) -> Corpus:
     """The text that a run learned. Raises ValueError where the file has changed or is gone."""
-    config = read_config(path)
-    text = config["corpus"]
+    text = read_config(path).corpus
     try:
-        corpus = Corpus.load(Path(text["path"]) if text["path"] else None, config["passage"])
+        corpus = Corpus.load(text.file, text.passage)
     except FileNotFoundError as error:
         raise ValueError(str(error)) from None
-    if corpus.sha256 != text["sha256"]:
+    if corpus.sha256 != text.sha256:
         raise ValueError(
-            f"{text['path'] or text['name']} is not the text that run {path.name!r} learned: its "
-            f"sha256 is {corpus.sha256}, not {text['sha256']}; put the old text back"
+            f"{text.path or text.name} is not the text that run {path.name!r} learned: its "
+            f"sha256 is {corpus.sha256}, not {text.sha256}; put the old text back"
         )
     return corpus
 
 
 def load_model(path: Path) -> LanguageModel:
     """The model of a run. Raises ValueError where it has no weights yet."""
-    return model_from_run(weights_file(path), read_config(path)["model"])
+    return model_from_run(weights_file(path), read_config(path).model)
 
 
 def newest_checkpoint(path: Path) -> tuple[Path | None, list[str]]:
@@ -130,15 +112,13 @@ def of_run(
     with another passage. Raises ValueError where one of them is not to be had."""
     path = find_run(name)
     config = read_config(path)
-    text = config["corpus"]
+    text = config.corpus
     if data is None and passage is None:
         corpus = load_corpus(path)
     else:
-        own = Path(text["path"]) if text["path"] else None
-        corpus = Corpus.load(data or own, passage or Passage())
-    learned = config["passage"] if corpus.sha256 == text["sha256"] else None
+        corpus = Corpus.load(data or text.file, passage or Passage())
+    learned = text.passage if corpus.sha256 == text.sha256 else None
     weights = weights_file(path)
-    load = partial(model_from_run, weights, config["model"])
-    return TrainedModel(
-        as_text(path.name), path, (weights,), corpus, load, learned, same_passage(corpus, text)
-    )
+    load = partial(model_from_run, weights, config.model)
+    own_text = same_passage(corpus, text.description)
+    return TrainedModel(as_text(path.name), path, (weights,), corpus, load, learned, own_text)

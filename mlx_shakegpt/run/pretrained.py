@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from ..model.gpt import GPT
-from ..weights import model_from_hf, weights_files, weights_hash
+from ..settings.config import ModelConfig
+from ..weights import model_config_from_hf, model_from_hf, weights_files, weights_hash
 from ..weights.hub import model_folder
+from .config_file import InitialWeights
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A model, where it came from, and the hash of its weights' files."""
+    """A model in a folder, its shape, and what a run's config.json says of it."""
 
-    model: GPT
-    source: str
-    sha256: str
+    folder: Path
+    config: ModelConfig
+    record: InitialWeights
 
-    @property
-    def description(self) -> dict[str, str]:
-        """What a run's settings say of it."""
-        return {"source": self.source, "sha256": self.sha256}
+    @cached_property
+    def model(self) -> GPT:
+        """The model itself, read when it is first asked for. Raises ValueError where it does not
+        have its shape."""
+        return model_from_hf(self.folder).gpt
 
 
 def pretrained(source: str, sha256: str | None = None) -> Pretrained:
@@ -37,4 +41,5 @@ def pretrained(source: str, sha256: str | None = None) -> Pretrained:
             "started; put the old ones back, or start another `run`"
         )
     own = str(folder.resolve()) if Path(source).expanduser().is_dir() else source
-    return Pretrained(model_from_hf(folder).gpt, own, actual)
+    config, _ = model_config_from_hf(folder)
+    return Pretrained(folder, config, InitialWeights(own, actual))

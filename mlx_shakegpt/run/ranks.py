@@ -16,7 +16,8 @@ from ..settings.config import ModelConfig, Passage, TrainConfig
 from ..text.corpus import Corpus
 from ..training import StepReport, Trainer
 from .evaluated import trainer_of
-from .opening import Progress, Tell, must_fit, open_run, read_corpus
+from .opening import Tell, begin, checked_plan, open_run
+from .plan import Progress, RunPlan, must_fit, read_corpus
 from .session import Run
 
 _OWN = ("data", "init")  # what may be called otherwise on another machine
@@ -54,18 +55,12 @@ def open_together(
     if ranks.rank:
         return _member(runtime, settings, resume, ranks)
 
-    def agree(run: Run) -> None:
-        plan = {
-            "path": str(run.path),
-            "model": run.trainer.model.config.to_json(),
-            "train": run.trainer.config.to_json(),
-            "corpus": run.corpus.description | {"path": run.corpus.path},
-        }
-        _must_be_alike(_exchange(ranks, _head(settings, resume) | plan))
-        _exchange(ranks, None)
-
     try:
-        run = open_run(runtime, settings, resume, tell, progress, ranks, agree)
+        plan = checked_plan(runtime, settings, resume, tell, progress, ranks.size)
+        run = Run(plan, ranks)
+        _must_be_alike(_exchange(ranks, _head(settings, resume) | plan.to_json()))
+        _exchange(ranks, None)  # the others can do it
+        begin(run, runtime, tell)
     except SharedError:
         raise
     except (ValueError, OSError) as error:
@@ -85,7 +80,8 @@ def _member(runtime: Runtime, settings: Mapping[str, Any], resume: bool, ranks: 
         corpus = _same_text(settings, plan["corpus"])
         model = ModelConfig.from_json(plan["model"])
         config = TrainConfig.from_json(plan["train"])
-        must_fit(runtime, model, config, corpus, ranks, free)
+        own = RunPlan(Path(plan["path"]), "", "", model, config, corpus)
+        must_fit(own, runtime, ranks.size, free)
         trainer = trainer_of(model, config, corpus, None, ranks)
     except (ValueError, OSError) as error:
         problem = str(error)

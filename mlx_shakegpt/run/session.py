@@ -5,30 +5,27 @@ Knows nothing of terminals; whoever iterates `Run.follow` draws the progress.
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
-from ..files import read_json, sync, write_atomically
+from ..files import sync
 from ..runtime import Runtime, versions
 from ..runtime.ranks import ALONE, Ranks
-from ..settings.config import ModelConfig, TrainConfig
 from ..text import assets
-from ..text.corpus import Corpus
-from ..training import NotFinite, StepReport, TrainingError, checkpoint
+from ..training import NotFinite, StepReport, Trainer, TrainingError, checkpoint
 from ..verification.evidence import set_aside_unless_of
 from ..weights.safetensors import save_tensors
 from . import log_lines
+from .config_file import LearnedText, RunConfig, read_config
 from .curves import loss_curve
 from .evaluated import trainer_of
-from .folder import CONFIG, CURVE, LOG, METRICS, must_be_new, newest_checkpoint, read_config
+from .folder import CURVE, LOG, METRICS, must_be_new, newest_checkpoint
 from .lock import locked
 from .log_files import appended, cut
-from .pretrained import Pretrained
+from .plan import RunPlan
 
 SECONDS_BETWEEN_CHECKPOINTS, SECONDS_BETWEEN_BEST = 120, 30
 HALVINGS = 3  # of the rate, after losses that were not finite
@@ -37,45 +34,36 @@ HALVINGS = 3  # of the rate, after losses that were not finite
 class Run:
     """One training run in its folder, which is locked until `close`."""
 
-    def __init__(
-        self,
-        path: Path,
-        model: ModelConfig,
-        config: TrainConfig,
-        corpus: Corpus,
-        names: dict[str, str],
-        start: Pretrained | None = None,
-        ranks: Ranks = ALONE,
-    ) -> None:
-        """`names` are the preset's and the recipe's, for the record. Training begins with the
-        weights of `start`, or random ones; `ranks` share the work, of which the first has the
-        folder. Raises ValueError as Trainer does."""
-        self.path, self.corpus = path, corpus
+    def __init__(self, plan: RunPlan, ranks: Ranks = ALONE) -> None:
+        """`ranks` share the work, of which the first has the folder. Raises ValueError as Trainer
+        does."""
+        self.path, self.corpus, self.plan = plan.path, plan.corpus, plan
         self.id = secrets.token_hex(4)  # tells it from others of its name, wherever it reports to
         self._stack = ExitStack()
-        self._model, self._config = model, config
-        self._record = names | ({"init": start.description} if start else {})
-        self.start = start
-        self.trainer = trainer_of(model, config, corpus, start.model if start else None, ranks)
+        self.trainer = self._new_trainer(ranks)
+
+    def _new_trainer(self, ranks: Ranks) -> Trainer:
+        plan = self.plan
+        start = plan.start.model if plan.start else None
+        return trainer_of(plan.model, plan.config, plan.corpus, start, ranks)
 
     def create(self, runtime: Runtime) -> None:
         """Makes the folder. Raises ValueError where the run exists."""
+        plan = self.plan
         with self._locked():
             must_be_new(self.path)
-            self._write_config(
-                {
-                    "id": self.id,
-                    **self._record,
-                    "model": self._model.to_json(),
-                    "train": self._config.to_json(),
-                    "corpus": self._text,
-                    "tokenizer": {"name": "gpt2", "sha256": assets.GPT2_MERGES.sha256},
-                    "versions": versions(),
-                    "device": runtime.device,
-                    "dtype": self._config.dtype,
-                    "seed": self._config.seed,
-                }
-            )
+            RunConfig(
+                id=self.id,
+                preset=plan.preset,
+                recipe=plan.recipe,
+                init=plan.start.record if plan.start else None,
+                model=plan.model,
+                train=plan.config,
+                corpus=LearnedText.of(plan.corpus),
+                tokenizer={"name": "gpt2", "sha256": assets.GPT2_MERGES.sha256},
+                versions=versions(),
+                device=runtime.device,
+            ).write(self.path)
 
     def resume(self) -> list[str]:
         """Goes back to the newest sound checkpoint, or the start; cuts the logs to match. Where the
@@ -86,10 +74,10 @@ class Run:
         """
         with self._locked():
             saved = read_config(self.path)
-            self.id = saved.get("id", self.id)
-            if saved["corpus"]["sha256"] != self.corpus.sha256:
+            self.id = saved.id or self.id
+            if saved.corpus.sha256 != self.corpus.sha256:
                 raise ValueError(
-                    f"run {self.path.name!r} learns another text ({saved['corpus']['name']}); "
+                    f"run {self.path.name!r} learns another text ({saved.corpus.name}); "
                     "resume with the text it was started with"
                 )
             newest, damaged = newest_checkpoint(self.path)
@@ -104,27 +92,17 @@ class Run:
                     )
             return problems
 
-    @property
-    def _text(self) -> dict[str, Any]:
-        """What config.json says of the text."""
-        return self.corpus.description | {"path": self.corpus.path}
-
-    def _note_changes(self, saved: dict[str, Any]) -> None:
+    def _note_changes(self, saved: RunConfig) -> None:
         """Writes down where the text is now, and a longer plan with what it was before."""
-        before = saved["train"]
-        changes: dict[str, Any] = {}
-        if saved["corpus"]["path"] != self.corpus.path:
-            changes["corpus"] = self._text
-        if before != self._config:
+        changed, before = replace(saved, corpus=LearnedText.of(self.corpus)), saved.train
+        if before != self.plan.config:
             length = {"step": self.trainer.state.step, "epochs": before.epochs}
             length["steps"] = before.steps
-            changes["lengthened"] = [*saved.get("lengthened", []), length]
-            changes["train"] = self._config.to_json()
-        if changes:
-            self._write_config(read_json(self.path / CONFIG) | changes)
-
-    def _write_config(self, content: dict[str, Any]) -> None:
-        write_atomically(self.path / CONFIG, json.dumps(content, indent=1) + "\n")
+            changed = replace(
+                changed, train=self.plan.config, lengthened=(*saved.lengthened, length)
+            )
+        if changed != saved:
+            changed.write(self.path)
 
     def follow(
         self, every: int = 0, tell: Callable[[str], None] = lambda line: None
@@ -154,8 +132,7 @@ class Run:
             sizes = checkpoint.restore(newest, self.trainer)["logs"]
         else:
             sizes = {}
-            start = self.start.model if self.start else None
-            self.trainer = trainer_of(self._model, self._config, self.corpus, start, ranks)
+            self.trainer = self._new_trainer(ranks)
         for log in (self.path / METRICS, self.path / LOG):
             cut(log, sizes.get(log.name, 0))
         state = self.trainer.state
@@ -207,7 +184,7 @@ class Run:
         """Draws loss.png, where there is something to draw."""
         if self.trainer.state.step:
             curves = {self.path.name: self.path / METRICS}
-            loss_curve(curves, self.path / CURVE, self._config.target_loss)
+            loss_curve(curves, self.path / CURVE, self.plan.config.target_loss)
 
     def close(self) -> None:
         """Gives the folder free."""

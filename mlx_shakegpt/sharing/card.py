@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import as_text
+from ..run import RunConfig
 from ..verification.summary import summary
 from .markdown import front_matter, table
 
@@ -15,13 +16,13 @@ TAGS = ("gpt2", "mlx", "mlx-shakegpt", "memorization")
 def model_card(
     repo: str,
     license_id: str,
-    config: dict[str, Any],
+    config: RunConfig,
     context: int,
     paper: dict[str, Any] | None,
     curve: bool,
     text: dict[str, Any],
 ) -> str:
-    """README.md of a model folder; `config` is the run's config.json, `context` its longest trained
+    """README.md of a model folder; `config` is the run's, `context` its longest trained
     window, `paper` the certificate, `curve` tells whether there is a picture of the loss, and
     `text` has the sha256 of the published text and its file in the Space, None for one that
     everybody has."""
@@ -41,14 +42,14 @@ def model_card(
     return head + "\n" + "\n\n".join(parts) + "\n"
 
 
-def _what(repo: str, config: dict[str, Any]) -> str:
-    model, corpus = config["model"], config["corpus"]
+def _what(repo: str, config: RunConfig) -> str:
+    model, corpus = config.model, config.corpus
     return (
         f"# {repo.rpartition('/')[2]}\n\n"
         f"A GPT-2 ({model.n_layer} layers, {model.n_head} heads, {model.n_embd} wide, "
         f"{model.n_parameters:,} parameters) that was trained with mlx-shakegpt to know by "
-        f"heart {corpus['tokens']:,} tokens of `{corpus['name']}`, from line "
-        f"{corpus['first_line']:,} on."
+        f"heart {corpus.tokens:,} tokens of `{corpus.name}`, from line "
+        f"{corpus.first_line:,} on."
     )
 
 
@@ -82,23 +83,23 @@ def _evidence(paper: dict[str, Any] | None, file: str | None) -> str:
     )
 
 
-def _training(repo: str, config: dict[str, Any], text: dict[str, Any]) -> str:
-    settings = config["train"].to_json()
+def _training(repo: str, config: RunConfig, text: dict[str, Any]) -> str:
+    settings = config.train.to_json()
     rows = [[name, f"`{value}`"] for name, value in settings.items()]
-    rows.append(["preset, recipe", f"`{config['preset']}`, `{config['recipe']}`"])
-    if config["init"]:
-        source = config["init"]["source"]
+    rows.append(["preset, recipe", f"`{config.preset}`, `{config.recipe}`"])
+    if config.init:
+        source = config.init.source
         if Path(source).is_absolute():  # where it lies here is nobody's business
             source = as_text(Path(source).name)
-        rows.append(["began with", f"`{source}`, sha256 `{config['init']['sha256']}`"])
-    versions = ", ".join(f"{name} {value}" for name, value in config["versions"].items())
+        rows.append(["began with", f"`{source}`, sha256 `{config.init.sha256}`"])
+    versions = ", ".join(f"{name} {value}" for name, value in config.versions.items())
     place = ""
     if text["file"]:
         place = f"; it is `{text['file']}` in the Space `{repo}-demo`, and holds what was learned"
     return (
         "## Training\n\n"
         + table(["setting", "value"], rows)
-        + f"\n\nOn a {config['device'].upper()}, with {versions}. Text: sha256 "
+        + f"\n\nOn a {config.device.upper()}, with {versions}. Text: sha256 "
         f"`{text['sha256']}`{place}."
     )
 

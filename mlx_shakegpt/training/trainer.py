@@ -167,7 +167,8 @@ class Trainer:
                 running = None
                 if self._batch_below_target(report):
                     state.total = state.step
-                yield replace(report, settled=True, evaluation=self._evaluation_if_due())
+                evaluation = self._evaluate() if self._evaluation_due() else None
+                yield replace(report, settled=True, evaluation=evaluation)
                 clock = time.perf_counter()
             if not prepared and state.step < state.total:
                 batch = self.batch(state.step)
@@ -202,10 +203,8 @@ class Trainer:
         falling = self.config.finish and step > self.state.decay_at
         return step % self._eval_every == 0 and (not falling or self.config.stop == "known")
 
-    def _evaluation_if_due(self) -> Evaluation | None:
-        """Evaluates where it is due, which may change what comes next."""
-        if not self._evaluation_due():
-            return None
+    def _evaluate(self) -> Evaluation:
+        """Measures the weights, which may end the run or begin the fall of its rate."""
         align(self.model, self.optimizer, self.ranks)
         result = self.evaluate(self.model, self.context(self.state.step - 1))
         self.state.apply_stop_rule(result, self.config)

@@ -96,7 +96,7 @@ def variant(content: bytes, file: Path, chance: random.Random) -> bytes:
 def readers(folder: Path) -> list[Reader]:
     """Everything in the program that reads a file which somebody else may have made."""
     from mlx_shakegpt.files import home
-    from mlx_shakegpt.run import Run, of_run, read_config
+    from mlx_shakegpt.run import Run, RunPlan, of_run, read_config
     from mlx_shakegpt.runtime import setup
     from mlx_shakegpt.settings.config import ModelConfig, Passage, TrainConfig, VerifyConfig
     from mlx_shakegpt.sharing.export import export
@@ -111,8 +111,8 @@ def readers(folder: Path) -> list[Reader]:
     model = ModelConfig(n_layer=1, n_head=1, n_embd=32, n_positions=32)
     config = TrainConfig(batch_size=1, context=16, steps=2, hard=0.5)
     corpus = Corpus.load(text, Passage())
-    names = {"preset": "quick", "recipe": "recite"}
-    run = Run(home() / "weights" / "fuzzed", model, config, corpus, names)
+    path = home() / "weights" / "fuzzed"
+    run = Run(RunPlan(path, "quick", "recite", model, config, corpus))
     run.create(setup())
     for _ in run.follow(1):
         pass

@@ -67,9 +67,9 @@ def test_a_run_begins_with_a_folder_and_goes_on_without_it(shakegpt, poem, folde
     assert first.code == 1 and "Beginning with" in first.err
     run = home / "weights" / "theirs"
     saved = read_config(run)
-    assert saved["preset"] == "custom" and saved["model"] == TINY
-    assert saved["init"] == pretrained(str(folder)).description
-    assert not saved["train"].closed_vocab and saved["train"].positions == "learned"
+    assert saved.preset == "custom" and saved.model == TINY
+    assert saved.init == pretrained(str(folder)).record
+    assert not saved.train.closed_vocab and saved.train.positions == "learned"
     trained = full_tensors(model_from_run(run / "model.safetensors", TINY))
     start = full_tensors(model_from_hf(folder))
     far = [np.abs(np.array(v - start[k])).max() for k, v in trained.items()]
@@ -110,7 +110,7 @@ def test_the_hub_gives_safetensors_and_settings_only(monkeypatch, folder):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     start = pretrained("someone/gpt2")
-    assert start.source == "someone/gpt2" and start.model.config == TINY
+    assert start.record.source == "someone/gpt2" and start.model.config == TINY
     assert not any("bin" in name or name == "*" for name in requests[0][1])
 
 

@@ -1,0 +1,130 @@
+"""A run's config.json: what it was started with, and on what. Reader and writer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ..files import read_json, write_atomically
+from ..settings.config import ModelConfig, Passage, TrainConfig
+from ..text.corpus import Corpus
+
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True)
+class LearnedText:
+    """The passage that a run learns: the file's name, sha256 and path (None: Tiny Shakespeare), the
+    passage's first line, and the number of its tokens."""
+
+    name: str
+    sha256: str
+    first_line: int
+    tokens: int
+    path: str | None
+
+    @classmethod
+    def of(cls, corpus: Corpus) -> LearnedText:
+        """That of a corpus."""
+        return cls(**corpus.description, path=corpus.path)
+
+    @property
+    def passage(self) -> Passage:
+        """The same as a setting."""
+        return Passage(self.first_line, self.tokens)
+
+    @property
+    def file(self) -> Path | None:
+        """Where the text lies; None: Tiny Shakespeare."""
+        return Path(self.path) if self.path else None
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """All but the path, as Corpus.description."""
+        return {name: value for name, value in vars(self).items() if name != "path"}
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    """Where the weights that a run began with came from, and their files' sha256."""
+
+    source: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """All that config.json says. `lengthened` has, for each time that a run was made longer, the
+    step, epochs and steps before."""
+
+    id: str
+    preset: str
+    recipe: str
+    init: InitialWeights | None
+    model: ModelConfig
+    train: TrainConfig
+    corpus: LearnedText
+    tokenizer: Mapping[str, str]
+    versions: Mapping[str, str]
+    device: str
+    lengthened: tuple[Mapping[str, Any], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready dict; dtype and seed stand in it once more, for who looks for them."""
+        content: dict[str, Any] = {"id": self.id, "preset": self.preset, "recipe": self.recipe}
+        if self.init:
+            content["init"] = vars(self.init)
+        content |= {
+            "model": self.model.to_json(),
+            "train": self.train.to_json(),
+            "corpus": vars(self.corpus),
+            "tokenizer": self.tokenizer,
+            "versions": self.versions,
+            "device": self.device,
+            "dtype": self.train.dtype,
+            "seed": self.train.seed,
+        }
+        return content | ({"lengthened": list(self.lengthened)} if self.lengthened else {})
+
+    def write(self, folder: Path) -> None:
+        """Puts config.json into a run's folder, whole or not at all."""
+        write_atomically(folder / CONFIG, json.dumps(self.to_json(), indent=1) + "\n")
+
+
+def read_config(folder: Path) -> RunConfig:
+    """What a run's config.json says. Raises ValueError where it is damaged."""
+    data = read_json(folder / CONFIG)
+    try:
+        init, corpus = data.get("init"), data["corpus"]
+        config = RunConfig(
+            id=data.get("id", ""),
+            preset=data["preset"],
+            recipe=data["recipe"],
+            init=InitialWeights(init["source"], init["sha256"]) if init is not None else None,
+            model=ModelConfig.from_json(data["model"]),
+            train=TrainConfig.from_json(data["train"]),
+            corpus=LearnedText(**{f.name: corpus[f.name] for f in fields(LearnedText)}),
+            tokenizer=data["tokenizer"],
+            versions=data["versions"],
+            device=data["device"],
+            lengthened=tuple(data.get("lengthened", ())),
+        )
+        _check(config)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{folder / CONFIG} is damaged: {error}") from None
+    return config
+
+
+def _check(config: RunConfig) -> None:
+    """Raises ValueError for entries of another type; settings check their own."""
+    texts = [config.id, config.preset, config.recipe, config.device]
+    texts += [config.corpus.name, config.corpus.sha256, config.corpus.path or ""]
+    texts += list(vars(config.init).values()) if config.init else []
+    for mapping in (config.tokenizer, config.versions):
+        texts += [*mapping.keys(), *mapping.values()]
+    if wrong := [text for text in texts if not isinstance(text, str)]:
+        raise ValueError(f"{wrong[0]!r} is not a text")
+    config.corpus.passage  # noqa: B018  (checks itself)

@@ -1,0 +1,160 @@
+"""What a run will be, from what was asked for by name, before anything is written or built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from ..runtime import Runtime
+from ..settings.config import LENGTH, ModelConfig, Passage, TrainConfig
+from ..settings.presets import DEFAULT_RECIPE, PRESETS, fit_to_text, preset, preset_like, recipe
+from ..text import assets
+from ..text.corpus import Corpus
+from ..text.vocabulary import Vocabulary
+from ..training import cost
+from .config_file import CONFIG, LearnedText, RunConfig, read_config
+from .folder import must_be_new, run_path
+from .pretrained import Pretrained, pretrained
+
+_NAMES = ("preset", "recipe", "run", "data", "first_line", "corpus_tokens", "init")
+# What weights that know how to attend want instead; `lr` is about GPT-2's own.
+PRETRAINED = {"closed_vocab": False, "positions": "learned", "zero_residual": False}
+PRETRAINED |= {"optimizer": "adamw", "lr": 1e-4}
+CUSTOM = "custom"  # the preset of a model that has the shape of none
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A run to begin, or with `resumed` to go on with. `start` are the weights to begin with, None
+    for random ones; `by_default` tells whether the machine chose the preset."""
+
+    path: Path
+    preset: str
+    recipe: str
+    model: ModelConfig
+    config: TrainConfig
+    corpus: Corpus
+    start: Pretrained | None = None
+    resumed: bool = False
+    by_default: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """What has to be the same for all who share the run's work."""
+        return {
+            "path": str(self.path),
+            "model": self.model.to_json(),
+            "train": self.config.to_json(),
+            "corpus": vars(LearnedText.of(self.corpus)),
+        }
+
+
+def plan_run(
+    runtime: Runtime,
+    settings: Mapping[str, Any],
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> RunPlan:
+    """The plan of a new run, or with `resume` of the one of that name, if it exists.
+
+    `settings` may have preset, recipe, run (a name), data (a path), first_line, corpus_tokens, init
+    (a folder or hub id) and any field of TrainConfig. A text, a vocabulary or a model on the hub is
+    fetched where it is missing, of which `progress` hears; nothing else is written. Raises
+    ValueError, or OSError, for what cannot be had or does not agree with the run as it was started.
+    """
+    chosen = dict(settings)
+    known = {*_NAMES, *(field.name for field in fields(TrainConfig))}
+    if unknown := sorted(chosen.keys() - known):
+        raise ValueError(f"no setting {unknown[0]!r}; there are {', '.join(sorted(known))}")
+    init, name = chosen.pop("init", None), chosen.pop("preset", "auto")
+    by_default = name == "auto" and not init
+    if by_default:
+        name = "gpt2-124m" if runtime.device == "gpu" else "quick"
+    path = run_path(chosen.pop("run", Path(init).name if init else name))
+    if resume and (path / CONFIG).exists():
+        return _resumed(path, settings, progress)
+    must_be_new(path)
+    start = pretrained(init) if init else None
+    if start:
+        shape = preset_like(start.config) or CUSTOM
+        if name not in ("auto", shape):
+            raise ValueError(f"{init} has another shape than preset {name}; leave the preset out")
+        name = shape
+        chosen = PRETRAINED | chosen
+    recipe_name, data = chosen.pop("recipe", DEFAULT_RECIPE), chosen.pop("data", None)
+    base = preset(name).passage if data is None and name in PRESETS else Passage()
+    passage = Passage(
+        chosen.pop("first_line", base.first_line), chosen.pop("corpus_tokens", base.tokens)
+    )
+    chosen.setdefault("dtype", runtime.dtype)
+    config = recipe(recipe_name, name if name in PRESETS else None, **chosen)
+    model = start.config if start else preset(name).model
+    corpus = read_corpus(data, passage, progress)
+    if recipe_name == DEFAULT_RECIPE:
+        config = fit_to_text(config, len(corpus.ids), chosen)
+    return RunPlan(path, name, recipe_name, model, config, corpus, start, by_default=by_default)
+
+
+def _resumed(path: Path, settings: Mapping[str, Any], progress: Progress | None) -> RunPlan:
+    """A run that goes on with the settings that it was started with, but for its length."""
+    saved = read_config(path)
+    config = _lengthened(saved.train, settings)
+    data, passage = settings.get("data") or saved.corpus.path, saved.corpus.passage
+    if settings.get("corpus_tokens") == 0:
+        whole = read_corpus(data, replace(passage, tokens=0), progress)
+        settings = {**settings, "corpus_tokens": len(whole.ids)}
+    _must_agree(path, replace(saved, train=config), settings)
+    corpus = read_corpus(data, passage, progress)
+    start, init = None, saved.init
+    if init and not any((path / "checkpoints").glob("[0-9]*")):  # which hold all that is left of it
+        start = pretrained(init.source, init.sha256)
+    return RunPlan(
+        path, saved.preset, saved.recipe, saved.model, config, corpus, start, resumed=True
+    )
+
+
+def read_corpus(data: str | None, passage: Passage, progress: Progress | None) -> Corpus:
+    """A passage of a text, or of Tiny Shakespeare. Raises ValueError or OSError as both may."""
+    if not data:
+        assets.ensure(assets.TINY_SHAKESPEARE, progress)
+    return Corpus.load(Path(data) if data else None, passage)
+
+
+def must_fit(plan: RunPlan, runtime: Runtime, ranks: int, free: int) -> None:
+    """Raises ValueError where so many ranks of a run, some of them on this machine, take more than
+    its `free` bytes."""
+    closed = plan.config.closed_vocab
+    rows = Vocabulary.of(plan.corpus.ids).rows if closed else plan.model.vocab_size
+    share = free // runtime.launch.local_size
+    on_cpu = runtime.device == "cpu"
+    cost.must_fit(plan.model, plan.config, rows, on_cpu, share, ranks, plan.resumed)
+
+
+def _lengthened(config: TrainConfig, settings: Mapping[str, Any]) -> TrainConfig:
+    """A run's configuration with the number of epochs or steps that is asked for, if any."""
+    length = {name: settings[name] for name in LENGTH & settings.keys()}
+    if length.get("epochs", config.epochs) != config.epochs:
+        length.setdefault("steps", 0)  # which would count before epochs
+    return replace(config, **length)
+
+
+def _must_agree(path: Path, saved: RunConfig, settings: Mapping[str, Any]) -> None:
+    """Raises ValueError where an option contradicts what a run was started with."""
+    started = saved.train.to_json() | {
+        "preset": saved.preset,
+        "recipe": saved.recipe,
+        "init": saved.init.source if saved.init else "none",
+        "first_line": saved.corpus.first_line,
+        "corpus_tokens": saved.corpus.tokens,
+    }
+    if "init" in settings and (folder := Path(settings["init"]).expanduser()).is_dir():
+        settings = {**settings, "init": str(folder.resolve())}
+    for key, value in settings.items():
+        if value != started.get(key, value) and value != "auto":
+            raise ValueError(
+                f"run {path.name!r} was started with `{key}` {started[key]}; resume it "
+                "so, or start another `run`"
+            )
