@@ -28,10 +28,13 @@ GROUPS = {
     ),
     "Windows": ("batch_size", "context", "short_context", "grow", "jitter", "hard"),
     "Rate and optimiser": (
-        "optimizer", "lr", "warmup_steps", "follow", "hold", "end_lr", "beta1", "beta2", "eps",
-        "weight_decay", "clip",
+        "optimizer", "lr", "muon_ratio", "warmup_steps", "follow", "hold", "end_lr", "beta1",
+        "beta2", "eps", "weight_decay", "clip",
     ),
-    "Parameters": ("dtype", "positions", "zero_residual", "closed_vocab"),
+    "Parameters": (
+        "dtype", "positions", "zero_residual", "logit_gain", "first_blocks", "deepen",
+        "closed_vocab",
+    ),
 }  # fmt: skip
 
 

@@ -103,6 +103,7 @@ class GPT(nn.Module):
         self.wpe = nn.Embedding(config.n_positions, config.n_embd)
         self.h = [Block(config) for _ in range(config.n_layer)]
         self.ln_f = LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        self.depth = config.n_layer  # blocks that are computed; any others must be the identity
         # The layers drew their weights from MLX's random state, which only a computed draw would
         # settle: models whose weights are replaced at once would leave an ever longer chain.
         mx.eval(mx.random.state[0])  # type: ignore[index]
@@ -145,8 +146,8 @@ class GPT(nn.Module):
         positions = mx.arange(T) + (mx.array(start)[..., None] if cache else 0)
         x = self.wte(ids) + self.wpe(positions)
         mask = cache[0].make_mask(T, return_array=False, window_size=None) if cache else "causal"
-        top = len(self.h) - 1
-        for layer, block in enumerate(self.h):
+        top = self.depth - 1
+        for layer, block in enumerate(self.h[: self.depth]):
             kept = last if layer == top else None
             x = block(x, mask, cache[layer] if cache else None, kept)
         return self.ln_f(x)

@@ -20,14 +20,20 @@ _PEAK = 32.0  # logit of the place that a head looks back to; those of others ar
 
 
 def initialise(
-    model: GPT, seed: int, zero_residual: bool = False, positions: str = "learned"
+    model: GPT,
+    seed: int,
+    zero_residual: bool = False,
+    positions: str = "learned",
+    logit_gain: float = 1.0,
 ) -> None:
     """GPT-2's initialisation: N(0, 0.02), residual projections 0.02/√(2L), zero biases.
 
     With `zero_residual` those projections are zero, so that blocks start as the identity
     (Goyal et al., 2017; Zhang et al., 2019). `positions` other than "learned" are a table that is
     no trainable parameter: "sinusoid" (Vaswani et al., 2017), or "look-back", by which the heads of
-    the first three blocks begin by looking so and so many tokens back.
+    the first three blocks begin by looking so and so many tokens back. `logit_gain` is the last
+    LayerNorm's gain: with a gain of 1, a state that points exactly at a row of `wte` gives it a
+    logit of 0.02 C, others less, and to be sure among ten thousand ids takes more than that.
     """
     residual_std = 0.0 if zero_residual else INIT_STD / (2 * model.config.n_layer) ** 0.5
     parameters = sorted(flat(model.parameters()).items())
@@ -42,6 +48,7 @@ def initialise(
             std = residual_std if name.endswith("c_proj.weight") else INIT_STD
             new = std * mx.random.normal(old.shape, key=key)
         values[name] = new
+    values["ln_f.weight"] = logit_gain * values["ln_f.weight"]
     if positions == "sinusoid":
         values["wpe.weight"] = sinusoids(*values["wpe.weight"].shape)
     elif positions == "look-back":

@@ -21,7 +21,7 @@ from .pretrained import Pretrained, pretrained
 _NAMES = ("preset", "recipe", "run", "data", "first_line", "corpus_tokens", "init")
 # What weights that know how to attend want instead; `lr` is about GPT-2's own.
 PRETRAINED = {"closed_vocab": False, "positions": "learned", "zero_residual": False}
-PRETRAINED |= {"optimizer": "adamw", "lr": 1e-4}
+PRETRAINED |= {"first_blocks": 0, "optimizer": "adamw", "lr": 1e-4}
 CUSTOM = "custom"  # the preset of a model that has the shape of none
 
 Progress = Callable[[str, int, int], None]

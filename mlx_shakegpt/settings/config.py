@@ -87,6 +87,9 @@ class TrainConfig(Checked):
         "optimiser; muon: Muon for the blocks' matrices, AdamW for the rest",
         choices=("adamw", "muon"),
     )
+    muon_ratio: float = option(
+        0.2, "Muon's rate, in units of AdamW's times the root of the width", POSITIVE
+    )
     beta1: float = option(0.9, "AdamW's decay of the first moment", BETA)
     beta2: float = option(0.95, "AdamW's decay of the second moment", BETA)
     eps: float = option(1e-8, "AdamW's epsilon", POSITIVE)
@@ -122,6 +125,18 @@ class TrainConfig(Checked):
         False, "residual projections start at zero, or scaled as in GPT-2",
         opposite="scaled-residual",
     )  # fmt: skip
+    first_blocks: int = option(
+        0,
+        "blocks trained at first; the others, which begin as the identity, join below `deepen`; "
+        "0: all",
+        NOT_NEGATIVE,
+    )
+    deepen: float = option(
+        0.5, "loss, in nats, below which blocks after `first_blocks` join", POSITIVE
+    )
+    logit_gain: float = option(
+        1.0, "initial gain of the last LayerNorm, which scales the logits", POSITIVE
+    )
     closed_vocab: bool = option(
         True, "train only the ids that the text has, plus one shared row, or all",
         opposite="full-vocab",
@@ -131,6 +146,11 @@ class TrainConfig(Checked):
         super().__post_init__()
         if self.hard and not self.jitter:
             raise ValueError(f"hard is {self.hard}; windows can only be moved with jitter")
+        if self.first_blocks and not self.zero_residual:
+            raise ValueError(
+                f"first_blocks is {self.first_blocks}; only with zero_residual do the other blocks "
+                "begin as the identity"
+            )
         if self.weight_decay and self.optimizer == "muon":
             raise ValueError(f"weight_decay is {self.weight_decay}; with muon it must be 0")
         tokens = self.batch_size * self.context

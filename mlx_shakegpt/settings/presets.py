@@ -56,11 +56,13 @@ RECIPES: dict[str, TrainConfig] = {
         finish=False,
         follow=0.5,
         optimizer="muon",
+        muon_ratio=0.1,
         beta2=0.99,
         hard=0.65,
         stop="known",
         positions="look-back",
         zero_residual=True,
+        logit_gain=3.0,
     ),
     # github.com/jha-vikas/GPT-2-Shakespeare-Generator: every number of its training script;
     # its weight decay is PyTorch's default.

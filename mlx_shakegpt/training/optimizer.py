@@ -115,15 +115,15 @@ class MasterMuon(_Masters, SplitMuon):
 class MuonAndAdamW(optim.MultiOptimizer):
     """Muon for the blocks' matrices, AdamW for embeddings, biases and LayerNorms.
 
-    Muon's rate is 0.2 √C times AdamW's: an orthogonal C × C matrix has entries of 1/√C, and 0.2 is
-    about what AdamW's steps measure in units of its rate (Liu et al., 2025, arXiv:2502.16982).
+    Muon's rate is `ratio` √C times AdamW's: an orthogonal C × C matrix has entries of 1/√C, and 0.2
+    is about what AdamW's steps measure in units of its rate (Liu et al., 2025, arXiv:2502.16982).
     """
 
-    def __init__(self, muon: optim.Muon, adamw: optim.AdamW, n_embd: int) -> None:
+    def __init__(self, muon: optim.Muon, adamw: optim.AdamW, ratio: float, n_embd: int) -> None:
         super().__init__(
             [muon, adamw], [lambda name, array: name.startswith("h.") and array.ndim == 2]
         )
-        self.ratio = 0.2 * n_embd**0.5
+        self.ratio = ratio * n_embd**0.5
 
     @property
     def learning_rate(self) -> mx.array:
@@ -150,7 +150,7 @@ def optimizer_of(config: TrainConfig, n_embd: int) -> optim.Optimizer:
     if config.optimizer == "adamw":
         return adamw
     muon = (MasterMuon if masters else SplitMuon)(config.lr, weight_decay=0.0)
-    return MuonAndAdamW(muon, adamw, n_embd)
+    return MuonAndAdamW(muon, adamw, config.muon_ratio, n_embd)
 
 
 def adamw_state(optimizer: optim.Optimizer) -> Any:

@@ -45,6 +45,7 @@ class RunState:
     full_at: int = 0  # first step with windows of the full context
     decay_at: int = 0  # first step of the falling rate
     total: int = 0  # steps in all
+    deep: bool = True  # all blocks are trained
     pretrained: bool = False  # began with weights that know all positions
     reached: bool = False  # the last evaluation was below the target
     known: bool = False  # the last evaluation found the text known by heart
@@ -105,15 +106,17 @@ class RunState:
         self.noted += 1
         self.paces = [*self.paces[-1:], before + share * (loss - before)]
 
-    def slowing(self, follow: float) -> float:
-        """What a step's rate is multiplied with: below a smoothed loss of `follow`, their ratio;
-        and a half for each halving.
+    @property
+    def pace(self) -> float:
+        """The smoothed loss by which a step goes; infinite before there is one.
 
         The loss of the step just before is never taken, read or not, so that it makes no difference
         when numbers are read.
         """
-        whole = 0.5**self.halvings
         late = self.noted - (self.step - 1)  # 1 where the last step's loss was read, else 0
-        if not follow or len(self.paces) <= late:
-            return whole
-        return whole * min(1.0, self.paces[-1 - late] / follow)
+        return self.paces[-1 - late] if len(self.paces) > late else math.inf
+
+    def slowing(self, follow: float) -> float:
+        """What a step's rate is multiplied with: below a smoothed loss of `follow`, their ratio;
+        and a half for each halving."""
+        return 0.5**self.halvings * (min(1.0, self.pace / follow) if follow else 1.0)

@@ -86,7 +86,9 @@ class Trainer:
         self.vocabulary = closed
         self.model = GPT(model_config, closed.rows if closed else None)
         self.model.set_dtype(getattr(mx, config.dtype))
-        initialise(self.model, config.seed, config.zero_residual, config.positions)
+        initialise(
+            self.model, config.seed, config.zero_residual, config.positions, config.logit_gain
+        )
         if start is not None:
             if closed or config.positions != "learned":
                 raise ValueError(
@@ -106,6 +108,7 @@ class Trainer:
             full_at=round(config.grow * total) if 0 < config.short_context < config.context else 0,
             decay_at=max(min(config.warmup_steps, total - 1), round(config.hold * total)),
             total=total,
+            deep=not config.first_blocks or start is not None,
             pretrained=start is not None,
         )
         self._eval_every = max(self.curriculum.steps(config.eval_every), EVALUATIONS_AT_LEAST_APART)
@@ -144,13 +147,16 @@ class Trainer:
         state = self.state
         ahead = (self.gpu if ahead is None else ahead) and self.ranks.size == 1
         ahead = ahead and self.config.stop != "batch"
-        step_fn = Step(self.model, self.optimizer, self.config.clip, self.absent, self.ranks)
+        step_fn = self._step()
         running: _Running | None = None
         batch = self.batch(state.step)
         clock = time.perf_counter()
         while state.step < state.total and not self._stopping:
             if state.step == state.full_at > 0 and not self._knows_positions:
                 grow(self.model, self.optimizer, self.context(0), self.config.context)
+            if not state.deep and state.pace < self.config.deepen:
+                state.deep = True
+                step_fn = self._step()
             lr = learning_rate(state.step, self.config, state.decay_at, state.total)
             lr *= state.slowing(self.config.follow)
             result = step_fn(batch, lr, self._stop_requested)
@@ -176,6 +182,18 @@ class Trainer:
             report, _ = self._report(running, clock)
             yield replace(report, settled=True)
         self._stop_requested = self._stopping = False
+
+    def _step(self) -> Step:
+        """The step of the blocks that are trained now."""
+        depth = len(self.model.h)
+        if not self.state.deep:
+            depth = min(depth, self.config.first_blocks)
+        self.model.depth = depth
+        for block in self.model.h[depth:]:
+            block.freeze()
+        for block in self.model.h[:depth]:
+            block.unfreeze()
+        return Step(self.model, self.optimizer, self.config.clip, self.absent, self.ranks)
 
     @property
     def _knows_positions(self) -> bool:

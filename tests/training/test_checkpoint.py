@@ -61,6 +61,25 @@ def test_a_resumed_run_repeats_the_losses_exactly(ids, tmp_path, dtype, stop_at,
     assert steps + numbers(second) == undisturbed
 
 
+@pytest.mark.parametrize("stop_at", [1, 3, 6, 9])
+def test_a_run_whose_blocks_join_on_the_way_is_resumed_exactly(ids, tmp_path, stop_at):
+    changes = {"optimizer": "muon", "positions": "sinusoid", "zero_residual": True}
+    changes |= {"first_blocks": 1, "deepen": 10.6}
+    whole = fresh(ids, **changes)
+    undisturbed = numbers(whole)
+    assert whole.state.deep
+    first = fresh(ids, **changes)
+    steps = []
+    for r in first.run():
+        steps.append((r.step, r.loss, r.norm, r.lr, r.epoch))
+        if r.step == stop_at:
+            first.stop()
+    path = checkpoint.save(tmp_path, first, {})
+    second = fresh(ids, **changes)
+    checkpoint.restore(path, second)
+    assert steps + numbers(second) == undisturbed
+
+
 @pytest.mark.parametrize("ahead", [False, True])
 @pytest.mark.parametrize(
     ("tokens", "changes"),

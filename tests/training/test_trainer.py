@@ -333,3 +333,58 @@ def test_ten_thousand_steps_take_no_more_memory_than_a_thousand(ids):
     )
     steps, grown = map(int, done.stdout.split())
     assert steps == 10_000 and grown < 8_000_000
+
+
+def blocks_of(t, first):
+    """Copies of the weights of blocks from `first` on."""
+    return {k: np.array(v) for k, v in flat(t.model.h[first:]).items()}
+
+
+def test_blocks_that_join_later_are_the_identity_until_then(ids):
+    t = trainer(ids, steps=8, first_blocks=1, zero_residual=True, deepen=1e-3)
+    before = blocks_of(t, 1)
+    t.evaluate = lambda model, context: Evaluation(9.0, 0.0, 0.0, 1, complete=True)
+    losses(t)
+    assert all(np.array_equal(before[name], now) for name, now in blocks_of(t, 1).items())
+    assert t.model.depth == 1 and not t.state.deep
+    rows = t.vocabulary.rows_of(ids[:16])[None]
+    shallow = np.array(t.model(rows))
+    t.model.depth = 2
+    assert np.array_equal(shallow, np.array(t.model(rows)))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_all_blocks_are_trained_once_the_loss_is_low_enough(ids, optimizer):
+    changes = {"optimizer": optimizer, "steps": 30, "zero_residual": True, "first_blocks": 1}
+    never_deep, deep = trainer(ids, **changes, deepen=1e-3), trainer(ids, **changes, deepen=10.0)
+    one, two = losses(never_deep), losses(deep)
+    assert deep.model.depth == 2 and deep.state.deep
+    same = [a == b for a, b in zip(one, two, strict=True)]
+    joined = same.index(False)
+    assert joined > 1 and not any(same[joined + 1 :])
+    # The first step that differs has the same loss, since what joins is the identity.
+    assert one[joined][1] == two[joined][1] and one[joined][2] < two[joined][2]
+    start = trainer(ids, **changes, deepen=1e-3)
+    moved = zip(blocks_of(start, 1).items(), blocks_of(deep, 1).values(), strict=True)
+    still = {name for (name, was), now in moved if np.array_equal(was, now)}
+    assert not {name for name in still if name.endswith("weight")}
+
+
+def test_blocks_cannot_join_later_where_they_would_not_be_the_identity(ids):
+    with pytest.raises(ValueError, match="only with zero_residual"):
+        trainer(ids, first_blocks=1)
+
+
+def test_the_initial_gain_of_the_last_layernorm_scales_the_logits(ids):
+    one, three = trainer(ids), trainer(ids, logit_gain=3.0)
+    rows = one.vocabulary.rows_of(ids[:16])[None]
+    want = 3 * np.array(one.model(rows))
+    assert np.allclose(want, np.array(three.model(rows)), rtol=1e-5, atol=1e-6)
+
+
+def test_muons_rate_is_its_ratio_times_the_root_of_the_width(ids):
+    t = trainer(ids, optimizer="muon", muon_ratio=0.05)
+    t.optimizer.learning_rate = 1e-2
+    muon, adamw = t.optimizer.optimizers
+    assert float(adamw.learning_rate) == pytest.approx(1e-2)
+    assert float(muon.learning_rate) == pytest.approx(1e-2 * 0.05 * TINY.n_embd**0.5)
