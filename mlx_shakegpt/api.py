@@ -89,11 +89,11 @@ def train(
     model = train("poem.txt", run="poem", preset="quick", epochs=30)
     ```
     """
-    asked = {
+    named = {
         "data": str(data) if data else None, "run": run, "recipe": recipe, "init": init,
         "first_line": first_line, "corpus_tokens": corpus_tokens,
     }  # fmt: skip
-    settings |= {"preset": preset} | {k: v for k, v in asked.items() if v is not None}
+    settings |= {"preset": preset} | {k: v for k, v in named.items() if v is not None}
     opened = open_run(setup(), settings, resume)
     try:
         for report in opened.follow(checkpoint_every):

@@ -77,9 +77,9 @@ def test_an_openblas_that_is_found_by_a_link_of_another_name_is_asked_and_told(t
         "from mlx_shakegpt.runtime import blas\n"
         f"blas._candidates = lambda: [({str(link)!r}, {prefix!r})]\n"
         "from mlx_shakegpt import runtime\n"
-        "found = runtime.setup().blas\n"
-        "found.use_threads(1)\n"
-        "print(found.path, found.threads)\n"
+        "library = runtime.setup().blas\n"
+        "library.use_threads(1)\n"
+        "print(library.path, library.threads)\n"
     )
     command = [sys.executable, "-c", code]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
