@@ -105,9 +105,9 @@ def window_scores(
     model: GPT, windows: np.ndarray, last: int, vocabulary: Vocabulary | None = None
 ) -> Scores:
     """The scores, (W, last), of the last tokens of windows (W, T + 1) of ids."""
-    rows = vocabulary.rows_of(windows) if vocabulary else windows
+    row_ids = vocabulary.rows_of(windows) if vocabulary else windows
     size = max(1, TOKENS_AT_ONCE // (windows.shape[1] - 1))
-    batches = ((last, rows[i : i + size]) for i in range(0, len(rows), size))
+    batches = ((last, row_ids[i : i + size]) for i in range(0, len(row_ids), size))
     parts = list(_computed(model, vocabulary.absent if vocabulary else 0, batches))
     return Scores(
         np.concatenate([part.nll for part in parts]), np.concatenate([part.hit for part in parts])
@@ -177,12 +177,12 @@ def _scored_windows(
 ) -> Iterator[tuple[np.ndarray, Scores]]:
     """Places in the text, (n,), and their scores, window after window, spread over the text;
     those of every `stride`-th batch from `offset` on."""
-    rows = vocabulary.rows_of(ids) if vocabulary else ids
+    row_ids = vocabulary.rows_of(ids) if vocabulary else ids
     starts, first = _windows(len(ids), context)
     chosen = _chosen(len(ids), context)[offset::stride]
     lengths = [context - int(first[part].min()) for part in chosen]  # scored positions, at most
     batches = (
-        (last, rows[starts[part, None] + np.arange(context + 1)])
+        (last, row_ids[starts[part, None] + np.arange(context + 1)])
         for part, last in zip(chosen, lengths, strict=True)
     )
     scored = _computed(model, vocabulary.absent if vocabulary else 0, batches)
