@@ -277,7 +277,7 @@ def shakegpt(capfd, monkeypatch):
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["shakegpt", *map(str, arguments)])
         capfd.readouterr()
-        code = cli._run()
+        code = cli.run()
         return Result(code, *capfd.readouterr())
 
     return run
