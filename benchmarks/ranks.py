@@ -54,7 +54,7 @@ def worker(name: str, batch_size: int, context: int, steps: int) -> None:
         seconds.append(time.perf_counter() - start)
         ranks.wait()
         start = time.perf_counter()
-        mx.eval(ranks.average(gradients), ranks.rows(share), ranks.mean(mx.zeros(2)))
+        mx.eval(ranks.average(gradients), ranks.concatenate(share), ranks.mean(mx.zeros(2)))
         exchanges.append(time.perf_counter() - start)
     if ranks.rank == 0:
         figures = {

@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from mlx_shakegpt.cli import app
+from mlx_shakegpt.cli.help import summary
 
 PAGE = Path(__file__).with_name("commands.md")
 HEAD = """# Commands
@@ -27,7 +28,7 @@ def page() -> str:
     """The whole page: a table of the commands, and a section for each."""
     commands = app.commands.items()
     table = ["| command | what it does |", "|---|---|"]
-    table += [f"| [`{name}`](#{name}) | {_paragraphs(command)[0]} |" for name, command in commands]
+    table += [f"| [`{name}`](#{name}) | {summary(command)} |" for name, command in commands]
     sections = [_section(name, command) for name, command in commands]
     return "\n".join([HEAD, *table, "", "\n".join(sections)])
 

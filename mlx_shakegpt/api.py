@@ -89,11 +89,11 @@ def train(
     model = train("poem.txt", run="poem", preset="quick", epochs=30)
     ```
     """
-    asked = {
+    named = {
         "data": str(data) if data else None, "run": run, "recipe": recipe, "init": init,
         "first_line": first_line, "corpus_tokens": corpus_tokens,
     }  # fmt: skip
-    settings |= {"preset": preset} | {k: v for k, v in asked.items() if v is not None}
+    settings |= {"preset": preset} | {k: v for k, v in named.items() if v is not None}
     opened = open_run(setup(), settings, resume)
     try:
         for report in opened.follow(checkpoint_every):
@@ -135,7 +135,7 @@ def generate(
     print("".join(generate(load("poem"), "From fairest", max_tokens=60)))
     ```
     """
-    sampling = Sampling(temperature, top_k, top_p, min_p, seed)
+    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed)
     guesses = Lookup(model.corpus.ids) if lookup else None
     ids = tokenizer.encode(prompt)
     return tokenizer.decode_stream(stream(model.language_model, ids, max_tokens, sampling, guesses))
@@ -165,4 +165,5 @@ def verify(
     print(verify(load("poem")).figures["certified"])
     ```
     """
-    return prove(model, VerifyConfig(require, samples, every), done)
+    settings = VerifyConfig(require=require, samples=samples, every=every)
+    return prove(model, settings, done)

@@ -277,7 +277,7 @@ def shakegpt(capfd, monkeypatch):
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["shakegpt", *map(str, arguments)])
         capfd.readouterr()
-        code = cli._run()
+        code = cli.run()
         return Result(code, *capfd.readouterr())
 
     return run
@@ -294,6 +294,16 @@ def tiny_preset(monkeypatch):
     return "tiny"
 
 
+def stored_run(home, name):
+    """Puts the golden run into a home by some name, with its text; returns its folder."""
+    folder = home / "weights" / name
+    shutil.copytree(GOLDEN / "run", folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["corpus"]["path"] = str(shutil.copy(GOLDEN / config["corpus"]["path"], home))
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
 def free_port():
     """A port of this machine that nobody listens on."""
     with socket.socket() as probe:
@@ -302,3 +312,4 @@ def free_port():
 
 
 ROOT = Path(files.__file__).parent.parent
+GOLDEN = ROOT / "tests" / "golden"

@@ -1,6 +1,8 @@
 """The library's door: its names, its types, its examples and its pages."""
 
+import dataclasses
 import importlib.util
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,8 @@ from conftest import POEM, ROOT
 
 import mlx_shakegpt
 from mlx_shakegpt.run import find_run
+from mlx_shakegpt.settings.config import VerifyConfig
+from mlx_shakegpt.settings.sampling import Sampling
 from mlx_shakegpt.training import StepReport
 
 
@@ -40,6 +44,18 @@ def test_training_loading_and_speaking_are_one_line_each(poem, tiny_preset):
             mlx_shakegpt.train(poem, resume=again, epoch=5, **settings)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = mlx_shakegpt.nothing
+
+
+@pytest.mark.parametrize(
+    ("function", "settings"),
+    [(mlx_shakegpt.generate, Sampling), (mlx_shakegpt.verify, VerifyConfig)],
+)
+def test_signatures_and_docstrings_have_every_setting(function, settings):
+    parameters = inspect.signature(function).parameters.values()
+    own = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    assert own == {f.name: f.default for f in dataclasses.fields(settings)}
+    for name in own:
+        assert f"        {name}: " in function.__doc__
 
 
 def test_a_plain_name_is_a_runs_and_a_path_a_folders(poem, tiny_preset, tmp_path, monkeypatch):

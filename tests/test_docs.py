@@ -6,12 +6,13 @@ import importlib.util
 import json
 import re
 import shlex
+import shutil
 import textwrap
-from itertools import takewhile
+from itertools import pairwise, takewhile
 
 import click
 import pytest
-from conftest import ROOT
+from conftest import ROOT, stored_run
 from test_architecture import ROOMS
 
 from mlx_shakegpt.cli import app
@@ -26,6 +27,7 @@ PAGES = sorted(
 FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`python cli\.py ([a-z][^`]*)`")
 LINK = re.compile(r'\]\(([^)\s]+)\)|(?:src|srcset|href)="([^"]+)"')
+RUN = {"generate", "recite", "verify", "export", "plot", "completion"}  # what is run here
 NAMES = {"preset": {*PRESETS, "auto"}, "recipe": set(RECIPES)}
 
 
@@ -161,6 +163,31 @@ def test_commands_that_cost_little_run(shakegpt):
         result = shakegpt(*arguments)
         assert result.code == 0 and result.out, result.err
     assert "presets" in shakegpt("info", "--json").json()
+
+
+def test_commands_on_a_run_do_what_the_documents_have_them_do(shakegpt, home, monkeypatch):
+    runs = {"poem", "other", "quick"}  # in the documents; here all are the golden one
+    for name in runs:
+        stored_run(home, name)
+    shutil.copy(home / "sonnets.txt", home / "poem.txt")
+    monkeypatch.chdir(home)
+    done = set()
+    for page, arguments in program_calls():
+        name, *rest = arguments
+        named = {value for flag, value in pairwise(arguments) if flag == "--run"}
+        # The golden run is too narrow to be quantised.
+        if name not in RUN or not named <= runs or "--quantize" in rest or (*arguments,) in done:
+            continue
+        result = shakegpt(*arguments)
+        assert result.code == 0, f"{page.name}: {' '.join(arguments)}: {result.err}"
+        done.add((*arguments,))
+    assert {name for name, *_ in done} == RUN and len(done) > 15
+
+
+@pytest.mark.parametrize("table", [PRESETS, RECIPES], ids=["presets", "recipes"])
+def test_every_preset_and_recipe_has_its_row(table):
+    rows = re.findall(r"^\| `([\w-]+)`", text_of(ROOT / "docs" / "training.md"), re.MULTILINE)
+    assert set(table) <= set(rows)
 
 
 def test_scripts_and_make_targets_in_the_documents_exist():

@@ -7,25 +7,19 @@ import sys
 
 import mlx.core as mx
 import pytest
-from conftest import ROOT
+from conftest import GOLDEN, ROOT, stored_run
 
 from mlx_shakegpt import generate, load
 from mlx_shakegpt.run.log_lines import read_metrics
 from mlx_shakegpt.text.tokenizer import encode
 
-GOLDEN = ROOT / "tests" / "golden"
 EXPECTED = json.loads((GOLDEN / "expected.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture
 def golden_run(home):
-    """The golden run in this home, beside its text."""
-    folder = home / "weights" / "golden"
-    shutil.copytree(GOLDEN / "run", folder)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config["corpus"]["path"] = str(shutil.copy(GOLDEN / config["corpus"]["path"], home))
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    return folder
+    """The golden run in this home, with its text."""
+    return stored_run(home, "golden")
 
 
 def test_a_stored_run_speaks_as_it_did(golden_run):

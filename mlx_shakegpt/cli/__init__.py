@@ -26,10 +26,14 @@ from . import (
 )
 from .common import note
 from .gpu import lost_gpu
+from .help import CommandList
 from .wording import program, spoken
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=CommandList,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, prog_name="shakegpt")
 def app() -> None:
     """Makes GPT-2 learn a text by heart, on MLX."""
@@ -49,10 +53,11 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what a locale cannot say must not end a command
             stream.reconfigure(errors="backslashreplace")
-    sys.exit(_run())
+    sys.exit(run())
 
 
-def _run() -> int:
+def run() -> int:
+    """Runs the command of sys.argv; returns the exit code, with an error told in one line."""
     if os.environ.get("SHAKEGPT_DEBUG"):
         return app(prog_name=program(), standalone_mode=False) or 0
     try:

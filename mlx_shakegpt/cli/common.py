@@ -52,7 +52,7 @@ def options(config: type, *names: str, unset: bool = False) -> Callable[[Any], A
 
 def _help(text: str) -> str:
     """A field's help as a sentence, with the options that it names as flags."""
-    text = re.sub(r"`(\w+)`", lambda found: "--" + found[1].replace("_", "-"), text)
+    text = re.sub(r"`(\w+)`", lambda name: "--" + name[1].replace("_", "-"), text)
     return f"{text[:1].upper()}{text[1:]}."
 
 

@@ -27,12 +27,12 @@ def spoken(message: str, app: click.Group) -> str:
                     flags[name, " True"] = flag
                     flags[name, " False"] = (parameter.secondary_opts or [f"no {flag}"])[-1]
 
-    def typed(found: re.Match[str]) -> str:
-        name, call, value = found[1], found[2], found[3] or ""
+    def typed(match: re.Match[str]) -> str:
+        name, call, value = match[1], match[2], match[3] or ""
         if call:
-            return f"{program()} {name}" if name in app.commands else found[0]
+            return f"{program()} {name}" if name in app.commands else match[0]
         if (name, value) in flags:
             return flags[name, value]
-        return flags[name, ""] + value if (name, "") in flags else found[0]
+        return flags[name, ""] + value if (name, "") in flags else match[0]
 
     return re.sub(r"`(\w+)(\(\))?`( True| False)?", typed, message)

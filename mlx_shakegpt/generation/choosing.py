@@ -53,9 +53,9 @@ class Chooser:
         first = mx.arange(logits.shape[-1]) == logits.argmax(-1, keepdims=True)
         return ~_close(logits, mx.where(first, -math.inf, logits).max(-1))
 
-    def near(self, logits: mx.array, rows: mx.array) -> mx.array:
+    def near(self, logits: mx.array, row_ids: mx.array) -> mx.array:
         """Whether each of some rows (n,) could be the choice with the logits rounded otherwise."""
-        return _close(logits, mx.take_along_axis(logits, rows[:, None], -1)[:, 0])
+        return _close(logits, mx.take_along_axis(logits, row_ids[:, None], -1)[:, 0])
 
 
 def _close(logits: mx.array, others: mx.array) -> mx.array:

@@ -38,12 +38,12 @@ class Window:
         """
         model = self._model
         if isinstance(ids, mx.array):
-            rows = model.table[ids] if model.vocabulary else ids
+            row_ids = model.table[ids] if model.vocabulary else ids
         else:
-            rows = model.gpt.checked_ids(model.rows_of(ids))
-        if rows.ndim == 1:
-            rows = rows[None]
-        states = model.gpt.hidden(rows, self._cache, last)
+            row_ids = model.gpt.checked_ids(model.rows_of(ids))
+        if row_ids.ndim == 1:
+            row_ids = row_ids[None]
+        states = model.gpt.hidden(row_ids, self._cache, last)
         return model.gpt.head(states.reshape(-1, states.shape[-1]))
 
     def forget(self, n: int) -> None:

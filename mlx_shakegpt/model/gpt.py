@@ -5,7 +5,6 @@ Knows nothing of tokens' meaning, of training or of files.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -15,8 +14,7 @@ from mlx import nn
 from ..settings.config import ModelConfig
 from ..text.vocabulary import within
 from . import ops
-
-Weights = Mapping[str, Any]  # a module is one
+from .ops.block import compiled, eager
 
 
 class LayerNorm(nn.LayerNorm):
@@ -25,7 +23,7 @@ class LayerNorm(nn.LayerNorm):
 
 
 class Attention(nn.Module):
-    """The projections of causal multi-head self-attention."""
+    """The projections of causal multi-head self-attention: to q, k and v, and back."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -35,7 +33,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """The projections of the feed-forward part."""
+    """The projections of the feed-forward part: to four times the width, and back after a GELU."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -57,36 +55,14 @@ class Block(nn.Module):
 
     def __call__(self, x: mx.array, mask: Any, cache: Any, last: int | None = None) -> mx.array:
         """States (B, T, C), or with `last` only those of that many last positions."""
-        # Compiled, as there is hardly time to dispatch operations one by one for a single token.
-        into, out_of = (_into, _out_of) if cache is None else (_into_compiled, _out_of_compiled)
-        q, k, v = into(x, self.n_head, self.ln_1.eps, self.ln_1, self.attn.c_attn)
+        block = eager if cache is None else compiled
+        q, k, v = block.norm_qkv(x, self.ln_1, self.attn.c_attn, self.n_head)
         if cache is not None:
             k, v = cache.update_and_fetch(k, v)
         if last:
             q, x = q[:, :, -last:], x[:, -last:]
-        y = ops.attention(q, k, v, mask)
-        return out_of(x, y, self.ln_2.eps, self.attn.c_proj, self.ln_2, self.mlp)
-
-
-def _into(
-    x: mx.array, n_head: int, eps: float, norm: Weights, c_attn: Weights
-) -> Sequence[mx.array]:
-    """Into attention: its q, k and v, (B, H, T, D) each, of a block's states x (B, T, C)."""
-    qkv = ops.norm_linear(x, norm["weight"], norm["bias"], eps, c_attn["weight"], c_attn["bias"])
-    return ops.split_heads(qkv, n_head)
-
-
-def _out_of(
-    x: mx.array, y: mx.array, eps: float, c_proj: Weights, norm: Weights, mlp: Weights
-) -> mx.array:
-    """Out of attention: x with its output y (B, T, C), projected, and then with the MLP's."""
-    x = x + ops.linear(y, c_proj["weight"], c_proj["bias"])
-    fc, out = mlp["c_fc"], mlp["c_proj"]
-    h = ops.norm_linear(x, norm["weight"], norm["bias"], eps, fc["weight"], fc["bias"])
-    return x + ops.gelu_linear(h, out["weight"], out["bias"])
-
-
-_into_compiled, _out_of_compiled = mx.compile(_into), mx.compile(_out_of)
+        x = x + block.linear(ops.attention(q, k, v, mask), self.attn.c_proj)
+        return x + block.norm_mlp(x, self.ln_2, self.mlp)
 
 
 class GPT(nn.Module):

@@ -67,12 +67,12 @@ def use_fast_blas(compiled: Compile | None = None) -> Blas:
         return Blas(False, "reference", reason="libmlx.so is not among the loaded libraries")
     path, base = mlx
     try:
-        slots = _import_slots(path, _SGEMM)
+        slots = import_slots(path, _SGEMM)
     except (OSError, ValueError, struct.error) as error:
         return Blas(False, "reference", str(path), reason=f"cannot read {path.name}: {error}")
     if not slots:
         return Blas(False, "unknown", str(path), reason=f"{path.name} does not import cblas_sgemm")
-    for candidate, prefix in _candidates():
+    for candidate, prefix in candidates():
         try:
             library = ctypes.CDLL(candidate)
             sgemm = getattr(library, f"{prefix}cblas_sgemm")
@@ -120,14 +120,14 @@ def _address(function: Any) -> int:
     return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
-def _candidates() -> list[tuple[str, str]]:
+def candidates() -> list[tuple[str, str]]:
     """Libraries to try, each with the prefix of its symbols."""
-    candidates = [(name, "") for name in ("libopenblas.so.0", "libopenblas.so")]
+    libraries = [(name, "") for name in ("libopenblas.so.0", "libopenblas.so")]
     spec = importlib.util.find_spec("scipy_openblas32")
     if spec and spec.origin:
         folder = Path(spec.origin).parent / "lib"
-        candidates += [(str(file), "scipy_") for file in sorted(folder.glob("libscipy_openblas*"))]
-    return candidates
+        libraries += [(str(file), "scipy_") for file in sorted(folder.glob("libscipy_openblas*"))]
+    return libraries
 
 
 def _maps() -> list[tuple[int, int, str]]:
@@ -149,7 +149,7 @@ def _file_at(address: int) -> str:
     return next((file for start, end, file in _maps() if start <= address < end), "")
 
 
-def _import_slots(path: Path, symbol: bytes) -> list[int]:
+def import_slots(path: Path, symbol: bytes) -> list[int]:
     """Offsets, from the load address, of the pointers through which `path` calls `symbol`.
 
     Reads the section headers of a 64-bit little-endian ELF file (System V ABI, chapter 4).

@@ -49,7 +49,7 @@ class Ranks:
             return values
         return mx.distributed.all_sum(values, group=self._group) / self.size
 
-    def rows(self, values: mx.array) -> mx.array:
+    def concatenate(self, values: mx.array) -> mx.array:
         """All ranks' arrays of one shape, one after another along the first axis."""
         return mx.distributed.all_gather(values, group=self._group) if self._group else values
 
@@ -58,10 +58,10 @@ class Ranks:
         if not self._group:
             return [content]
         own = np.frombuffer(json.dumps(content).encode(), np.uint8)
-        lengths = self._now(self.rows(mx.array([len(own)], dtype=mx.uint32)))
+        lengths = self._now(self.concatenate(mx.array([len(own)], dtype=mx.uint32)))
         longest = int(lengths.max())
         padded = mx.array(np.pad(own, (0, longest - len(own))))
-        lines = self._now(self.rows(padded)).reshape(self.size, longest)
+        lines = self._now(self.concatenate(padded)).reshape(self.size, longest)
         return [json.loads(line[:n].tobytes()) for line, n in zip(lines, lengths, strict=True)]
 
     def from_first(self, tensors: Mapping[str, mx.array]) -> dict[str, mx.array]:
@@ -85,7 +85,7 @@ class Ranks:
     def wait(self) -> None:
         """Waits for all ranks to come this far."""
         if self._group:
-            mx.eval(self.rows(mx.zeros(1)))
+            mx.eval(self.concatenate(mx.zeros(1)))
 
     def close(self) -> None:
         """Leaves, without a word to the others."""

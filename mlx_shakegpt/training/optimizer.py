@@ -181,9 +181,9 @@ def global_norm(gradients: Any, counts: Mapping[str, mx.array] | None = None) ->
     for name, gradient in flat(gradients).items():
         # Flat, so that MLX does not share the cast with what clips, and write it out.
         squares = gradient.reshape(-1).astype(mx.float32).square().reshape(gradient.shape)
-        rows = squares.reshape(-1, squares.shape[-1]) @ mx.ones((squares.shape[-1], 1))
-        count = counts[name][None] if counts and name in counts else mx.ones((1, rows.shape[0]))
-        total = total + (count @ rows).squeeze()
+        sums = squares.reshape(-1, squares.shape[-1]) @ mx.ones((squares.shape[-1], 1))
+        count = counts[name][None] if counts and name in counts else mx.ones((1, sums.shape[0]))
+        total = total + (count @ sums).squeeze()
     return mx.sqrt(total)
 
 

@@ -17,8 +17,8 @@ def grow(model: GPT, optimizer: optim.Optimizer, short: int, full: int) -> None:
     work at once, where fresh rows would have to be learned.
     """
     half = short // 2
-    rows = mx.arange(full)
-    source = mx.where(rows < short, rows, short - half + (rows - short) % half)
+    positions = mx.arange(full)
+    source = mx.where(positions < short, positions, short - half + (positions - short) % half)
     tables = [(model.wpe, "weight")]
     masters = adamw_state(optimizer)["wpe"]["weight"]
     tables += [(masters, "w")] if "w" in masters else []

@@ -34,7 +34,7 @@ def align(model: GPT, optimizer: optim.Optimizer, ranks: Ranks) -> None:
     different kinds may round apart."""
     if ranks.size == 1:
         return
-    prints = ranks.gather(_fingerprint(model, optimizer))
+    prints = ranks.gather(fingerprint(model, optimizer))
     if any(other != prints[0] for other in prints):
         _share_tensors(model, optimizer, ranks)
 
@@ -45,7 +45,7 @@ def _share_tensors(model: GPT, optimizer: optim.Optimizer, ranks: Ranks) -> None
     assign(optimizer.state, ranks.from_first(flat(optimizer.state)))
 
 
-def _fingerprint(model: GPT, optimizer: optim.Optimizer) -> dict[str, int]:
+def fingerprint(model: GPT, optimizer: optim.Optimizer) -> dict[str, int]:
     """A sum of the bits of each array of the weights and the optimiser's state, by name."""
     arrays = {f"model.{name}": value for name, value in flat(model.parameters()).items()}
     arrays |= flat(optimizer.state)

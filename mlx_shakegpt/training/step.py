@@ -68,7 +68,7 @@ class Step:
             (loss, nll), gradients = loss_and_gradients(*batch)
             nll = nll.reshape(batch[0].shape)
             if ranks.size > 1:
-                gradients, nll = ranks.average(gradients), ranks.rows(nll)
+                gradients, nll = ranks.average(gradients), ranks.concatenate(nll)
                 loss, stop_requests = ranks.mean(mx.stack([loss, stop_requests]))
             counts = {}
             if absent > 1:

@@ -100,8 +100,8 @@ class Trainer:
         self.optimizer = optimizer_of(config, model_config.n_embd)
         self.optimizer.init(self.model.trainable_parameters())
         mx.eval(self.optimizer.state)
-        rows = closed.rows_of(ids) if closed else ids
-        self.curriculum = Curriculum(rows, config)
+        row_ids = closed.rows_of(ids) if closed else ids
+        self.curriculum = Curriculum(row_ids, config)
         self.absent = closed.absent if closed else 1
         total = config.steps or self.curriculum.steps(config.epochs)
         self.state = RunState(

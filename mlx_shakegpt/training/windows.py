@@ -108,12 +108,12 @@ class Windows:
         """The batch of a step, counted from 0; epochs that end before it are forgotten."""
         first = step * self.batch_size
         begun = self._epoch_of(first)
-        self._epochs = {epoch: rows for epoch, rows in self._epochs.items() if epoch >= begun}
-        rows = []
+        self._epochs = {epoch: drawn for epoch, drawn in self._epochs.items() if epoch >= begun}
+        windows = []
         for index in range(first, first + self.batch_size):
             epoch = self._epoch_of(index)
-            rows.append(self._windows(epoch)[index - self._starts[epoch]])
-        start, trained = np.array(rows).T[:, :, None]
+            windows.append(self._windows(epoch)[index - self._starts[epoch]])
+        start, trained = np.array(windows).T[:, :, None]
         positions = np.arange(self.context)[None]
         last = len(self.ids) - 1
         return Batch(

@@ -79,12 +79,12 @@ def leak(model: LanguageModel, ids: np.ndarray) -> float:
     0 for a causal model. Exact in floating point where a pass of one shape always computes alike.
     """
     length = min(model.context, len(ids), 128)
-    rows = model.rows_of(ids[:length])
+    row_ids = model.rows_of(ids[:length])
     largest = 0.0
-    plain = np.array(model.gpt(rows[None]).astype(mx.float32))[0]
+    plain = np.array(model.gpt(row_ids[None]).astype(mx.float32))[0]
     for cut in sorted({max(1, length * quarter // 4) for quarter in (1, 2, 3)}):
-        changed = rows.copy()
-        changed[cut:] = (rows[cut:] + 1) % model.gpt.wte.weight.shape[0]
+        changed = row_ids.copy()
+        changed[cut:] = (row_ids[cut:] + 1) % model.gpt.wte.weight.shape[0]
         got = np.array(model.gpt(changed[None]).astype(mx.float32))[0]
         largest = max(largest, float(np.abs(got - plain)[:cut].max()))
     return largest / max(float(np.abs(plain).max()), 1e-9)

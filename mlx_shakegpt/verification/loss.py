@@ -105,9 +105,9 @@ def window_scores(
     model: GPT, windows: np.ndarray, last: int, vocabulary: Vocabulary | None = None
 ) -> Scores:
     """The scores, (W, last), of the last tokens of windows (W, T + 1) of ids."""
-    rows = vocabulary.rows_of(windows) if vocabulary else windows
+    row_ids = vocabulary.rows_of(windows) if vocabulary else windows
     size = max(1, TOKENS_AT_ONCE // (windows.shape[1] - 1))
-    batches = ((last, rows[i : i + size]) for i in range(0, len(rows), size))
+    batches = ((last, row_ids[i : i + size]) for i in range(0, len(row_ids), size))
     parts = list(_computed(model, vocabulary.absent if vocabulary else 0, batches))
     return Scores(
         np.concatenate([part.nll for part in parts]), np.concatenate([part.hit for part in parts])
@@ -121,7 +121,7 @@ def window_floor(ids: np.ndarray, context: int) -> float:
     alike it cannot do better than the frequencies of what follows: the empirical conditional
     entropy, summed over the positions that are scored.
     """
-    starts, first = _windows(len(ids), context)
+    starts, first = scoring_windows(len(ids), context)
     group = np.zeros(len(starts), np.int64)  # windows with the same tokens so far
     nats = 0.0
     for position in range(context + 1):
@@ -136,7 +136,7 @@ def window_floor(ids: np.ndarray, context: int) -> float:
     return nats / (len(ids) - 1)
 
 
-def _windows(n: int, context: int) -> tuple[np.ndarray, np.ndarray]:
+def scoring_windows(n: int, context: int) -> tuple[np.ndarray, np.ndarray]:
     """Start of each window, and its first scored position; together they score 1 … n − 1 once."""
     last = n - 1 - context
     if last < 0:
@@ -147,7 +147,7 @@ def _windows(n: int, context: int) -> tuple[np.ndarray, np.ndarray]:
     return starts, covered - starts
 
 
-def _spread(n: int) -> np.ndarray:
+def spread_order(n: int) -> np.ndarray:
     """0 … n − 1 in an order whose every beginning is spread evenly (golden-ratio sequence)."""
     return np.argsort((np.arange(n) * ((math.sqrt(5) - 1) / 2)) % 1, kind="stable")
 
@@ -155,7 +155,7 @@ def _spread(n: int) -> np.ndarray:
 def _batches(n: int, size: int) -> Iterator[np.ndarray]:
     """Windows 0 … n − 1 in batches of nearly one size, and then the first window alone, as it
     scores all of its positions; an even number of batches, for two streams."""
-    order = _spread(n)
+    order = spread_order(n)
     order = order[order != 0]
     if len(order):
         yield from np.array_split(order, min(len(order), math.ceil(len(order) / size) | 1))
@@ -164,7 +164,7 @@ def _batches(n: int, size: int) -> Iterator[np.ndarray]:
 
 def _chosen(n: int, context: int) -> list[np.ndarray]:
     """The windows of a text of `n` tokens, in batches, spread over it."""
-    return list(_batches(len(_windows(n, context)[0]), max(1, TOKENS_AT_ONCE // context)))
+    return list(_batches(len(scoring_windows(n, context)[0]), max(1, TOKENS_AT_ONCE // context)))
 
 
 def _scored_windows(
@@ -177,12 +177,12 @@ def _scored_windows(
 ) -> Iterator[tuple[np.ndarray, Scores]]:
     """Places in the text, (n,), and their scores, window after window, spread over the text;
     those of every `stride`-th batch from `offset` on."""
-    rows = vocabulary.rows_of(ids) if vocabulary else ids
-    starts, first = _windows(len(ids), context)
+    row_ids = vocabulary.rows_of(ids) if vocabulary else ids
+    starts, first = scoring_windows(len(ids), context)
     chosen = _chosen(len(ids), context)[offset::stride]
     lengths = [context - int(first[part].min()) for part in chosen]  # scored positions, at most
     batches = (
-        (last, rows[starts[part, None] + np.arange(context + 1)])
+        (last, row_ids[starts[part, None] + np.arange(context + 1)])
         for part, last in zip(chosen, lengths, strict=True)
     )
     scored = _computed(model, vocabulary.absent if vocabulary else 0, batches)

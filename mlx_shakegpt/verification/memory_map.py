@@ -65,8 +65,8 @@ def memory_map(picture: Path, ids: np.ndarray, scores: Scores, first_line: int, 
         label=f"{len(wrong):,} of {len(scores.hit):,} tokens are not the likeliest",
     )  # fmt: skip
     lines = lines_of(ids, first_line)
-    rows = np.unique(np.linspace(0, height - 1, min(height, 9)).astype(int))
-    axes.set_yticks(rows, [f"{lines[row * width]:,}" for row in rows])
+    ticks = np.unique(np.linspace(0, height - 1, min(height, 9)).astype(int))
+    axes.set_yticks(ticks, [f"{lines[tick * width]:,}" for tick in ticks])
     axes.set(xticks=[], ylabel="line", title=f"{name}: loss of each token, in reading order")
     axes.legend(loc="upper left", bbox_to_anchor=(0, -0.01), frameon=False, borderaxespad=0)
     figure.colorbar(image, label="nats", pad=0.01)

@@ -87,7 +87,7 @@ class Recital:
         distance = Levenshtein.distance(recited, original)
         return {
             "tokens": self.count,
-            "asked": len(expected),
+            "expected": len(expected),
             "wrong": int(wrong.sum()),
             "first_error": first if wrong.any() else None,
             "before_first_error": first / len(expected),

@@ -457,6 +457,19 @@ def test_without_a_command_the_help_is_shown(shakegpt):
     assert result.code == 0 and "Commands:" in result.out
 
 
+def test_the_list_of_commands_is_in_the_order_of_use_and_in_whole_sentences(shakegpt):
+    from mlx_shakegpt.cli import COMMANDS
+
+    listed = shakegpt("--help").out.partition("Commands:\n")[2]
+    words = " ".join(listed.split())
+    at = 0
+    for module in COMMANDS:
+        sentence = " ".join(module.command.help.partition("\n\n")[0].split())
+        at = words.index(f"{module.command.name} {sentence}", at)
+        assert sentence.endswith(".")
+    assert "..." not in listed
+
+
 def test_a_trailing_space_is_warned_about(shakegpt, trained):
     result = shakegpt("generate", "From ", "--max-tokens", "2")
     assert result.code == 0 and "ends in a space" in result.err
@@ -515,9 +528,10 @@ def test_bench_prints_the_documented_figures(shakegpt, tiny_preset):
     assert output["matmul_gflops"] > 0 and output["peak_bytes"] > 0
 
 
-def test_every_field_of_the_configuration_is_in_a_group_of_the_help():
-    from mlx_shakegpt.cli.train import GROUPS
+def test_every_field_of_the_configuration_is_an_option_in_a_group_of_the_help():
+    from mlx_shakegpt.cli.train import GROUPS, command
 
+    assert set(TrainConfig.__dataclass_fields__) <= {option.name for option in command.params}
     grouped = [name for names in GROUPS.values() for name in names]
     assert set(TrainConfig.__dataclass_fields__) <= set(grouped)
     assert len(grouped) == len(set(grouped))

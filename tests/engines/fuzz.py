@@ -203,7 +203,7 @@ def fuzz(folder: Path, inputs: int, seed: int) -> dict[str, Counter]:
                 raise AssertionError(f"{reader.name}, input {number}: {error!r}") from error
             counts[reader.name]["refused"] += 1
         except BaseException as error:
-            kept = folder / f"found-{number}{reader.file.suffix}"
+            kept = folder / f"failing-{number}{reader.file.suffix}"
             shutil.copyfile(reader.file, kept)
             raise AssertionError(f"{reader.name}, input {number}: {error!r}") from error
         took = time.process_time() - start

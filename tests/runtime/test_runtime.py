@@ -61,7 +61,7 @@ def test_a_fast_blas_is_much_faster_than_the_wheels_own():
 
 @linux
 def test_without_any_openblas_one_warning_says_what_to_do(monkeypatch):
-    monkeypatch.setattr(blas, "_candidates", list)
+    monkeypatch.setattr(blas, "candidates", list)
     library = blas.use_fast_blas()
     assert not library.fast
     assert library.reason == "no OpenBLAS was found"
@@ -71,15 +71,15 @@ def test_without_any_openblas_one_warning_says_what_to_do(monkeypatch):
 def test_an_openblas_that_is_found_by_a_link_of_another_name_is_asked_and_told(tmp_path):
     """As Debian's and Ubuntu's libopenblas.so.0 is one."""
     link = tmp_path / "libopenblas.so.0"
-    name, prefix = blas._candidates()[-1]
+    name, prefix = blas.candidates()[-1]
     link.symlink_to(Path(name))
     code = (
         "from mlx_shakegpt.runtime import blas\n"
-        f"blas._candidates = lambda: [({str(link)!r}, {prefix!r})]\n"
+        f"blas.candidates = lambda: [({str(link)!r}, {prefix!r})]\n"
         "from mlx_shakegpt import runtime\n"
-        "found = runtime.setup().blas\n"
-        "found.use_threads(1)\n"
-        "print(found.path, found.threads)\n"
+        "library = runtime.setup().blas\n"
+        "library.use_threads(1)\n"
+        "print(library.path, library.threads)\n"
     )
     command = [sys.executable, "-c", code]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -117,7 +117,7 @@ def test_files_that_are_no_elf_are_refused(tmp_path):
     path = tmp_path / "libmlx.so"
     path.write_bytes(b"MZ" * 100)
     with pytest.raises(ValueError, match="not a 64-bit"):
-        blas._import_slots(path, b"cblas_sgemm")
+        blas.import_slots(path, b"cblas_sgemm")
 
 
 @linux

@@ -18,7 +18,7 @@ from mlx_shakegpt.files import sha256
 from mlx_shakegpt.settings.config import Passage
 from mlx_shakegpt.sharing.bundle import Published
 from mlx_shakegpt.sharing.export import export
-from mlx_shakegpt.sharing.space import _readme, requirements
+from mlx_shakegpt.sharing.space import requirements, write_space
 from mlx_shakegpt.sharing.upload import upload
 from mlx_shakegpt.text.corpus import Corpus
 from mlx_shakegpt.text.tokenizer import encode
@@ -139,13 +139,15 @@ def test_the_space_needs_what_the_program_and_its_demo_need():
     assert not {"torch", "pytest", "wandb"} & names
 
 
-def test_a_space_can_be_written_where_gradio_is_not_installed(monkeypatch):
+def test_a_space_can_be_written_where_gradio_is_not_installed(monkeypatch, tmp_path):
     def missing(name):
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "version", missing)
     assert "gradio>=6.31" in requirements()
-    head = _readme("someone/romeo").split("---")[1]
+    (tmp_path / "model").mkdir()
+    write_space(tmp_path / "space", tmp_path / "model", "someone/romeo", own_text=True)
+    head = (tmp_path / "space" / "README.md").read_text().split("---")[1]
     assert 'sdk: "gradio"' in head and "sdk_version" not in head
 
 

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import math
 import os
@@ -25,6 +26,13 @@ def fresh(ids, **changes):
     shape = {"batch_size": 2, "context": 32, "short_context": 16, "hold": 0.6, "hard": 0.6}
     changes = shape | changes
     return Trainer(TINY, tiny_training(**changes), ids, evaluate)
+
+
+def sealed(state):
+    """A state file's content, with the hash that it then must have."""
+    hashes = {name: value for name, value in state["sha256"].items() if name != STATE}
+    text = json.dumps(state | {"sha256": hashes}, sort_keys=True)
+    return state | {"sha256": hashes | {STATE: hashlib.sha256(text.encode()).hexdigest()}}
 
 
 def numbers(trainer):
@@ -198,8 +206,7 @@ def test_a_checkpoint_from_before_an_option_existed_is_resumed(ids, saved):
     file = saved / "00000005" / STATE
     state = json.loads(file.read_text())
     del state["train"]["optimizer"], state["model"]["layer_norm_epsilon"]
-    state["sha256"][STATE] = checkpoint._digest(state)
-    file.write_text(json.dumps(state))
+    file.write_text(json.dumps(sealed(state)))
     trainer = fresh(ids)
     checkpoint.restore(saved / "00000005", trainer)
     assert numbers(trainer) == numbers(fresh(ids))[5:]
@@ -324,9 +331,9 @@ def folders(path, *names):
 def test_only_folders_named_by_a_step_are_checkpoints(tmp_path):
     folders(tmp_path, "00000012", "00000002", "damaged-00000013", "14x", ".00000015-3")
     (tmp_path / "00000016").write_text("a file")
-    assert [path.name for path in checkpoint._steps(tmp_path)] == ["00000002", "00000012"]
     path, damaged = checkpoint.newest(tmp_path)
-    assert path is None and ["00000012 lacks state.json" in damaged[0], len(damaged)] == [True, 2]
+    lacking = [f"checkpoint {tmp_path / name} lacks {STATE}" for name in ("00000012", "00000002")]
+    assert path is None and damaged == lacking
     assert checkpoint.newest(tmp_path / "none") == (None, [])
 
 
@@ -357,11 +364,12 @@ def test_all_that_is_newer_than_the_newest_sound_one_is_set_aside(tmp_path):
 def test_the_best_checkpoint_is_that_of_the_lowest_loss_of_those_there_are(
     ids, tmp_path, evaluations, best
 ):
-    folders(tmp_path, "00000002", "00000005", "00000009")
-    state = fresh(ids).state
-    state.evaluations = [{"step": step, "nll": nll} for step, nll in evaluations]
-    path = checkpoint._best(tmp_path, state)
-    assert (path and path.name) == best
+    folders(tmp_path, "00000002", "00000005", "00000007", "00000009")
+    trainer = fresh(ids)
+    trainer.state.step = 12
+    trainer.state.evaluations = [{"step": step, "nll": nll} for step, nll in evaluations]
+    checkpoint.save(tmp_path, trainer, {})
+    assert sorted(os.listdir(tmp_path)) == [*([best] if best else []), "00000009", "00000012"]
 
 
 def test_each_odd_setting_is_named_the_first_of_the_alphabet_first(ids, saved):
@@ -379,8 +387,7 @@ def rewritten(path, change):
     """A checkpoint's state file with other content, and the hash of that."""
     state = json.loads((path / STATE).read_text())
     change(state)
-    state["sha256"][STATE] = checkpoint._digest(state)
-    (path / STATE).write_text(json.dumps(state))
+    (path / STATE).write_text(json.dumps(sealed(state)))
 
 
 def test_a_setting_that_one_side_does_not_know_is_odd(ids, saved):
@@ -394,9 +401,7 @@ def test_no_file_is_taken_for_another(saved, name):
     path = saved / "00000005"
     state = json.loads((path / STATE).read_text())
     state["sha256"][name] = "0" * 64
-    if name != STATE:
-        state["sha256"][STATE] = checkpoint._digest(state)
-    (path / STATE).write_text(json.dumps(state))
+    (path / STATE).write_text(json.dumps(state if name == STATE else sealed(state)))
     with pytest.raises(DamagedCheckpoint, match=r"has other (bytes|content) than") as error:
         checkpoint.check(path)
     assert name in str(error.value) and error.value.__cause__ is None

@@ -13,7 +13,7 @@ from mlx_shakegpt.model.trees import flat
 from mlx_shakegpt.text.vocabulary import Vocabulary
 from mlx_shakegpt.training import RunState, Step, Trainer, TrainingError
 from mlx_shakegpt.training.positions import grow
-from mlx_shakegpt.training.ranks import _fingerprint
+from mlx_shakegpt.training.ranks import fingerprint
 from mlx_shakegpt.verification.loss import Evaluation
 from mlx_shakegpt.weights import CONV1D, full_tensors
 
@@ -250,14 +250,14 @@ def test_bf16_models_have_no_float32_activations(ids):
 def test_ulps_that_cancel_in_one_array_still_show(ids, dtype, places):
     """Ranks compare sums of bits; one ulp up and one down, wherever, must show."""
     t = trainer(ids, dtype=dtype)
-    before = _fingerprint(t.model, t.optimizer)
+    before = fingerprint(t.model, t.optimizer)
     weight = t.model.wte.weight
     bits = np.array(weight.view(mx.uint32 if dtype == "float32" else mx.uint16))
     up, down = places
     bits.reshape(-1)[up] += 1
     bits.reshape(-1)[down] -= 1
     t.model.wte.weight = mx.array(bits).view(weight.dtype)
-    after = _fingerprint(t.model, t.optimizer)
+    after = fingerprint(t.model, t.optimizer)
     assert {name for name in before if before[name] != after[name]} == {"model.wte.weight"}
 
 

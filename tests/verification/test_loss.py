@@ -13,12 +13,17 @@ from mlx_shakegpt.settings.config import ModelConfig
 from mlx_shakegpt.text.tokenizer import encode
 from mlx_shakegpt.text.vocabulary import Vocabulary
 from mlx_shakegpt.training import Trainer
-from mlx_shakegpt.verification.loss import _spread, _windows, whole_text_nll, window_floor
+from mlx_shakegpt.verification.loss import (
+    scoring_windows,
+    spread_order,
+    whole_text_nll,
+    window_floor,
+)
 
 
 @pytest.mark.parametrize("n", [17, 18, 40, 64, 399])
 def test_every_token_but_the_first_is_scored_once_with_context(n):
-    starts, first = _windows(n, 16)
+    starts, first = scoring_windows(n, 16)
     scored = np.concatenate([s + 1 + np.arange(f, 16) for s, f in zip(starts, first, strict=True)])
     assert sorted(scored) == list(range(1, n))
     assert all(f >= 8 for f in first[1:])
@@ -32,7 +37,7 @@ def test_whole_text_loss_is_that_of_numpy(ids, closed):
     model.wte.weight = model.wte.weight * 40
     got = whole_text_nll(model, ids, 16, vocabulary)
     total, hits = 0.0, 0
-    starts, first = _windows(len(ids), 16)
+    starts, first = scoring_windows(len(ids), 16)
     rows = vocabulary.rows_of(ids) if closed else ids
     for s, f in zip(starts, first, strict=True):
         logits = np.array(model(mx.array(rows[None, s : s + 16])), np.float64)[0]
@@ -69,7 +74,7 @@ def test_scoring_ends_at_a_limit(ids):
 
 def test_floor_is_the_entropy_of_what_follows_the_same_beginning():
     def brute(ids, T):
-        starts, first = _windows(len(ids), T)
+        starts, first = scoring_windows(len(ids), T)
         nats = 0.0
         for j in range(T):
             live = [s for s, f in zip(starts, first, strict=True) if f <= j]
@@ -87,7 +92,7 @@ def test_floor_is_the_entropy_of_what_follows_the_same_beginning():
 
 
 def test_the_spread_order_visits_all_and_is_even_from_the_start():
-    order = _spread(1000)
+    order = spread_order(1000)
     assert sorted(order) == list(range(1000))
     assert max(np.diff(np.sort(order[:20]))) < 150
 

@@ -57,14 +57,14 @@ def _attention_vjp(primals, cotangents, outputs):
     B, H, T, D = q.shape
     blocks = _blocks(q, k)
     y, es, reciprocals = outputs[0], outputs[1 : 1 + len(blocks)], outputs[1 + len(blocks) :]
-    rows = row_sums((cotangents[0] * y).reshape(B, T, H, D)).transpose(0, 2, 1, 3)
+    sums = row_sums((cotangents[0] * y).reshape(B, T, H, D)).transpose(0, 2, 1, 3)
     gs = mx.contiguous(cotangents[0].reshape(B, T, H, D).transpose(0, 2, 1, 3))
     dqs, dks, dvs = [], [], []
     # From the last block, which has all keys: what the earlier ones do not see is then complete.
     dk, dv = mx.zeros(k.shape), mx.zeros(v.shape)
     for (start, stop, keys), e, r in reversed(list(zip(blocks, es, reciprocals, strict=True))):
         g = gs[:, :, start:stop] * r
-        ds = e * (g @ v[:, :, :keys].swapaxes(-1, -2) - rows[:, :, start:stop] * r) * D**-0.5
+        ds = e * (g @ v[:, :, :keys].swapaxes(-1, -2) - sums[:, :, start:stop] * r) * D**-0.5
         dqs.append(ds @ k[:, :, :keys])
         ds_t, e_t, block = ds.swapaxes(-1, -2), e.swapaxes(-1, -2), q[:, :, start:stop]
         if stop == T:
