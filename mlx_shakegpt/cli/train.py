@@ -62,8 +62,8 @@ GROUPS = {
 )  # fmt: skip
 @options(TrainConfig, unset=True)
 @click.option(
-    "--report-to", type=click.Choice(["tensorboard", "wandb"]), multiple=True,
-    help="Where loss, rate and norm also go; may be given twice.",
+    "--report-to", type=click.Choice(["tensorboard", "trackio", "wandb"]), multiple=True,
+    help="Where loss, rate and norm also go; may be given several times.",
 )  # fmt: skip
 @click.option(
     "--rank-timeout", type=click.FloatRange(1), default=300.0, show_default=True,
