@@ -21,7 +21,8 @@ LINES_EVERY = 10  # steps between log lines where there is no terminal
 
 GROUPS = {
     "Model and text": (
-        "preset", "recipe", "data", "first_line", "corpus_tokens", "init", "run", "resume", "seed",
+        "config", "preset", "recipe", "data", "first_line", "corpus_tokens", "init", "run",
+        "resume", "seed",
     ),
     "When it ends and saves": (
         "stop", "target_loss", "finish", "epochs", "steps", "eval_every", "checkpoint_every",
@@ -55,6 +56,10 @@ GROUPS = {
 @click.option(
     "--resume", is_flag=True,
     help="Go on from the newest sound checkpoint; with more --epochs or --steps, further.",
+)  # fmt: skip
+@click.option(
+    "--config", type=click.Path(),
+    help="Settings from a TOML file, such as the config.toml of a run, which it repeats.",
 )  # fmt: skip
 @click.option(
     "--checkpoint-every", type=click.IntRange(1), metavar="STEPS",

@@ -26,6 +26,7 @@ from .folder import CURVE, LOG, METRICS, must_be_new, newest_checkpoint
 from .lock import locked
 from .log_files import appended, cut
 from .plan import RunPlan
+from .settings_file import write_settings
 
 SECONDS_BETWEEN_CHECKPOINTS, SECONDS_BETWEEN_BEST = 120, 30
 HALVINGS = 3  # of the rate, after losses that were not finite
@@ -52,7 +53,7 @@ class Run:
         plan = self.plan
         with self._locked():
             must_be_new(self.path)
-            RunConfig(
+            config = RunConfig(
                 id=self.id,
                 preset=plan.preset,
                 recipe=plan.recipe,
@@ -63,7 +64,9 @@ class Run:
                 tokenizer={"name": "gpt2", "sha256": assets.GPT2_MERGES.sha256},
                 versions=versions(),
                 device=runtime.device,
-            ).write(self.path)
+            )
+            write_settings(config, self.path)
+            config.write(self.path)  # last, as it makes the folder a run's
 
     def resume(self) -> list[str]:
         """Goes back to the newest sound checkpoint, or the start; cuts the logs to match. Where the
@@ -103,6 +106,7 @@ class Run:
             )
         if changed != saved:
             changed.write(self.path)
+            write_settings(changed, self.path)
 
     def follow(
         self, every: int = 0, tell: Callable[[str], None] = lambda line: None
