@@ -25,6 +25,7 @@ from .evaluated import trainer_of
 from .folder import CURVE, LOG, METRICS, must_be_new, newest_checkpoint
 from .lock import locked
 from .log_files import appended, cut
+from .loss_history import HISTORY, History
 from .plan import RunPlan
 from .settings_file import write_settings
 
@@ -121,7 +122,7 @@ class Run:
         """
         while True:
             try:
-                yield from self._follow(every)
+                yield from self._follow(every, tell)
                 return
             except NotFinite as error:
                 tell(self._back_at_half_the_rate(error))
@@ -149,8 +150,10 @@ class Run:
             file.write(line + "\n")
         return line
 
-    def _follow(self, every: int) -> Iterator[StepReport]:
+    def _follow(self, every: int, tell: Callable[[str], None]) -> Iterator[StepReport]:
         trainer = self.trainer
+        losses = trainer.curriculum.losses
+        history = History(self.path / HISTORY, len(losses.nll), trainer.state.step, tell)
         saved_at = time.monotonic()
         saved_step = trainer.state.step
 
@@ -167,6 +170,8 @@ class Run:
                     log.write(log_lines.eval_line(step) + "\n")
                 jsonl.flush()
                 log.flush()
+                over = step.step == trainer.state.total
+                history.note(step.step, step.epoch, losses.nll, last=over)
                 if step.settled and (due(step.step) or self._improved(step, saved_at)):
                     self._save()
                     saved_at, saved_step = time.monotonic(), step.step
