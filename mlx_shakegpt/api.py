@@ -54,7 +54,8 @@ def train(
     data: str | Path | None = None,
     *,
     run: str | None = None,
-    preset: str = "auto",
+    config: str | Path | None = None,
+    preset: str | None = None,
     recipe: str | None = None,
     init: str | None = None,
     first_line: int | None = None,
@@ -69,7 +70,10 @@ def train(
     Args:
         data: The text to learn, UTF-8; None is Tiny Shakespeare.
         run: The name of its folder in weights/; None is the preset's.
-        preset: The model's shape, and the passage of Tiny Shakespeare that it learns.
+        config: A TOML file with settings, such as the config.toml of a run, which it repeats;
+            those given here besides take their place.
+        preset: The model's shape, and the passage of Tiny Shakespeare that it learns; None is
+            "auto", for this machine.
         recipe: Training settings by name; None is "recite", or what a resumed run has.
         init: A folder or hub id, whose GPT-2 to begin with instead of random weights.
         first_line: The passage's first line, from 1; None is the preset's.
@@ -90,10 +94,11 @@ def train(
     ```
     """
     named = {
-        "data": str(data) if data else None, "run": run, "recipe": recipe, "init": init,
+        "data": str(data) if data else None, "run": run, "preset": preset,
+        "config": str(config) if config else None, "recipe": recipe, "init": init,
         "first_line": first_line, "corpus_tokens": corpus_tokens,
     }  # fmt: skip
-    settings |= {"preset": preset} | {k: v for k, v in named.items() if v is not None}
+    settings |= {k: v for k, v in named.items() if v is not None}
     opened = open_run(setup(), settings, resume)
     try:
         for report in opened.follow(checkpoint_every):

@@ -1,10 +1,11 @@
-"""`plot`: the loss curves of runs in one picture."""
+"""`plot`: the loss curves of runs in one picture, or a run as a film."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from .common import emit, json_option
 
@@ -17,16 +18,51 @@ from .common import emit, json_option
     help="What the picture's width is.",
 )  # fmt: skip
 @click.option("--dark", is_flag=True, help="Light lines on dark.")
+@click.option(
+    "--film", type=click.Path(), metavar="FILE",
+    help="Draw one run's memory map as it filled instead, as an animated .gif or .png.",
+)  # fmt: skip
 @json_option
-def command(runs: tuple[str, ...], target: str, across: str, dark: bool, as_json: bool) -> None:
+def command(
+    runs: tuple[str, ...], target: str, across: str, dark: bool, film: str | None, as_json: bool
+) -> None:
     """Draws loss, rate and norm of RUNS, or of the one trained last, as PNG."""
     from ..run import METRICS, find_run, read_config
     from ..run.curves import loss_curve
 
+    if film:
+        _film(runs, Path(film), as_json)
+        return
     folders = [find_run(name) for name in runs] or [find_run(None)]
     targets = {read_config(folder).train.target_loss for folder in folders}
     curves = {folder.name: folder / METRICS for folder in folders}
     loss_curve(curves, Path(target), min(targets), across, dark)
     emit(
         as_json, {"runs": list(curves), "picture": target}, f"Drew {', '.join(curves)} to {target}."
+    )
+
+
+def _film(runs: tuple[str, ...], picture: Path, as_json: bool) -> None:
+    """Draws one run's film."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        own = name in ("runs", "film", "as_json")
+        if not own and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"a film has no {parameter.opts[0]}; leave it out")
+    if len(runs) > 1:
+        raise click.UsageError("a film shows one run; name one")
+    from ..run import find_run, load_corpus
+    from ..run.film import film
+    from ..run.loss_history import HISTORY, read_history
+
+    folder = find_run(runs[0] if runs else None)
+    if not (folder / HISTORY).exists():
+        raise ValueError(f"run {folder.name!r} has no {HISTORY}, which training writes")
+    corpus, moments = load_corpus(folder), read_history(folder / HISTORY)
+    film(picture, corpus.ids, moments, corpus.passage.first_line, folder.name)
+    emit(
+        as_json,
+        {"run": folder.name, "picture": str(picture), "moments": len(moments)},
+        f"Drew {folder.name}, {len(moments)} moments of {moments[-1].step:,} steps, to {picture}.",
     )

@@ -21,7 +21,8 @@ LINES_EVERY = 10  # steps between log lines where there is no terminal
 
 GROUPS = {
     "Model and text": (
-        "preset", "recipe", "data", "first_line", "corpus_tokens", "init", "run", "resume", "seed",
+        "config", "preset", "recipe", "data", "first_line", "corpus_tokens", "init", "run",
+        "resume", "seed",
     ),
     "When it ends and saves": (
         "stop", "target_loss", "finish", "epochs", "steps", "eval_every", "checkpoint_every",
@@ -60,13 +61,17 @@ GROUPS = {
     help="Go on from the newest sound checkpoint; with more --epochs or --steps, further.",
 )  # fmt: skip
 @click.option(
+    "--config", type=click.Path(),
+    help="Settings from a TOML file, such as the config.toml of a run, which it repeats.",
+)  # fmt: skip
+@click.option(
     "--checkpoint-every", type=click.IntRange(1), metavar="STEPS",
     help="Steps between checkpoints; else one every two minutes.",
 )  # fmt: skip
 @options(TrainConfig, unset=True)
 @click.option(
-    "--report-to", type=click.Choice(["tensorboard", "wandb"]), multiple=True,
-    help="Where loss, rate and norm also go; may be given twice.",
+    "--report-to", type=click.Choice(["tensorboard", "trackio", "wandb"]), multiple=True,
+    help="Where loss, rate and norm also go; may be given several times.",
 )  # fmt: skip
 @click.option(
     "--rank-timeout", type=click.FloatRange(1), default=300.0, show_default=True,

@@ -17,8 +17,10 @@ from ..training import cost
 from .config_file import CONFIG, LearnedText, RunConfig, read_config
 from .folder import must_be_new, run_path
 from .pretrained import Pretrained, pretrained
+from .settings_file import with_file
 
-_NAMES = ("preset", "recipe", "run", "data", "first_line", "corpus_tokens", "init")
+_NAMES = ("preset", "recipe", "run", "data", "first_line", "corpus_tokens", "init", "config")
+_NAMES += ("model", "data_sha256", "init_sha256")  # which a settings file has
 # What weights that know how to attend want instead; `lr` is about GPT-2's own.
 PRETRAINED = {"closed_vocab": False, "positions": "learned", "zero_residual": False}
 PRETRAINED |= {"first_blocks": 0, "optimizer": "adamw", "lr": 1e-4}
@@ -61,38 +63,47 @@ def plan_run(
     """The plan of a new run, or with `resume` of the one of that name, if it exists.
 
     `settings` may have preset, recipe, run (a name), data (a path), first_line, corpus_tokens, init
-    (a folder or hub id) and any field of TrainConfig. A text, a vocabulary or a model on the hub is
+    (a folder or hub id), model (a shape instead of a preset's), the data_sha256 and init_sha256
+    that text and weights must have, and any field of TrainConfig; or config, a file of settings
+    that are taken where there are no others. A text, a vocabulary or a model on the hub is
     fetched where it is missing, of which `progress` hears; nothing else is written. Raises
     ValueError, or OSError, for what cannot be had or does not agree with the run as it was started.
     """
+    if "config" in settings:
+        own = {name: value for name, value in settings.items() if name != "config"}
+        settings = with_file(Path(settings["config"]), own)
     chosen = dict(settings)
     known = {*_NAMES, *(field.name for field in fields(TrainConfig))}
     if unknown := sorted(chosen.keys() - known):
         raise ValueError(f"no setting {unknown[0]!r}; there are {', '.join(sorted(known))}")
-    init, name = chosen.pop("init", None), chosen.pop("preset", "auto")
-    by_default = name == "auto" and not init
+    init, init_hash = chosen.pop("init", None), chosen.pop("init_sha256", None)
+    name, shape = chosen.pop("preset", "auto"), chosen.pop("model", None)
+    by_default = name == "auto" and not init and not shape
     if by_default:
         name = "gpt2-124m" if runtime.device == "gpu" else "quick"
+    model = ModelConfig.from_json(shape) if shape else None
+    if model:
+        name = preset_like(model) or CUSTOM
     path = run_path(chosen.pop("run", Path(init).name if init else name))
     if resume and (path / CONFIG).exists():
         return _resumed(path, settings, progress)
     must_be_new(path)
-    start = pretrained(init) if init else None
+    start = pretrained(init, init_hash) if init else None
     if start:
-        shape = preset_like(start.config) or CUSTOM
-        if name not in ("auto", shape):
+        model, like = start.config, preset_like(start.config) or CUSTOM
+        if name not in ("auto", like):
             raise ValueError(f"{init} has another shape than preset {name}; leave the preset out")
-        name = shape
-        chosen = PRETRAINED | chosen
+        name, chosen = like, PRETRAINED | chosen
     recipe_name, data = chosen.pop("recipe", DEFAULT_RECIPE), chosen.pop("data", None)
     base = preset(name).passage if data is None and name in PRESETS else Passage()
     passage = Passage(
         chosen.pop("first_line", base.first_line), chosen.pop("corpus_tokens", base.tokens)
     )
     chosen.setdefault("dtype", runtime.dtype)
+    hash = chosen.pop("data_sha256", None)
     config = recipe(recipe_name, name if name in PRESETS else None, **chosen)
-    model = start.config if start else preset(name).model
-    corpus = read_corpus(data, passage, progress)
+    model = model or preset(name).model
+    corpus = read_corpus(data, passage, progress, hash)
     if recipe_name == DEFAULT_RECIPE:
         config = fit_to_text(config, len(corpus.ids), chosen)
     return RunPlan(path, name, recipe_name, model, config, corpus, start, by_default=by_default)
@@ -116,11 +127,20 @@ def _resumed(path: Path, settings: Mapping[str, Any], progress: Progress | None)
     )
 
 
-def read_corpus(data: str | None, passage: Passage, progress: Progress | None) -> Corpus:
-    """A passage of a text, or of Tiny Shakespeare. Raises ValueError or OSError as both may."""
+def read_corpus(
+    data: str | None, passage: Passage, progress: Progress | None, hash: str | None = None
+) -> Corpus:
+    """A passage of a text, or of Tiny Shakespeare, whose sha256 is `hash` where one is given.
+    Raises ValueError or OSError as both may."""
     if not data:
         assets.ensure(assets.TINY_SHAKESPEARE, progress)
-    return Corpus.load(Path(data) if data else None, passage)
+    corpus = Corpus.load(Path(data) if data else None, passage)
+    if hash not in (None, corpus.sha256):
+        raise ValueError(
+            f"{data or corpus.name} is not the text that the settings name: its sha256 is "
+            f"{corpus.sha256}, not {hash}; put the old text back, or learn this one as `data`"
+        )
+    return corpus
 
 
 def must_fit(plan: RunPlan, runtime: Runtime, ranks: int, free: int) -> None:
@@ -147,6 +167,9 @@ def _must_agree(path: Path, saved: RunConfig, settings: Mapping[str, Any]) -> No
         "preset": saved.preset,
         "recipe": saved.recipe,
         "init": saved.init.source if saved.init else "none",
+        "init_sha256": saved.init.sha256 if saved.init else "none",
+        "model": saved.model.to_json(),
+        "data_sha256": saved.corpus.sha256,
         "first_line": saved.corpus.first_line,
         "corpus_tokens": saved.corpus.tokens,
     }

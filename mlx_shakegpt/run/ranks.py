@@ -20,7 +20,7 @@ from .opening import Tell, begin, checked_plan, open_run
 from .plan import Progress, RunPlan, must_fit, read_corpus
 from .session import Run
 
-_OWN = ("data", "init")  # what may be called otherwise on another machine
+_OWN = ("data", "init", "config")  # what may be called otherwise on another machine
 
 
 class Member:

@@ -25,7 +25,9 @@ from .evaluated import trainer_of
 from .folder import CURVE, LOG, METRICS, must_be_new, newest_checkpoint
 from .lock import locked
 from .log_files import appended, cut
+from .loss_history import HISTORY, History
 from .plan import RunPlan
+from .settings_file import write_settings
 
 SECONDS_BETWEEN_CHECKPOINTS, SECONDS_BETWEEN_BEST = 120, 30
 HALVINGS = 3  # of the rate, after losses that were not finite
@@ -52,7 +54,7 @@ class Run:
         plan = self.plan
         with self._locked():
             must_be_new(self.path)
-            RunConfig(
+            config = RunConfig(
                 id=self.id,
                 preset=plan.preset,
                 recipe=plan.recipe,
@@ -63,7 +65,9 @@ class Run:
                 tokenizer={"name": "gpt2", "sha256": assets.GPT2_MERGES.sha256},
                 versions=versions(),
                 device=runtime.device,
-            ).write(self.path)
+            )
+            write_settings(config, self.path)
+            config.write(self.path)  # last, as it makes the folder a run's
 
     def resume(self) -> list[str]:
         """Goes back to the newest sound checkpoint, or the start; cuts the logs to match. Where the
@@ -103,6 +107,7 @@ class Run:
             )
         if changed != saved:
             changed.write(self.path)
+            write_settings(changed, self.path)
 
     def follow(
         self, every: int = 0, tell: Callable[[str], None] = lambda line: None
@@ -117,7 +122,7 @@ class Run:
         """
         while True:
             try:
-                yield from self._follow(every)
+                yield from self._follow(every, tell)
                 return
             except NotFinite as error:
                 tell(self._back_at_half_the_rate(error))
@@ -145,8 +150,10 @@ class Run:
             file.write(line + "\n")
         return line
 
-    def _follow(self, every: int) -> Iterator[StepReport]:
+    def _follow(self, every: int, tell: Callable[[str], None]) -> Iterator[StepReport]:
         trainer = self.trainer
+        losses = trainer.curriculum.losses
+        history = History(self.path / HISTORY, len(losses.nll), trainer.state.step, tell)
         saved_at = time.monotonic()
         saved_step = trainer.state.step
 
@@ -163,6 +170,8 @@ class Run:
                     log.write(log_lines.eval_line(step) + "\n")
                 jsonl.flush()
                 log.flush()
+                over = step.step == trainer.state.total
+                history.note(step.step, step.epoch, losses.nll, last=over)
                 if step.settled and (due(step.step) or self._improved(step, saved_at)):
                     self._save()
                     saved_at, saved_step = time.monotonic(), step.step

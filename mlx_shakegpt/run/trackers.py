@@ -1,4 +1,5 @@
-"""Where a run's reports may also go: TensorBoard, Weights & Biases, or whatever has two methods.
+"""Where a run's reports may also go: TensorBoard, trackio, Weights & Biases, or whatever has two
+methods.
 
 Knows nothing of runs' folders or terminals.
 """
@@ -6,14 +7,17 @@ Knows nothing of runs' folders or terminals.
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
 from ..training import StepReport
 
-PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
+PACKAGES = {"tensorboard": "tensorboardX", "trackio": "trackio", "wandb": "wandb"}
+PROJECT = "mlx-shakegpt"
 NUMBERS = ("loss", "lr", "norm", "epoch", "tokens_per_second")
 
 
@@ -53,7 +57,7 @@ class WandB:
 
     def __init__(self, folder: Path, id: str, config: Mapping[str, Any], step: int) -> None:
         self._run = _module(PACKAGES["wandb"]).init(
-            project="mlx-shakegpt", name=folder.name, id=id, resume="allow", dir=str(folder),
+            project=PROJECT, name=folder.name, id=id, resume="allow", dir=str(folder),
             config=dict(config),
         )  # fmt: skip
 
@@ -62,6 +66,26 @@ class WandB:
 
     def close(self) -> None:
         self._run.finish()
+
+
+class Trackio:
+    """A run of trackio, kept on this machine in TRACKIO_DIR, or else in Hugging Face's cache; where
+    TRACKIO_SPACE_ID names a Space, there."""
+
+    def __init__(self, folder: Path, id: str, config: Mapping[str, Any], step: int) -> None:
+        self._trackio = _module(PACKAGES["trackio"])
+        with redirect_stdout(sys.stderr):  # what it prints is no result
+            self._run = self._trackio.init(
+                project=PROJECT, name=id, resume="allow", config=dict(config), embed=False,
+                auto_log_cpu=False, auto_log_gpu=False,
+            )  # fmt: skip
+
+    def log(self, report: StepReport) -> None:
+        self._run.log(numbers(report), step=report.step)
+
+    def close(self) -> None:
+        with redirect_stdout(sys.stderr):
+            self._trackio.finish()  # the run's own would be called once more, at exit
 
 
 class Sinks:
@@ -88,6 +112,7 @@ class Sinks:
 
 KINDS: dict[str, Callable[[Path, str, Mapping[str, Any], int], Sink]] = {
     "tensorboard": TensorBoard,
+    "trackio": Trackio,
     "wandb": WandB,
 }
 

@@ -41,15 +41,20 @@ class Checked:
 
     def __post_init__(self) -> None:
         for f in fields(self):  # type: ignore[arg-type]
-            value = getattr(self, f.name)
-            kind = _KINDS[str(f.type)]
-            if not isinstance(value, kind) or (isinstance(value, bool) and f.type != "bool"):
-                raise ValueError(f"{f.name} is {value!r}; it must be of type {f.type}")
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{f.name} is {value}; it must be a finite number")
-            check = f.metadata.get("check")
-            if check and not check[0](value):
-                raise ValueError(f"{f.name} is {value}; it must be {check[1]}")
+            self.check(f.name, getattr(self, f.name))
+
+    @classmethod
+    def check(cls, name: str, value: Any) -> None:
+        """Raises ValueError for a value that a field cannot have."""
+        f = cls.__dataclass_fields__[name]  # type: ignore[attr-defined]
+        kind = _KINDS[str(f.type)]
+        if not isinstance(value, kind) or (isinstance(value, bool) and f.type != "bool"):
+            raise ValueError(f"{name} is {value!r}; it must be of type {f.type}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name} is {value}; it must be a finite number")
+        check = f.metadata.get("check")
+        if check and not check[0](value):
+            raise ValueError(f"{name} is {value}; it must be {check[1]}")
 
     def to_json(self) -> dict[str, Any]:
         """All fields as a JSON-ready dict."""

@@ -13,7 +13,13 @@ from ..text.lines import lines_of
 from ..text.tokenizer import decode
 from .loss import Scores
 
-LEAST_NLL = 1e-4  # below it all is equally well known
+LEAST_NLL, LARGEST_NLL = 1e-4, 10.0  # beyond them all is equally well known, or badly
+COLOURS = "viridis"
+
+
+def columns(tokens: int) -> int:
+    """Cells side by side in a map of so many tokens."""
+    return max(16, math.ceil(math.sqrt(2.5 * tokens)))
 
 
 def worst_lines(
@@ -47,16 +53,16 @@ def memory_map(picture: Path, ids: np.ndarray, scores: Scores, first_line: int, 
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
 
-    width = max(16, math.ceil(math.sqrt(2.5 * len(ids))))
+    width = columns(len(ids))
     height = math.ceil(len(ids) / width)
     cells = np.full(height * width, np.nan)
-    cells[1 : len(ids)] = np.clip(scores.nll, LEAST_NLL, 10)
+    cells[1 : len(ids)] = np.clip(scores.nll, LEAST_NLL, LARGEST_NLL)
     figure = Figure(
         figsize=(9, max(2.5, 9 * 0.8 * height / width + 1.2)), dpi=150, layout="constrained"
     )
     axes = figure.subplots()
     image = axes.imshow(
-        cells.reshape(height, width), norm=LogNorm(LEAST_NLL, 10), cmap="viridis",
+        cells.reshape(height, width), norm=LogNorm(LEAST_NLL, LARGEST_NLL), cmap=COLOURS,
         interpolation="nearest", aspect="auto",
     )  # fmt: skip
     wrong = np.flatnonzero(~scores.hit) + 1

@@ -44,7 +44,7 @@ def main() -> None:
         shakegpt(
             "export", "--run", "golden", "--to", Path(folder) / "exported", "--dtype", "bfloat16"
         )
-        shutil.copytree(made, run, ignore=shutil.ignore_patterns("*.png", ".lock"))
+        shutil.copytree(made, run, ignore=shutil.ignore_patterns("*.png", "*.bin", "*.toml", ".*"))
         config = json.loads((run / "config.json").read_text(encoding="utf-8"))
         config["corpus"]["path"] = TEXT.name  # where it lies is nobody's business
         (run / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Reports to TensorBoard and Weights & Biases, read back from what those wrote."""
+"""Reports to TensorBoard, trackio and Weights & Biases, read back from what those wrote."""
 
 import json
 import subprocess
@@ -54,6 +54,37 @@ def test_wandb_keeps_a_run_offline(tmp_path):
     (written,) = (tmp_path / "wandb").glob("offline-run-*/run-mine-1a2b.wandb")
     content = written.read_bytes()
     assert b"train/loss" in content and b"1.25" in content
+
+
+def test_trackio_keeps_a_run_on_this_machine_and_goes_on_with_it(tmp_path):
+    """In processes of their own, as trackio decides where it writes when it is imported."""
+    environment = {"TRACKIO_DIR": str(tmp_path / "kept"), "HOME": str(tmp_path)}
+    environment |= {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
+
+    def python(code):
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    for step, loss in ((1, 2.5), (2, 1.25)):
+        assert not python(
+            "from pathlib import Path\n"
+            "from mlx_shakegpt.run.trackers import Trackio\n"
+            "from mlx_shakegpt.training import StepReport\n"
+            f"sink = Trackio(Path({str(tmp_path)!r}), 'mine-1a2b', {{'lr': 0.5}}, {step - 1})\n"
+            f"sink.log(StepReport({step}, 0.1, 64, {loss}, 1e-3, 1.0, 0.1, 640.0))\n"
+            "sink.close()\n"
+        )
+    read = "import json, trackio\n(run,) = trackio.Api().runs('mlx-shakegpt')\n"
+    read += "from trackio.sqlite_storage import SQLiteStorage as kept\n"
+    read += "logs = kept.get_logs('mlx-shakegpt', run.name)\n"
+    read += "print(json.dumps([run.name, run.config['lr'], logs]))"
+    name, lr, logs = json.loads(python(read))
+    assert (name, lr) == ("mine-1a2b", 0.5)
+    assert [(e["step"], e["train/loss"], e["train/lr"]) for e in logs] == [
+        (1, 2.5, 1e-3), (2, 1.25, 1e-3),
+    ]  # fmt: skip
 
 
 def test_a_sink_that_fails_does_not_end_the_training():
