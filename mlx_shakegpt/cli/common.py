@@ -106,6 +106,15 @@ def note(text: str) -> None:
     click.echo(visible(text, kept="\t"), err=True)
 
 
+def warn_of_last_space(prompt: str) -> None:
+    """Says what becomes of a prompt that ends in a space."""
+    if prompt.endswith(" "):
+        note(
+            "Warning: the prompt ends in a space, but GPT-2's tokens begin with theirs, so what "
+            "follows is seldom what was learned; leave the space out."
+        )
+
+
 def emit(as_json: bool, result: dict[str, Any], text: str) -> None:
     """A result on stdout: one JSON object, or text."""
     say(json.dumps(result) if as_json else text)

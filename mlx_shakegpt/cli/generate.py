@@ -10,7 +10,16 @@ import click
 
 from ..files import as_text
 from ..settings.sampling import Sampling
-from .common import emit, json_option, language_model_from, note, options, prepare, say
+from .common import (
+    emit,
+    json_option,
+    language_model_from,
+    note,
+    options,
+    prepare,
+    say,
+    warn_of_last_space,
+)
 
 
 @click.command("generate")
@@ -50,11 +59,7 @@ def command(
         raise ValueError("the learned text is not at hand; without it nothing can be marked")
     prompt = as_text(prompt)
     ids = tokenizer.encode(prompt)
-    if prompt.endswith(" "):
-        note(
-            "Warning: the prompt ends in a space, but GPT-2's tokens begin with theirs, so what "
-            "follows is seldom what was learned; leave the space out."
-        )
+    warn_of_last_space(prompt)
     started = time.perf_counter()
     made: list[int] = []
 
@@ -129,20 +134,19 @@ def _learned(run: str | None, model: str | None) -> Any:
 def _mark(prompt: str, text: str, learned: Any, quiet: bool) -> dict[str, Any]:
     """Shows a text with its known spans in colour; returns where they stand, and the figures."""
     from ..text import tokenizer
-    from ..text.quotations import Source, covered
+    from ..text.quotations import Source, covered, longest, pieces
 
     source = Source(tokenizer.decode(learned.ids.tolist()), learned.passage.first_line)
     whole = prompt + text
     spans = source.spans(whole)
     if not quiet:
-        shown = 0
-        for span in spans:
-            say(whole[shown : span.start], nl=False)
-            say(whole[span.start : span.stop], nl=False, fg="green")
-            shown = span.stop
-        say(whole[shown:], nl=False)
-    share, longest = covered(spans, whole), max((span.words for span in spans), default=0)
-    return {"share": share, "longest_words": longest, "spans": [asdict(span) for span in spans]}
+        for piece, known in pieces(whole, spans):
+            say(piece, nl=False, fg="green" if known else None)
+    return {
+        "share": covered(spans, whole),
+        "longest_words": longest(spans),
+        "spans": [asdict(span) for span in spans],
+    }
 
 
 def _places(known: dict[str, Any]) -> str:

@@ -1,11 +1,9 @@
-"""`train`: draws what the run reports, and says how it ended."""
+"""`train`: follows a run to its end, and says how it ended."""
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from typing import Any
 
 import click
@@ -13,11 +11,10 @@ import click
 from ..settings.config import TrainConfig
 from ..settings.presets import PRESETS, RECIPES
 from .common import Grouped, downloads, emit, json_option, note, options, prepare
+from .following import following, sample_options
 from .long import awake, interrupts
 from .ranks import joined, silent
 from .wording import program
-
-LINES_EVERY = 10  # steps between log lines where there is no terminal
 
 GROUPS = {
     "Model and text": (
@@ -77,10 +74,11 @@ GROUPS = {
     "--rank-timeout", type=click.FloatRange(1), default=300.0, show_default=True,
     metavar="SECONDS", help="Under mlx.launch: how long a rank waits for the others.",
 )  # fmt: skip
+@sample_options
 @json_option
 def command(
     as_json: bool, resume: bool, checkpoint_every: int | None, report_to: tuple[str, ...],
-    rank_timeout: float, **values: Any,
+    rank_timeout: float, sample_every: float | None, sample_prompt: str | None, **values: Any,
 ) -> int:  # fmt: skip
     """Trains until the text is known by heart; exits 1 if it ends before.
 
@@ -105,7 +103,8 @@ def command(
             step, config = run.trainer.state.step, run.trainer.config.to_json()
             kinds = report_to if first else ()
             sinks = open_sinks(kinds, run.path, f"{run.path.name}-{run.id}", config, step, tell)
-            with awake(), interrupts(run, tell), _display(run) as show, closing(sinks):
+            shown = following(run, sample_every, sample_prompt)
+            with awake(), interrupts(run, tell), shown as show, closing(sinks):
                 for report in run.follow(checkpoint_every or 0, tell):
                     sinks.log(report)
                     with suppress(OSError):  # a reader that left must not end the training
@@ -116,55 +115,6 @@ def command(
             return _outcome(run, seconds, as_json)
         finally:
             run.close()
-
-
-@contextmanager
-def _display(run: Any) -> Iterator[Any]:
-    """A function that shows each report: a progress bar in a terminal, log lines elsewhere."""
-    from rich.console import Console
-
-    from ..run import log_lines as text
-
-    if run.trainer.ranks.rank:
-        yield silent
-        return
-    console = Console(stderr=True)
-    state = run.trainer.state
-    if state.step < state.total:
-        device, once = ("GPU", "") if run.trainer.gpu else ("CPU", ", once: about 15 seconds")
-        note(f"The first step compiles MLX's kernels for this {device}{once}.")
-    if not console.is_terminal or os.environ.get("CI"):
-
-        def show(report: Any) -> None:
-            if report.step % LINES_EVERY == 0 or report.step == 1 or report.spike:
-                note(text.log_line(report))
-            if report.evaluation:
-                note(text.eval_line(report))
-
-        yield show
-        return
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    columns = (
-        TextColumn("step {task.completed}/{task.total}"),
-        BarColumn(None),
-        TextColumn("{task.description}"),
-    )
-    with Progress(*columns, console=console, expand=True) as progress:
-        task = progress.add_task("", total=state.total, completed=state.step)
-
-        def draw(report: Any) -> None:
-            state = run.trainer.state  # another one where the run has gone back
-            progress.update(
-                task,
-                completed=report.step,
-                total=state.total,
-                description=text.status(report, state, run.trainer.config.target_loss),
-            )
-            if report.evaluation:
-                progress.console.print(text.eval_line(report), highlight=False)
-
-        yield draw
 
 
 def _outcome(run: Any, seconds: float, as_json: bool) -> int:

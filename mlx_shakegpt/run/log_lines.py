@@ -1,6 +1,6 @@
 """What a run looks like to people and programs: log lines, JSON objects, tables.
 
-Pure functions of the reports; nothing here prints. Knows nothing of models.
+Pure functions of the reports; nothing here prints.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..training import RunState, StepReport
+from ..training import StepReport
+from .samples import Sample
 
 
 def log_line(report: StepReport) -> str:
@@ -36,19 +37,17 @@ def eval_line(report: StepReport) -> str:
     )
 
 
-def status(report: StepReport, state: RunState, target: float) -> str:
-    """What stands beside the progress bar."""
-    parts = [
-        f"loss {report.loss:.4f}",
-        f"lr {report.lr:.1e}",
-        f"{report.tokens_per_second:,.0f} tok/s",
-        f"epoch {report.epoch:.1f}",
-    ]
-    steps = steps_to_target(state.evaluations, report.step, target)
-    if steps is not None and steps < state.total - report.step:
-        parts.append(f"target in {_clock(steps * report.dt)}")
-    parts.append(f"end in {_clock((state.total - report.step) * report.dt)}")
-    return " · ".join(parts)
+def known_line(step: int, known: float) -> str:
+    """How much of the text is known after a step, `progress.known`."""
+    return f"known {step:4d} | {known:.1%} of the text's tokens likelier than all others together"
+
+
+def sample_line(sample: Sample) -> str:
+    """What the model says, with its lines set apart as verse in a line of prose is."""
+    lines = " / ".join(line.strip() for line in sample.text.splitlines() if line.strip())
+    return f"says {sample.step:5d} | {lines} | word for word in the text: {sample.share:.1%}" + (
+        f", up to {sample.longest} words" if sample.longest else ""
+    )
 
 
 def steps_to_target(
@@ -64,12 +63,6 @@ def steps_to_target(
     first, last = recent[0], recent[-1]
     rate = math.log(first["nll"] / last["nll"]) / (last["step"] - first["step"])
     return max(0.0, last["step"] + math.log(last["nll"] / target) / rate - step)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def metrics(report: StepReport) -> list[str]:

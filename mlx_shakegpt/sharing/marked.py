@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from ..text.quotations import Source, covered
+from ..text.quotations import Source, covered, longest
 
 STYLE = """
 .said { white-space: pre-wrap; font-family: ui-monospace, monospace; line-height: 1.6;
@@ -32,6 +32,5 @@ def marked(prompt: str, text: str, source: Source) -> str:
         parts.append(f'<mark title="{where}">{escape(whole[span.start : span.stop])}</mark>')
         shown = span.stop
     parts.append(escape(whole[shown:]))
-    longest = max((span.words for span in spans), default=0)
-    summary = f"Known word for word: {covered(spans, whole):.0%}. Longest: {longest} words."
+    summary = f"Known word for word: {covered(spans, whole):.0%}. Longest: {longest(spans)} words."
     return f'<div class="said">{"".join(parts)}</div><p class="told">{summary}</p>'

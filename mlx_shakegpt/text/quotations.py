@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 LEAST_WORDS = 5
@@ -86,7 +87,24 @@ def _joins(left: str, right: str) -> bool:
     return bool(left and right and re.fullmatch(r"\w\w", left[-1] + right[0]))
 
 
-def covered(spans: list[Span], text: str) -> float:
+def pieces(text: str, spans: Sequence[Span]) -> Iterator[tuple[str, bool]]:
+    """A text cut at its spans: each piece, and whether it is one of them."""
+    shown = 0
+    for span in spans:
+        if shown < span.start:
+            yield text[shown : span.start], False
+        yield text[span.start : span.stop], True
+        shown = span.stop
+    if shown < len(text):
+        yield text[shown:], False
+
+
+def longest(spans: Sequence[Span]) -> int:
+    """The words of the longest span, 0 where there is none."""
+    return max((span.words for span in spans), default=0)
+
+
+def covered(spans: Sequence[Span], text: str) -> float:
     """Share of a text's characters, white space aside, that stand in spans."""
     total = sum(not c.isspace() for c in text)
     inside = sum(not c.isspace() for span in spans for c in text[span.start : span.stop])

@@ -300,6 +300,8 @@ BAD_TRAIN = {
     "run name that rings": (["--run", "a\x07"], r"run name 'a\x07' must be a plain folder name"),
     "run name without letters": (["--run", ""], "must be a plain folder name"),
     "no checkpoints": (["--checkpoint-every", "0"], "--checkpoint-every"),
+    "no prompt": (["--sample-prompt", ""], "--sample-prompt is empty"),
+    "samples too often": (["--sample-every", "-1"], "--sample-every"),
     "unknown option": (["--speed", "11"], "No such option"),
 }
 

@@ -12,7 +12,7 @@ from conftest import ROOT
 from mlx_shakegpt.cli.common import emit, note
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-9][0-9;]*m")
-BAR = "step 1/"
+BAR = "step 2 of 2"
 
 
 def in_terminal(home, *arguments, **extra):
@@ -46,11 +46,12 @@ def train(home, poem):
     return run
 
 
-def test_a_terminal_shows_a_bar_and_a_job_or_pipe_lines(train):
+def test_a_terminal_shows_a_panel_and_a_job_or_pipe_lines(train):
     shown = train("bar")
     assert BAR in shown and COLOUR.search(shown) and "step     1 |" not in shown
-    lines = train("ci", CI="true")
-    assert "step     1 | loss:" in lines and BAR not in lines
+    for environment in ({"CI": "true"}, {"TERM": "dumb"}, {"PYTHONIOENCODING": "ascii"}):
+        lines = train("-".join(environment), **environment)
+        assert "step     1 | loss:" in lines and BAR not in lines
 
 
 def test_no_color_means_no_colour(train, home, known_run):

@@ -3,7 +3,9 @@ import json
 import pytest
 
 from mlx_shakegpt.run import log_lines
-from mlx_shakegpt.training import RunState, StepReport
+from mlx_shakegpt.run.samples import Sample
+from mlx_shakegpt.text.quotations import Span
+from mlx_shakegpt.training import StepReport
 from mlx_shakegpt.verification.loss import Evaluation
 
 STEP = StepReport(
@@ -36,11 +38,18 @@ def test_time_to_target_extends_the_fall_of_the_logarithm():
     assert log_lines.steps_to_target(falling[::-1], 40, 0.1) is None
 
 
-def test_status_names_loss_rate_speed_epoch_and_both_times():
-    state = RunState(step=40, total=100)
-    state.evaluations = [{"step": s, "nll": 2.0 ** (-s / 10)} for s in (10, 20, 30, 40)]
-    step = StepReport(**vars(STEP) | {"step": 40, "dt": 1.0})
-    line = log_lines.status(step, state, 2.0**-6)
-    times = ("target in 0:20", "end in 1:00")
-    for part in ("loss 0.1461", "lr 2.5e-04", "6,869 tok/s", "epoch 25.2", *times):
-        assert part in line
+def test_a_sample_is_one_line_with_verse_lines_apart():
+    said = "ROMEO:\nBut, soft!\n\nwhat light"
+    line = log_lines.sample_line(Sample(120, said, [Span(7, 17, 5, 3)]))
+    assert line == (
+        "says   120 | ROMEO: / But, soft! / what light | word for word in the text: 37.5%, "
+        "up to 5 words"
+    )
+    assert log_lines.sample_line(Sample(7, "the", [])).endswith(
+        "| the | word for word in the text: 0.0%"
+    )
+
+
+def test_what_is_known_is_one_line():
+    line = "known   40 | 62.5% of the text's tokens likelier than all others together"
+    assert log_lines.known_line(40, 0.625) == line

@@ -34,13 +34,13 @@ def environment(home, **more):
 class Group:
     """Ranks of one command, each with its own options where `each` has them."""
 
-    def __init__(self, home, size, *options, each=None, missing=(), command=TINY):
+    def __init__(self, home, size, *options, each=None, missing=(), command=TINY, more=None):
         hosts = home / f"hosts-{time.monotonic_ns()}.json"
         hosts.write_text(json.dumps([[f"127.0.0.1:{free_port()}"] for _ in range(size)]))
         self.ranks = {
             rank: subprocess.Popen(
                 [*command, *options, *(each or {}).get(rank, ())],
-                env=environment(home, MLX_RANK=str(rank), MLX_HOSTFILE=str(hosts)),
+                env=environment(home, MLX_RANK=str(rank), MLX_HOSTFILE=str(hosts), **(more or {})),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -123,6 +123,18 @@ def test_ranks_compute_what_one_process_does_with_muon(home):
     subprocess.run([*TINY, *train, "--run", "one"], env=environment(home), check=False)
     assert len(steps(home, "one")) == 12
     alike(steps(home, "ranks"), steps(home, "one"), rel=1e-4)
+
+
+def test_samples_of_the_first_rank_change_no_bit(home):
+    train = (*TRAIN, "--optimizer", "muon", "--steps", "24")
+    silent = Group(home, 2, *train, "--run", "silent", "--sample-every", "0").end()
+    speaking = (*train, "--run", "speaking", "--sample-every", "0.01")
+    ends = Group(home, 2, *speaking, more={"TINY_SAMPLES": "1"}).end()
+    assert [code for code, _ in ends.values()] == [code for code, _ in silent.values()] == [1, 0]
+    assert ends[0][1].count("\nsays") > 5 and ends[1][1] == "" and "\nsays" not in silent[0][1]
+    alike(steps(home, "speaking"), steps(home, "silent"), rel=0)
+    files = [home / "weights" / name / "model.safetensors" for name in ("silent", "speaking")]
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def test_an_interrupt_of_any_rank_stops_all_and_others_may_go_on(home, alone):

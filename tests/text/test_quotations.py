@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from mlx_shakegpt.text.quotations import _WORD, Source, covered
+from mlx_shakegpt.text.quotations import _WORD, Source, covered, longest, pieces
 
 TEXT = """First Citizen:
 Before we proceed any further, hear me speak.
@@ -84,3 +84,15 @@ def test_lines_count_from_one_and_five_words_are_a_span():
 
 def test_of_nothing_but_white_space_nothing_is_covered():
     assert covered([], "") == covered([], " \n") == 0.0
+
+
+def test_the_pieces_of_a_text_are_the_text_with_its_spans_apart():
+    text = "So: one two three four five, not this, one two three four five"
+    spans = Source("one two three four five").spans(text)
+    assert list(pieces(text, spans)) == [
+        ("So: ", False), ("one two three four five", True),
+        (", not this, ", False), ("one two three four five", True),
+    ]  # fmt: skip
+    assert longest(spans) == 5
+    assert list(pieces("none", [])) == [("none", False)] and longest([]) == 0
+    assert list(pieces("", [])) == []
