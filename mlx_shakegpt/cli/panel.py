@@ -89,7 +89,7 @@ class Panel:
         losses = self._progress.token_losses
         if len(losses) < 2:
             return []
-        row = Text(braille.strip(known_by_place(losses, room)), KNOWN)
+        row = Text(braille.strip(known_by_place(losses, room).tolist()), KNOWN)
         about = _joined(["of the text", "from its beginning to its end"], room, ", ", QUIET)
         return list(_labelled(["known", f"{known(losses):.1%}"], [row, about]))
 

@@ -19,8 +19,10 @@ from .folder import must_be_new, run_path
 from .pretrained import Pretrained, pretrained
 from .settings_file import with_file
 
-_NAMES = ("preset", "recipe", "run", "data", "first_line", "corpus_tokens", "init", "config")
-_NAMES += ("model", "data_sha256", "init_sha256")  # which a settings file has
+_NAMES = (
+    "preset", "recipe", "run", "data", "first_line", "corpus_tokens", "init", "config",
+    "model", "data_sha256", "init_sha256",  # which a settings file has
+)  # fmt: skip
 # What weights that know how to attend want instead; `lr` is about GPT-2's own.
 PRETRAINED = {"closed_vocab": False, "positions": "learned", "zero_residual": False}
 PRETRAINED |= {"first_blocks": 0, "optimizer": "adamw", "lr": 1e-4}

@@ -107,7 +107,7 @@ def with_file(file: Path, chosen: Mapping[str, Any]) -> dict[str, Any]:
         raise FileNotFoundError(
             f"the text of {file} is not at {kept['data']}; say where it is with `data`"
         )
-    return kept | chosen
+    return {**kept, **chosen}
 
 
 def _is(file: Path, hash: str | None) -> bool:
