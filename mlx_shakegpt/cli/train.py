@@ -144,14 +144,16 @@ def _display(run: Any) -> Iterator[Any]:
     )
     with Progress(*columns, console=console, expand=True) as progress:
         task = progress.add_task("", total=state.total, completed=state.step)
+        pace = text.Pace()
 
         def draw(report: Any) -> None:
             state = run.trainer.state  # another one where the run has gone back
+            target = run.trainer.config.target_loss
             progress.update(
                 task,
                 completed=report.step,
                 total=state.total,
-                description=text.status(report, state, run.trainer.config.target_loss),
+                description=text.status(report, state, target, pace.after(report)),
             )
             if report.evaluation:
                 progress.console.print(text.eval_line(report), highlight=False)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -36,8 +38,8 @@ def eval_line(report: StepReport) -> str:
     )
 
 
-def status(report: StepReport, state: RunState, target: float) -> str:
-    """What stands beside the progress bar."""
+def status(report: StepReport, state: RunState, target: float, pace: float) -> str:
+    """What stands beside the progress bar; `pace` is seconds a step, as of late."""
     parts = [
         f"loss {report.loss:.4f}",
         f"lr {report.lr:.1e}",
@@ -46,9 +48,22 @@ def status(report: StepReport, state: RunState, target: float) -> str:
     ]
     steps = steps_to_target(state.evaluations, report.step, target)
     if steps is not None and steps < state.total - report.step:
-        parts.append(f"target in {_clock(steps * report.dt)}")
-    parts.append(f"end in {_clock((state.total - report.step) * report.dt)}")
+        parts.append(f"target in {_clock(steps * pace)}")
+    parts.append(f"end in {_clock((state.total - report.step) * pace)}")
     return " · ".join(parts)
+
+
+class Pace:
+    """Seconds that a step takes as of late: the median of the last ones, which one does not spoil
+    in which the program was stopped, or the machine slept."""
+
+    def __init__(self, steps: int = 15) -> None:
+        self._last: deque[float] = deque(maxlen=steps)
+
+    def after(self, report: StepReport) -> float:
+        """The pace with one more step."""
+        self._last.append(report.dt)
+        return statistics.median(self._last)
 
 
 def steps_to_target(

@@ -40,7 +40,17 @@ def test_status_names_loss_rate_speed_epoch_and_both_times():
     state = RunState(step=40, total=100)
     state.evaluations = [{"step": s, "nll": 2.0 ** (-s / 10)} for s in (10, 20, 30, 40)]
     step = StepReport(**vars(STEP) | {"step": 40, "dt": 1.0})
-    line = log_lines.status(step, state, 2.0**-6)
+    line = log_lines.status(step, state, 2.0**-6, 1.0)
     times = ("target in 0:20", "end in 1:00")
     for part in ("loss 0.1461", "lr 2.5e-04", "6,869 tok/s", "epoch 25.2", *times):
         assert part in line
+
+
+def test_a_step_in_which_the_machine_slept_does_not_spoil_the_pace():
+    pace = log_lines.Pace()
+    taken = [1.0, 1.1, 0.9, 1.0, 7200.0, 1.0, 1.1]
+    paces = [pace.after(StepReport(**vars(STEP) | {"dt": dt})) for dt in taken]
+    assert paces[0] == 1.0 and max(paces) < 1.1
+    for _ in range(20):
+        last = pace.after(StepReport(**vars(STEP) | {"dt": 4.0}))
+    assert last == 4.0
