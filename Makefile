@@ -1,5 +1,6 @@
 # make train: from nothing to a model that recites; make test: the whole suite. Neither asks anything.
 PYTHON ?= python3
+BACKEND ?= cpu
 BIN := .venv/bin
 PAGES := $(addprefix mlx_shakegpt., \
 	api model.gpt settings.config settings.sampling run training generation.decoding \
@@ -13,6 +14,10 @@ GET_PYTHON := apt-get install python3
 GET_VENV := apt-get install python3-venv
 endif
 
+# Of what pip says only which package it is at. bash, so that a failure of pip's is one of the pipe's.
+SHELL := /bin/bash
+PROGRESS := 's/^Collecting \([A-Za-z0-9._-]*\).*/  \1/p; s/^Installing collected.*/  unpacking all of them/p'
+
 .PHONY: help setup train test check bench mutants docs clean
 
 help:
@@ -23,6 +28,7 @@ help:
 	@echo "make mutants whether the tests notice small faults in what proves and keeps (hours)"
 	@echo "make docs    docs/commands.md, and pages from the docstrings in build/pages/"
 	@echo "make setup   only install"
+	@echo "make BACKEND=cuda setup   install for an NVIDIA GPU, in a fresh .venv"
 
 setup: .venv/installed
 
@@ -63,9 +69,9 @@ clean:
 
 .venv/installed: pyproject.toml | .venv/bin/python
 	@echo "Installing into .venv; this may take some minutes."
-	$(BIN)/python -m pip install --quiet --editable .
+	@set -o pipefail; $(BIN)/python -m pip install --editable '.[$(BACKEND)]' | sed -n -e $(PROGRESS)
 	@touch $@
 
 .venv/installed-test: pyproject.toml | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@set -o pipefail; $(BIN)/python -m pip install --editable '.[test]' | sed -n -e $(PROGRESS)
 	@touch $@ .venv/installed

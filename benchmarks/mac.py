@@ -23,7 +23,7 @@ CHIPS = {  # GPU cores, TFLOP/s
     "M4 Max": (40, 16.2),
     "M3 Ultra": (80, 28.3),
 }
-OF_PEAK = 0.35
+OF_PEAK, BEST, WORST = 0.35, 0.41, 0.29
 
 
 @click.command()
@@ -45,8 +45,9 @@ def main(name: str, batch_size: int, context: int, rows: int, tokens: int, epoch
             f"{seconds:.2f} s",
             f"{one_step.tokens / seconds:,.0f}",
         ]
-        table.append([*cells, f"{steps * seconds / 60:,.0f} min"])
-    header = ["chip", "step", "tokens/s", f"{epochs:g} epochs of {tokens:,} tokens"]
+        best, usual, worst = (steps * seconds * OF_PEAK / p / 60 for p in (BEST, OF_PEAK, WORST))
+        table.append([*cells, f"{usual:,.0f} min", f"{best:,.0f} to {worst:,.0f} min"])
+    header = ["chip", "step", "tokens/s", f"{epochs:g} epochs of {tokens:,} tokens", "range"]
     click.echo(markdown.table(header, table))
     click.echo(
         f"\n{name}, {batch_size} × {context}: {one_step.flops / 1e12:.2f} TFLOP in products at "

@@ -16,6 +16,7 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
 os.environ.setdefault("MLX_ENABLE_TF32", "0")  # before MLX is imported: parity needs all of fp32
+os.environ["SHAKEGPT_DEVICE"] = "cpu"  # also of what tests start: what is exact is so there only
 
 # A suite in the background of a script was started to ignore interrupts, and so would be what it
 # starts.
@@ -33,6 +34,8 @@ from mlx_shakegpt.text import assets
 from mlx_shakegpt.text.tokenizer import encode
 from mlx_shakegpt.training import Trainer
 from mlx_shakegpt.verification.loss import Evaluation
+
+mx.set_default_device(mx.cpu)  # before a module of tests makes an array
 
 # Without a time limit, as other programs may take the cores; the fixtures of each test, an empty
 # home, may serve all its examples.
@@ -58,6 +61,10 @@ def pytest_collection_modifyitems(items):
         return names.index(item.path.stem) if item.path.stem in names else len(names)
 
     items.sort(key=place)
+    if not mx.is_available(mx.gpu):
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no GPU"))
 
 
 POEM = """From fairest creatures we desire increase,
@@ -124,8 +131,16 @@ def bigram(following, context=128, sharp=2.0, doubt=0.0):
 
 @pytest.fixture(scope="session", autouse=True)
 def device():
-    """The device, set up as every command does."""
+    """The CPU, on any machine, set up as every command does."""
     return runtime.setup()
+
+
+@pytest.fixture
+def gpu():
+    """The GPU as MLX's default device, for a test that is marked for it."""
+    mx.set_default_device(mx.gpu)
+    yield
+    mx.set_default_device(mx.cpu)
 
 
 @pytest.fixture(scope="session")

@@ -4,9 +4,12 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
+from importlib import metadata
 
 import pytest
 from conftest import POEM, ROOT
+from packaging.requirements import Requirement
 
 from mlx_shakegpt import __version__
 
@@ -110,3 +113,84 @@ def test_a_shell_completes_commands(shakegpt, shell):
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
     )
     assert "verify" in offered.stdout and "train" not in offered.stdout
+
+
+def installs(extras, system):
+    """Names of all that pip would install for this project with some extras, on Linux or a Mac, as
+    far as what is installed here tells."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    environment = {"sys_platform": system, "platform_system": system.title()}
+    needs = [Requirement(need) for need in project["dependencies"]]
+    needs += [Requirement(n) for extra in extras for n in project["optional-dependencies"][extra]]
+    seen = set()
+    while needs:
+        need = needs.pop()
+        chosen = [{"extra": extra} for extra in need.extras] or [{"extra": ""}]
+        for name in need.extras if need.name == project["name"] else ():
+            needs += map(Requirement, project["optional-dependencies"][name])
+        if need.marker and not need.marker.evaluate(environment | {"extra": ""}):
+            continue
+        if (key := (need.name, frozenset(need.extras))) in seen:
+            continue
+        seen.add(key)
+        try:
+            further = map(Requirement, metadata.requires(need.name) or [])
+        except metadata.PackageNotFoundError:
+            continue
+        for other in further:
+            if not other.marker or any(other.marker.evaluate(environment | e) for e in chosen):
+                other.marker = None
+                needs.append(other)
+    return {name.lower() for name, _ in seen}
+
+
+@pytest.mark.parametrize(
+    ("extras", "on_linux"),
+    [
+        ((), set()),
+        (("cpu",), {"mlx-cpu"}),
+        (("cuda",), {"mlx-cuda-13"}),
+        (("cuda", "demo", "reports"), {"mlx-cuda-13"}),
+        (("test",), {"mlx-cpu"}),
+    ],
+)
+def test_at_most_one_backend_of_mlx_is_installed(extras, on_linux):
+    backends = {"mlx-cpu", "mlx-cuda-12", "mlx-cuda-13", "mlx-metal"}
+    linux, mac = installs(extras, "linux"), installs(extras, "darwin")
+    assert linux & backends == on_linux and mac & backends == {"mlx-metal"}
+    assert {"mlx", "mlx-lm", "transformers"} <= linux & mac
+    assert ("scipy-openblas32" in linux) == ("mlx-cpu" in on_linux)
+    assert "scipy-openblas32" not in mac
+
+
+PIP = """#!/bin/sh
+echo 'Obtaining file:///somewhere'
+echo 'Collecting mlx[cpu]>=0.32.4 (from mlx-shakegpt==0.1.0)'
+echo '  Downloading mlx-0.32.4.whl (1.0 MB)'
+echo 'Requirement already satisfied: numpy>=2.4 in somewhere'
+echo 'Installing collected packages: mlx, mlx-shakegpt'
+echo "$@" >> asked
+echo 'a warning' >&2
+exit $CODE
+"""
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+@pytest.mark.parametrize(("code", "backend"), [(0, "cpu"), (0, "cuda"), (1, "cpu")])
+def test_make_names_what_pip_gets_and_fails_where_it_does(tmp_path, code, backend):
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(PIP)
+    python.chmod(0o755)
+    done = subprocess.run(
+        ["make", f"BACKEND={backend}", "setup"], cwd=tmp_path, env=os.environ | {"CODE": str(code)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[1:3] == ["  mlx", "  unpacking all of them"]
+    assert "a warning" in done.stderr
+    assert (tmp_path / "asked").read_text().split() == [
+        "-m", "pip", "install", "--editable", f".[{backend}]",
+    ]  # fmt: skip
+    assert (done.returncode == 0) == (code == 0) == (tmp_path / ".venv" / "installed").exists()

@@ -25,7 +25,7 @@ from . import (
     verify,
 )
 from .common import note
-from .gpu import lost_gpu
+from .gpu import lost_gpu, no_backend
 from .help import CommandList
 from .wording import program, spoken
 
@@ -79,7 +79,9 @@ def run() -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}{_remedy(error)}")
-    except (ValueError, ImportError) as error:
+    except ImportError as error:
+        return _fail(no_backend(str(error)) or str(error))
+    except ValueError as error:
         return _fail(str(error), 1 if isinstance(error, NotReached) else 2)
     except Exception as error:  # a mistake of ours must not look like one of the user's
         if isinstance(error, RuntimeError) and (advice := lost_gpu(str(error))):

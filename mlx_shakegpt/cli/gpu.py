@@ -1,4 +1,4 @@
-"""What to do when a GPU, or the system above it, ends the work."""
+"""What to do when a GPU, or the system above it, ends the work, and where MLX lacks a backend."""
 
 from __future__ import annotations
 
@@ -24,3 +24,14 @@ def lost_gpu(message: str) -> str | None:
     if "cuda" in text and "error" in text:
         return f"the GPU failed ({message}); {_RETRY}"
     return None
+
+
+def no_backend(message: str) -> str | None:
+    """One line on an error of importing MLX where none of its backends is installed; None for any
+    other error."""
+    if "libmlx" not in message:
+        return None
+    return (
+        "MLX has no backend here; install one: pip install 'mlx-shakegpt[cpu]', or "
+        "'mlx-shakegpt[cuda]' for an NVIDIA GPU"
+    )

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import click
 
-from ..settings.presets import PRESETS, fit_to_text, recipe
+from ..settings.presets import PRESETS, dtype_of, fit_to_text, recipe
 from .common import emit, json_option, prepare
 
 
@@ -29,7 +29,8 @@ def command(as_json: bool) -> None:
     presets = {}
     for name, chosen in PRESETS.items():
         ids = Corpus.load(None, chosen.passage).ids
-        config = fit_to_text(recipe("recite", name, dtype=machine.dtype), len(ids), {})
+        dtype = dtype_of(name, machine.dtype)
+        config = fit_to_text(recipe("recite", name, dtype=dtype), len(ids), {})
         own = Vocabulary.of(ids)
         one_step = cost.step(chosen.model, config, gflops, own.rows, machine.device == "cpu")
         presets[name] = asdict(one_step)

@@ -9,7 +9,15 @@ from typing import Any
 
 from ..runtime import Runtime
 from ..settings.config import LENGTH, ModelConfig, Passage, TrainConfig
-from ..settings.presets import DEFAULT_RECIPE, PRESETS, fit_to_text, preset, preset_like, recipe
+from ..settings.presets import (
+    DEFAULT_RECIPE,
+    PRESETS,
+    dtype_of,
+    fit_to_text,
+    preset,
+    preset_like,
+    recipe,
+)
 from ..text import assets
 from ..text.corpus import Corpus
 from ..text.vocabulary import Vocabulary
@@ -101,7 +109,7 @@ def plan_run(
     passage = Passage(
         chosen.pop("first_line", base.first_line), chosen.pop("corpus_tokens", base.tokens)
     )
-    chosen.setdefault("dtype", runtime.dtype)
+    chosen.setdefault("dtype", dtype_of(name, runtime.dtype))
     hash = chosen.pop("data_sha256", None)
     config = recipe(recipe_name, name if name in PRESETS else None, **chosen)
     model = model or preset(name).model

@@ -42,8 +42,9 @@ def setup() -> Runtime:
 
     On a Linux CPU, MLX's matrix products are sent to a fast BLAS where one is found. Processes that
     were launched together share the cores, and each compiles its kernels by itself. Raises
-    ValueError where a launcher's environment cannot be read.
+    ValueError where a launcher's environment cannot be read, or SHAKEGPT_DEVICE names no device.
     """
+    _use_chosen_device()
     on_cpu = not on_gpu()
     launch = launched()
     warnings = []
@@ -88,6 +89,18 @@ def setup() -> Runtime:
         launch=launch,
         warnings=tuple(warnings),
     )
+
+
+def _use_chosen_device() -> None:
+    """Makes the device that SHAKEGPT_DEVICE names, "cpu" or "gpu", MLX's default; else it is MLX's
+    own choice. Raises ValueError where there is none of that name."""
+    chosen = os.environ.get("SHAKEGPT_DEVICE")
+    if not chosen:
+        return
+    devices = {"cpu": mx.cpu} | ({"gpu": mx.gpu} if mx.is_available(mx.gpu) else {})
+    if chosen not in devices:
+        raise ValueError(f"SHAKEGPT_DEVICE is {chosen}; it must be {' or '.join(devices)} here")
+    mx.set_default_device(devices[chosen])
 
 
 def _keep_freed_memory() -> None:

@@ -13,11 +13,13 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 from mlx import nn
+from mlx.utils import tree_flatten, tree_unflatten
 
 from .launch import Launch
 from .watchdog import Watchdog
 
 OPENING_SECONDS = 3600.0  # for a run to be opened on all ranks
+PIECE = 32 << 20  # bytes that are exchanged at once, or a little more
 
 
 class SharedError(ValueError):
@@ -42,6 +44,27 @@ class Ranks:
         """The mean of all ranks' gradients, a tree; in pieces of 32 MiB where all have one dtype
         (mlx.nn.average_gradients)."""
         return nn.average_gradients(gradients, self._group) if self._group else gradients
+
+    def average_now(self, gradients: Any) -> Any:
+        """What `average` gives, with nothing left to wait for: Metal would end a GPU's work that
+        waited some seconds for a late rank."""
+        arrays = dict(tree_flatten(gradients))
+        pieces = _pieces(arrays)
+        joined = [mx.concatenate([arrays[name].reshape(-1) for name in names]) for names in pieces]
+        result = {}
+        for piece, summed in zip(pieces, self.sum_now(joined), strict=True):
+            ends = np.cumsum([arrays[name].size for name in piece]).tolist()
+            for name, part in zip(piece, mx.split(summed / self.size, ends[:-1]), strict=True):
+                result[name] = part.reshape(arrays[name].shape)
+        return tree_unflatten(list(result.items()))
+
+    def sum_now(self, arrays: list[mx.array]) -> list[mx.array]:
+        """The sums over all ranks of arrays, each of one shape, once they are there."""
+        if not self._group:
+            return arrays
+        sums = [mx.distributed.all_sum(values, group=self._group) for values in arrays]
+        mx.eval(sums)
+        return sums
 
     def mean(self, values: mx.array) -> mx.array:
         """The mean of all ranks' arrays of one shape."""
@@ -76,7 +99,7 @@ class Ranks:
             dtype = getattr(mx, kinds[name])
             # As bytes: of numbers, -0.0 + 0.0 would be another one.
             held = tensors[name] if self.rank == 0 else mx.zeros(shape, dtype)
-            summed = mx.distributed.all_sum(held.reshape(-1).view(mx.uint8), group=self._group)
+            (summed,) = self.sum_now([held.reshape(-1).view(mx.uint8)])
             result[name] = summed.view(dtype).reshape(shape)
             mx.eval(result[name])
             self.tick(f"sharing {name}")
@@ -96,6 +119,19 @@ class Ranks:
         mx.eval(values)
         self.tick("between steps")
         return np.array(values)
+
+
+def _pieces(arrays: Mapping[str, mx.array]) -> list[list[str]]:
+    """Names of arrays that are exchanged together, in their order and each time of one dtype."""
+    pieces: list[list[str]] = []
+    held, dtype = PIECE, None
+    for name, values in arrays.items():
+        if held >= PIECE or values.dtype != dtype:
+            pieces.append([])
+            held, dtype = 0, values.dtype
+        pieces[-1].append(name)
+        held += values.nbytes
+    return pieces
 
 
 ALONE = Ranks()

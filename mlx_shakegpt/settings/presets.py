@@ -12,11 +12,13 @@ from .config import ModelConfig, Passage, TrainConfig
 
 @dataclass(frozen=True)
 class Preset:
-    """A model, the passage it learns by default, and what `recite` changes for its size."""
+    """A model, the passage it learns by default, and what `recite` changes for its size; `dtype` is
+    its precision where that is not the device's."""
 
     model: ModelConfig
     passage: Passage
     recite: Mapping[str, Any]
+    dtype: str | None = None
 
 
 # Line 15,877 of Tiny Shakespeare is where Romeo first speaks.
@@ -25,6 +27,8 @@ PRESETS: dict[str, Preset] = {
         ModelConfig(n_layer=4, n_head=5, n_embd=320),
         Passage(first_line=15877, tokens=4096),
         {},
+        # On a GPU its steps are bound by launches, not by products, and float32 was certified.
+        dtype="float32",
     ),
     "gpt2-124m": Preset(ModelConfig(n_layer=12, n_head=12, n_embd=768), Passage(), {}),
     "gpt2-152m": Preset(ModelConfig(n_layer=16, n_head=12, n_embd=768), Passage(), {}),
@@ -102,6 +106,11 @@ RECIPES: dict[str, TrainConfig] = {
 def preset(name: str) -> Preset:
     """The preset called `name`. Raises ValueError for an unknown name."""
     return _named(PRESETS, name, "preset")
+
+
+def dtype_of(name: str, default: str) -> str:
+    """The precision of a preset, or of another name, on a device whose own is `default`."""
+    return (name in PRESETS and PRESETS[name].dtype) or default
 
 
 def preset_like(model: ModelConfig) -> str | None:

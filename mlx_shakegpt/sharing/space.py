@@ -17,6 +17,7 @@ from ..weights.trained_model import of_folder
 from .markdown import front_matter
 
 TEXT = "text.txt"
+EXTRAS = ("cpu", "demo")  # that a Space needs
 PACKAGE = Path(files.__file__).parent
 APP = '''"""The model in model/ speaks on a page; everything that it needs is in this folder."""
 
@@ -56,14 +57,15 @@ def requirements() -> list[str]:
     linux = {"sys_platform": "linux", "platform_system": "Linux"}
     pinned = []
     for need in map(Requirement, _dependencies()):
-        # A dependency is for everyone, for everyone on Linux, or for the demo; not for tests.
-        if need.marker and not need.marker.evaluate(linux | {"extra": "demo"}):
+        # A dependency is for everyone, for a Linux CPU, or for the demo; not for tests.
+        extras = ({"extra": name} for name in EXTRAS)
+        if need.marker and not any(need.marker.evaluate(linux | extra) for extra in extras):
             continue
-        extras = f"[{','.join(sorted(need.extras))}]" if need.extras else ""
+        name = f"{need.name}[{','.join(sorted(need.extras))}]" if need.extras else need.name
         try:
-            pinned.append(f"{need.name}{extras}=={metadata.version(need.name)}")
+            pinned.append(f"{name}=={metadata.version(need.name)}")
         except metadata.PackageNotFoundError:
-            pinned.append(f"{need.name}{extras}{need.specifier}")
+            pinned.append(f"{name}{need.specifier}")
     return pinned
 
 
@@ -73,7 +75,8 @@ def _dependencies() -> list[str]:
     if not (own := files.checkout()):
         return metadata.requires(files.PROJECT) or []
     project = tomllib.loads((own / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return [*project["dependencies"], *project["optional-dependencies"]["demo"]]
+    optional = project["optional-dependencies"]
+    return [*project["dependencies"], *(need for name in EXTRAS for need in optional[name])]
 
 
 def serve_space(folder: Path, name: str) -> None:

@@ -14,6 +14,7 @@ import mlx.optimizers as optim
 from mlx.utils import tree_map
 
 from ..model.trees import flat
+from ..runtime import on_gpu
 from ..settings.config import TrainConfig
 
 _NEWTON_SCHULZ = 3.4445, -4.7750, 2.0315  # the coefficients of Jordan et al., 2024
@@ -171,14 +172,22 @@ def learning_rate(step: int, config: TrainConfig, decay_start: int, total: int) 
     return config.end_lr + 0.5 * (1 + math.cos(math.pi * done)) * (config.lr - config.end_lr)
 
 
-def global_norm(gradients: Any, counts: Mapping[str, mx.array] | None = None) -> mx.array:
+def global_norm(
+    gradients: Any, counts: Mapping[str, mx.array] | None = None, joined: bool | None = None
+) -> mx.array:
     """The float32 Euclidean norm over all gradients of a tree.
 
     `counts` gives, by parameter name, how many times each row counts. The sums are products with
-    ones: MLX's own float32 sum over a large matrix loses up to 5 % on the CPU.
+    ones: MLX's own float32 sum over a large matrix loses up to 5 % on the CPU. With `joined`, the
+    default on a GPU, vectors are laid end to end first: each by itself is four kernels there, and
+    GPT-2 124M has 98 of them.
     """
     total = mx.array(0.0)
-    for name, gradient in flat(gradients).items():
+    arrays = flat(gradients)
+    vectors = [name for name, gradient in arrays.items() if gradient.ndim == 1]
+    if (on_gpu() if joined is None else joined) and vectors:
+        arrays[""] = mx.concatenate([arrays.pop(name) for name in vectors])
+    for name, gradient in arrays.items():
         # Flat, so that MLX does not share the cast with what clips, and write it out.
         squares = gradient.reshape(-1).astype(mx.float32).square().reshape(gradient.shape)
         sums = squares.reshape(-1, squares.shape[-1]) @ mx.ones((squares.shape[-1], 1))

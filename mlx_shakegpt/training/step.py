@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.optimizers as optim
@@ -12,6 +12,7 @@ from mlx import nn
 
 from ..model import ops
 from ..model.gpt import GPT
+from ..runtime import on_gpu
 from ..runtime.ranks import ALONE, Ranks
 from .optimizer import clip, global_norm
 from .windows import Batch
@@ -30,7 +31,8 @@ class StepResult(NamedTuple):
 
 
 class Step:
-    """Forward, backward, clipping and update, compiled as one graph with all state captured.
+    """Forward, backward, clipping and update, compiled with all state captured: as one graph, or on
+    a GPU among ranks as two.
 
     Each rank computes its share of a batch's windows; gradients, loss and the targets' losses are
     those of the whole batch for all of them.
@@ -63,13 +65,8 @@ class Step:
 
         loss_and_gradients = nn.value_and_grad(model, loss_fn)
 
-        @partial(mx.compile, inputs=self.state, outputs=self.state)
-        def step(stop_requests: mx.array, *batch: mx.array) -> tuple[mx.array, ...]:
-            (loss, nll), gradients = loss_and_gradients(*batch)
-            nll = nll.reshape(batch[0].shape)
-            if ranks.size > 1:
-                gradients, nll = ranks.average(gradients), ranks.concatenate(nll)
-                loss, stop_requests = ranks.mean(mx.stack([loss, stop_requests]))
+        def update(gradients: Any) -> mx.array:
+            """Updates the model; returns the gradients' norm."""
             counts = {}
             if absent > 1:
                 table = gradients["wte"]
@@ -80,17 +77,37 @@ class Step:
                 counts["wte.weight"] = count
             norm = global_norm(gradients, counts)
             optimizer.update(model, clip(gradients, norm, limit))
-            return loss, norm, nll, stop_requests
+            return norm
 
-        self._step = step
+        def step(stop_requests: mx.array, *batch: mx.array) -> tuple[mx.array, ...]:
+            (loss, nll), gradients = loss_and_gradients(*batch)
+            nll = nll.reshape(batch[0].shape)
+            if ranks.size > 1:
+                gradients, nll = ranks.average(gradients), ranks.concatenate(nll)
+                loss, stop_requests = ranks.mean(mx.stack([loss, stop_requests]))
+            return loss, update(gradients), nll, stop_requests
+
+        compiled = partial(mx.compile, inputs=self.state, outputs=self.state)
+        compiled_gradients, compiled_update = compiled(loss_and_gradients), compiled(update)
+
+        def step_in_two(stop_requests: mx.array, *batch: mx.array) -> tuple[mx.array, ...]:
+            """`step` as a GPU's work before the exchange and after it, with none that waits."""
+            (loss, nll), gradients = compiled_gradients(*batch)
+            gradients = ranks.average_now(gradients)
+            nll = ranks.concatenate(nll.reshape(batch[0].shape))
+            mx.eval(nll)
+            (sums,) = ranks.sum_now([mx.stack([loss, stop_requests])])
+            loss, stop_requests = sums / ranks.size
+            return loss, compiled_update(gradients), nll, stop_requests
+
+        self._step = step_in_two if ranks.size > 1 and on_gpu() else compiled(step)
 
     def __call__(self, batch: Batch, lr: float, stop_requested: bool = False) -> StepResult:
         """Starts one step; `stop_requested` is whether this rank asks to stop.
 
         Raises ValueError for an id that the model has no row for.
         """
-        # A GPU's step that waits for a late rank within would be ended by Metal after some seconds.
-        self.ranks.wait()
+        self.ranks.wait()  # MLX's ring is reported to hang where ranks come late to large exchanges
         self.optimizer.learning_rate = lr
         inputs, targets, weights = self._share(batch)
         ids = map(self.model.checked_ids, (inputs, targets))

@@ -1,6 +1,6 @@
 """Measures a training step, generation and a matrix product on this machine.
 
-Knows nothing of terminals; `cli bench` and the scripts in benchmarks/ print what it returns.
+Knows nothing of terminals; `cli bench` prints what it returns.
 """
 
 from __future__ import annotations
@@ -8,13 +8,16 @@ from __future__ import annotations
 import statistics
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
+import numpy as np
 
 from .. import runtime
 from ..generation import decoding
 from ..generation.lookup import Lookup
 from ..model.language_model import LanguageModel
+from ..runtime.stopwatch import seconds_of
 from ..settings.config import TrainConfig
 from ..settings.presets import Preset
 from ..text.corpus import Corpus
@@ -55,20 +58,8 @@ def bench(preset: Preset, config: TrainConfig, repeats: int) -> Bench:
     peak = mx.get_peak_memory()
     seconds, gflops = statistics.median(times), max(speeds)
     B, T = batches[0].inputs.shape
-    rows = trainer.model.wte.weight.shape[0]
-    flops = cost.product_flops(preset.model, B * T, T, rows)
-    flops += cost.update_flops(preset.model, config, not runtime.on_gpu())
-    language_model = LanguageModel(trainer.model, trainer.vocabulary, preset.model.n_positions)
-    prompt = corpus.ids[:16].tolist()
-    list(decoding.stream(language_model, prompt, 4))
-    start = time.perf_counter()
-    made = list(decoding.stream(language_model, prompt, SPOKEN_TOKENS))
-    spoken = SPOKEN_TOKENS / (time.perf_counter() - start)
-    # What a model knows by heart is what it would say: so its own words are the text to look up.
-    lookup = Lookup([*prompt, *made])
-    start = time.perf_counter()
-    list(decoding.stream(language_model, prompt, SPOKEN_TOKENS, lookup=lookup))
-    known = SPOKEN_TOKENS / (time.perf_counter() - start)
+    flops = step_flops(trainer, T)
+    generate = speech(trainer, corpus.ids[:16].tolist())
     return Bench(
         train={
             "batch_size": B,
@@ -77,11 +68,63 @@ def bench(preset: Preset, config: TrainConfig, repeats: int) -> Bench:
             "tokens_per_second": B * T / seconds,
             "share_of_peak": flops / seconds / 1e9 / gflops,
         },
-        generate={
-            "tokens_per_second": spoken,
-            "known_tokens_per_second": known,
-            "accepted": lookup.accepted / max(1, lookup.proposed),
-        },
+        generate=generate,
         matmul_gflops=gflops,
         peak_bytes=peak,
     )
+
+
+def step_flops(trainer: Trainer, context: int) -> float:
+    """Floating-point operations of the matrix products of a step, with windows of `context`."""
+    model, config, rows = trainer.model.config, trainer.config, trainer.model.wte.weight.shape[0]
+    flops = cost.product_flops(model, config.tokens_per_step, context, rows)
+    return flops + cost.update_flops(model, config, not runtime.on_gpu())
+
+
+def speech(trainer: Trainer, prompt: list[int]) -> dict[str, float]:
+    """Tokens a second that a trainer's model speaks greedily after a prompt, and with guesses from
+    a text that it knows by heart; the share of those that were right."""
+    model = trainer.model
+    language_model = LanguageModel(model, trainer.vocabulary, model.config.n_positions)
+    list(decoding.stream(language_model, prompt, 4))
+    start = time.perf_counter()
+    made = list(decoding.stream(language_model, prompt, SPOKEN_TOKENS))
+    spoken = len(made) / (time.perf_counter() - start)
+    # What a model knows by heart is what it would say: so its own words are the text to look up.
+    lookup = Lookup([*prompt, *made])
+    start = time.perf_counter()
+    again = list(decoding.stream(language_model, prompt, SPOKEN_TOKENS, lookup=lookup))
+    known = len(again) / (time.perf_counter() - start)
+    return {
+        "tokens_per_second": spoken,
+        "known_tokens_per_second": known,
+        "accepted": lookup.accepted / max(1, lookup.proposed),
+    }
+
+
+def steps(trainer: Trainer, seconds: float, most: int = 5) -> dict[str, Any]:
+    """Times training steps for about so many seconds: the `first_seconds` of one that compiles,
+    then the `seconds` of each; whether loss and norm stay `finite`, and the `peak_bytes`."""
+    config = trainer.config
+    step = Step(trainer.model, trainer.optimizer, config.clip, trainer.absent)
+    mx.reset_peak_memory()
+
+    def one(number: int) -> float:
+        return seconds_of(lambda: (step(trainer.batch(number), 1e-4), step.state))
+
+    first, second = one(0), one(1)
+    count = max(1, min(most, int((seconds - first) / second)))
+    batches = [trainer.batch(i + 2) for i in range(count)]
+    start = time.perf_counter()
+    results = [step(batch, 1e-4) for batch in batches]  # on a GPU started ahead, as in training
+    mx.eval([result.loss for result in results], step.state)
+    each = (time.perf_counter() - start) / count
+    numbers = np.array([[float(r.loss), float(r.norm)] for r in results])
+    return {
+        "steps": count,
+        "first_seconds": first,
+        "seconds": each,
+        "tokens_per_second": batches[0].inputs.size / each,
+        "finite": bool(np.isfinite(numbers).all()),
+        "peak_bytes": mx.get_peak_memory(),
+    }

@@ -117,6 +117,21 @@ def test_ranks_compute_what_one_process_does(home, alone, size):
     alike(steps(home, "ranks"), alone)
 
 
+def test_ranks_exchange_between_the_halves_of_a_gpus_step(home):
+    """In float32, as quick is on a GPU; uncompiled, as MLX's own kernels for a CPU take longer to
+    compile than to run."""
+    command = [sys.executable, str(ROOT / "tests" / "programs" / "tiny_gpu.py")]
+    train = (*TRAIN, "--dtype", "float32", "--steps", "20")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLX_DISABLE_COMPILE", "1")
+        ends = Group(home, 2, *train, "--run", "ranks", command=command).end()
+        one = [*command, *train, "--run", "one"]
+        subprocess.run(one, env=environment(home), capture_output=True, check=False)
+    assert [code for code, _ in ends.values()] == [1, 0], ends
+    assert len(steps(home, "one")) == 20
+    alike(steps(home, "ranks"), steps(home, "one"))
+
+
 def test_ranks_compute_what_one_process_does_with_muon(home):
     train = (*TRAIN, "--optimizer", "muon", "--steps", "12")
     Group(home, 2, *train, "--run", "ranks").end()

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
@@ -12,14 +14,13 @@ import pytest
 from conftest import PATIENCE, ROOT
 
 from mlx_shakegpt.cli import data
-from mlx_shakegpt.cli.gpu import lost_gpu
+from mlx_shakegpt.cli.gpu import lost_gpu, no_backend
 from mlx_shakegpt.files import must_be_empty
 from mlx_shakegpt.model import ops
+from mlx_shakegpt.run.plan import must_fit, plan_run
+from mlx_shakegpt.runtime import device as device_module
 from mlx_shakegpt.runtime import memory
-
-needs_gpu = pytest.mark.skipif(
-    not mx.metal.is_available() and not mx.cuda.is_available(), reason="no GPU"
-)
+from mlx_shakegpt.training import gradient_check
 
 
 @pytest.fixture(scope="module")
@@ -134,30 +135,68 @@ def test_gradients_of_weights_lie_as_the_weights_do():
     assert memoryview(gradient.view(mx.uint16)).c_contiguous
 
 
-@needs_gpu
-@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
-def test_gradients_on_a_gpu_are_those_of_float64(dtype):
-    """LayerNorm's bias and the embedding's rows, beside sums in float64."""
-    rng = np.random.default_rng(0)
-    tolerance = 1e-3 if dtype == mx.float32 else 3e-2
-    x = rng.normal(size=(64, 32))
-    weights = rng.normal(size=(64, 32))
-    bias = mx.grad(
-        lambda b: (
-            ops.layer_norm(mx.array(x, dtype), mx.ones(32, dtype), b, 1e-5)
-            * mx.array(weights, dtype)
-        ).sum()
-    )(mx.zeros(32, dtype))
-    scale = np.abs(weights).sum(0)
-    error = np.abs(np.array(bias.astype(mx.float32)) - weights.sum(0)) / scale
-    assert error.max() < tolerance
-    rows = rng.integers(0, 5, 64)
-    table = mx.grad(lambda t: (t[mx.array(rows)] * mx.array(weights, dtype)).sum())(
-        mx.zeros((5, 32), dtype)
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", gradient_check.TOLERANCE)
+@pytest.mark.parametrize("name", gradient_check.CHECKS)
+def test_gradients_on_a_gpu_are_those_of_float64(gpu, name, dtype):
+    result = gradient_check.checked(gradient_check.CHECKS[name](dtype), dtype, 60.0)
+    assert result["passed"] and result["repeats"] == gradient_check.REPEATS, result
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_gpu_learns(home, dtype):
+    command = [sys.executable, str(ROOT / "tests" / "programs" / "tiny.py"), "train"]
+    command += ["--preset", "tiny", "--steps", "150", "--run", "r", "--dtype", dtype]
+    environment = os.environ | {"SHAKEGPT_DEVICE": "gpu", "SHAKEGPT_HOME": str(home)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 1), done.stderr
+    lines = (home / "weights" / "r" / "metrics.jsonl").read_text().splitlines()
+    losses = [line["loss"] for line in map(json.loads, lines) if "loss" in line]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_quick_is_float32_on_every_device_unless_another_is_asked_for(device):
+    on_a_gpu = replace(device, device="gpu", dtype="bfloat16")
+
+    def dtype(**settings):
+        return plan_run(on_a_gpu, {"data": None, **settings}).config.dtype
+
+    assert dtype(preset="quick") == "float32"
+    assert dtype(preset="quick", dtype="bfloat16") == "bfloat16"
+    assert dtype(preset="gpt2-124m") == "bfloat16"
+
+
+def test_a_device_is_chosen_by_name(monkeypatch):
+    monkeypatch.setattr(mx, "is_available", lambda _: False)
+    for chosen in ("gpu", "abacus"):
+        monkeypatch.setenv("SHAKEGPT_DEVICE", chosen)
+        with pytest.raises(ValueError, match=f"SHAKEGPT_DEVICE is {chosen}; it must be cpu here"):
+            device_module.setup.__wrapped__()
+    monkeypatch.setenv("SHAKEGPT_DEVICE", "cpu")
+    device_module._use_chosen_device()
+    assert mx.default_device() == mx.cpu
+
+
+def test_too_little_memory_on_a_card_is_refused_with_what_fits(monkeypatch, device):
+    """As CUDA answers: bytes that are free on the card, whoever has taken the others."""
+    monkeypatch.setattr(mx, "default_device", lambda: mx.Device(mx.gpu))
+    monkeypatch.setattr(
+        mx, "device_info", lambda: {"free_memory": 4 << 30, "total_memory": 24 << 30}
     )
-    expected = np.zeros((5, 32))
-    np.add.at(expected, rows, weights)
-    assert np.abs(np.array(table.astype(mx.float32)) - expected).max() < 20 * tolerance
+    on_a_gpu = replace(device, device="gpu", dtype="bfloat16")
+    plan = plan_run(on_a_gpu, {"preset": "gpt2-124m"})
+    with pytest.raises(ValueError, match=r"GB are free; use `batch_size` \d+ ") as refusal:
+        must_fit(plan, on_a_gpu, 1, memory.free_bytes())
+    size = int(re.search(r"`batch_size` (\d+)", str(refusal.value))[1])
+    assert 1 <= size < plan.config.batch_size
+    must_fit(replace(plan, config=replace(plan.config, batch_size=size)), on_a_gpu, 1, 4 << 30)
+
+
+def test_mlx_without_a_backend_is_one_line_with_what_to_install():
+    missing = "libmlx.so: cannot open shared object file: No such file or directory"
+    assert "mlx-shakegpt[cpu]" in no_backend(missing) and "[cuda]" in no_backend(missing)
+    assert no_backend("No module named 'gradio'") is None
 
 
 @pytest.mark.parametrize(("system", "started"), [("darwin", True), ("linux", False)])

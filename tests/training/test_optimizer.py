@@ -198,3 +198,18 @@ def test_muon_moves_matrices_of_blocks_and_adamw_the_rest():
     optimizer.learning_rate = 1e-3
     assert float(adamw.learning_rate) == pytest.approx(1e-3)
     assert float(muon.learning_rate) == pytest.approx(0.2e-3 * TINY.n_embd**0.5)
+
+
+def test_vectors_laid_end_to_end_have_the_same_norm():
+    rng = np.random.default_rng(0)
+    shapes = {"a": {"weight": (40, 30), "bias": (40,)}, "b": (7,), "c": (1,), "d": (3, 3)}
+    gradients = tree_map(
+        lambda shape: mx.array(rng.normal(size=shape), mx.bfloat16),
+        shapes, is_leaf=lambda node: isinstance(node, tuple),
+    )  # fmt: skip
+    one, other = (float(global_norm(gradients, joined=joined)) for joined in (False, True))
+    assert one == pytest.approx(other, rel=1e-6)
+    every = np.concatenate(
+        [np.array(g.astype(mx.float32)).ravel() for g in flat(gradients).values()]
+    )
+    assert other == pytest.approx(np.linalg.norm(every.astype(np.float64)), rel=1e-6)
