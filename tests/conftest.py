@@ -240,6 +240,17 @@ def known_run(monkeypatch, shakegpt, home, known):
 
 
 @pytest.fixture
+def golden_run(home):
+    """The golden run in this home, beside its text."""
+    folder = home / "weights" / "golden"
+    shutil.copytree(GOLDEN / "run", folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["corpus"]["path"] = str(shutil.copy(GOLDEN / config["corpus"]["path"], home))
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
 def poem(tmp_path):
     """A small text file."""
     path = tmp_path / "poem.txt"
@@ -302,3 +313,4 @@ def free_port():
 
 
 ROOT = Path(files.__file__).parent.parent
+GOLDEN = ROOT / "tests" / "golden"
