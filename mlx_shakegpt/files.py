@@ -80,6 +80,12 @@ def must_be_empty(folder: Path) -> None:
         raise ValueError(f"{folder} exists and is not an empty folder; choose another")
 
 
+def must_not_exist(path: Path) -> None:
+    """Raises ValueError where a file to be written exists, be it a link that leads nowhere."""
+    if os.path.lexists(path):
+        raise ValueError(f"{path} exists; choose another name")
+
+
 def sync(path: Path) -> None:
     """Forces a file, or a folder's entries, to the disk."""
     handle = os.open(path, os.O_RDONLY)

@@ -255,6 +255,12 @@ def known_run(monkeypatch, shakegpt, home, known):
 
 
 @pytest.fixture
+def golden_run(home):
+    """The golden run in this home, beside its text."""
+    return stored_run(home, "golden")
+
+
+@pytest.fixture
 def poem(tmp_path):
     """A small text file."""
     path = tmp_path / "poem.txt"

@@ -7,19 +7,13 @@ import sys
 
 import mlx.core as mx
 import pytest
-from conftest import GOLDEN, ROOT, stored_run
+from conftest import GOLDEN
 
 from mlx_shakegpt import generate, load
 from mlx_shakegpt.run.log_lines import read_metrics
 from mlx_shakegpt.text.tokenizer import encode
 
 EXPECTED = json.loads((GOLDEN / "expected.json").read_text(encoding="utf-8"))
-
-
-@pytest.fixture
-def golden_run(home):
-    """The golden run in this home, with its text."""
-    return stored_run(home, "golden")
 
 
 def test_a_stored_run_speaks_as_it_did(golden_run):
@@ -37,7 +31,7 @@ def test_a_stored_checkpoint_goes_on_as_it_did(golden_run):
     newest = max((golden_run / "checkpoints").iterdir())
     shutil.rmtree(newest)
     (golden_run / "model.safetensors").unlink()
-    command = [sys.executable, ROOT / "tests" / "programs" / "golden.py", "train", "--resume"]
+    command = [sys.executable, GOLDEN.parent / "programs" / "golden.py", "train", "--resume"]
     done = subprocess.run(
         [*command, "--run", "golden"], capture_output=True, text=True, check=False
     )

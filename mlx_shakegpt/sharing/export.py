@@ -43,15 +43,16 @@ def export(
     dtype: str = "float32",
     text: Mapping[str, Any] | None = None,
     bits: int | None = None,
+    more: Mapping[str, str] | None = None,
 ) -> float:
     """Writes `folder`, reloads it with mlx-lm, and returns the largest difference of its logits.
 
     `text` has name, sha256, first_line and tokens of what the model learned, for the record. With
     `bits`, 4 or 8, weights are quantised in mlx-lm's way, which transformers does not read; their
-    logits are compared with those of the same weights dequantised. The folder appears, or where it
-    is there and empty is filled, only when all has proved good. Raises ValueError where it exists
-    and is not empty, or the model's width does not allow quantisation; ExportError where the
-    comparison fails.
+    logits are compared with those of the same weights dequantised. `more` are further files by
+    name. The folder appears, or where it is there and empty is filled, only when all has proved
+    good. Raises ValueError where it exists and is not empty, or the model's width does not allow
+    quantisation; ExportError where the comparison fails.
     """
     must_be_empty(folder)
     folder = folder.resolve()  # a link keeps its place, and "." gets a parent
@@ -68,6 +69,8 @@ def export(
             files["config.json"]["learned_text"] = {name: text[name] for name in names}
         for name, content in files.items():
             write_json(writing / name, content)
+        for name, lines in (more or {}).items():
+            (writing / name).write_text(lines, encoding="utf-8", newline="")
         shutil.copyfile(assets.ensure(assets.GPT2_VOCABULARY), writing / "vocab.json")
         shutil.copyfile(assets.ensure(assets.GPT2_MERGES), writing / "merges.txt")
         if bits:

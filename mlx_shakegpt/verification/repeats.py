@@ -36,10 +36,13 @@ class Repeats:
 
     def has(self, offset: int, continuation: np.ndarray) -> bool:
         """Whether the k tokens at an offset are followed by these m ids (m,) anywhere."""
+        return bool((self.continuations(offset) == continuation).all(1).any())
+
+    def continuations(self, offset: int) -> np.ndarray:
+        """The m ids that follow the k tokens at an offset, at each place that has them, (n, m)."""
         order, group = self._order, self.group[offset]
         first, end = np.searchsorted(self.group[order], (group, group + 1))
-        places = order[first:end, None] + self.k + np.arange(self.m)
-        return bool((self.ids[places] == continuation).all(1).any())
+        return self.ids[order[first:end, None] + self.k + np.arange(self.m)]
 
     @cached_property
     def _order(self) -> np.ndarray:

@@ -75,14 +75,17 @@ def test_an_exported_folder_comes_back_as_it_was(language_model, folder):
     assert list(stream(back, ids, 80)) == list(stream(language_model, ids, 80))
 
 
-def test_bf16_export_holds_bf16(language_model, tmp_path):
-    difference = export(language_model, tmp_path / "half", "bfloat16")
-    assert 0 < difference < 0.25
-    assert stored_dtype((tmp_path / "half" / "model.safetensors",)) == "BF16"
+@pytest.mark.parametrize(
+    ("dtype", "stored", "far"), [("bfloat16", "BF16", 0.25), ("float16", "F16", 0.03)]
+)
+def test_an_export_in_half_precision_holds_it(language_model, tmp_path, dtype, stored, far):
+    difference = export(language_model, tmp_path / "half", dtype)
+    assert 0 < difference < far
+    assert stored_dtype((tmp_path / "half" / "model.safetensors",)) == stored
     back = model_from_hf(tmp_path / "half").gpt.wte.weight
     assert back.dtype == mx.float32  # what a CPU computes fast
-    assert mx.array_equal(back, back.astype(mx.bfloat16).astype(mx.float32))
-    assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "bfloat16"
+    assert mx.array_equal(back, back.astype(getattr(mx, dtype)).astype(mx.float32))
+    assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == dtype
 
 
 @pytest.mark.parametrize(("bits", "far"), [(4, 0.5), (8, 0.03)])
