@@ -70,7 +70,8 @@ def loss_curve(
             )  # fmt: skip
         loss.set(yscale="log", ylabel="loss, nats a token")
         loss.yaxis.set_major_formatter(FormatStrFormatter("%g"))
-        loss.legend(frameon=False, fontsize=9)
+        # Where falling lines are not; "best" would search, and warn that it takes long.
+        loss.legend(loc="upper right", frameon=False, fontsize=9)
         rate.set_ylabel("rate")
         norm.set(yscale="log", ylabel="norm", xlabel=ACROSS[across])
         norm.xaxis.set_major_formatter(
