@@ -51,7 +51,7 @@ hypothesis.settings.register_profile("search", max_examples=3000, **_ALWAYS)
 hypothesis.settings.load_profile("suite")
 
 # First, so that no worker begins with one of them when the other is nearly done.
-LONG = ("verify", "torture", "ranks", "trainer", "publish", "demo")
+LONG = ("verify", "torture", "ranks", "trainer", "publish", "demo", "watch")
 
 
 def pytest_collection_modifyitems(items):

@@ -57,6 +57,7 @@ def installed(site, tmp_path, pinned):
 @pytest.mark.skipif(sys.platform != "linux", reason="the user's data folder is named by XDG here")
 def test_the_wheel_trains_and_speaks_away_from_the_checkout(installed, site, tmp_path):
     assert (site / "mlx_shakegpt" / "py.typed").exists()
+    assert (site / "mlx_shakegpt" / "sharing" / "watch.html").exists()
     version = installed("--version")
     assert version.stdout.split() == ["shakegpt,", "version", __version__]
     (tmp_path / "away" / "poem.txt").write_text(POEM)

@@ -23,6 +23,7 @@ from . import (
     recite,
     train,
     verify,
+    watch,
 )
 from .common import note
 from .gpu import lost_gpu, no_backend
@@ -42,7 +43,8 @@ def app() -> None:
 
 
 COMMANDS = (
-    train, generate, verify, recite, export, demo, publish, data, plot, info, bench, completion,
+    train, watch, generate, verify, recite, export, demo, publish, data, plot, info, bench,
+    completion,
 )  # fmt: skip
 for module in COMMANDS:
     app.add_command(module.command)

@@ -74,7 +74,9 @@ def _panel(run: Any, console: Any, every: float | None, prompt: str | None) -> I
 
     def show(report: Any) -> None:
         progress.note(report)
-        panel.sample = sampler.after(report, run.trainer) or panel.sample
+        if sample := sampler.after(report, run.trainer):
+            panel.sample = sample
+            run.keep_sample(sample)
 
     with Live(console, panel):
         yield show
@@ -96,5 +98,6 @@ def _lines(run: Any, _console: Any, every: float | None, prompt: str | None) -> 
             note(text.known_line(report.step, known(run.trainer.curriculum.losses.nll)))
         if sample := sampler.after(report, run.trainer):
             note(text.sample_line(sample))
+            run.keep_sample(sample)
 
     yield show

@@ -14,6 +14,7 @@ from .common import Grouped, downloads, emit, json_option, note, options, prepar
 from .following import following, sample_options
 from .long import awake, interrupts
 from .ranks import joined, silent
+from .watch import page_if
 from .wording import program
 
 GROUPS = {
@@ -70,6 +71,7 @@ GROUPS = {
     "--report-to", type=click.Choice(["tensorboard", "trackio", "wandb"]), multiple=True,
     help="Where loss, rate and norm also go; may be given several times.",
 )  # fmt: skip
+@click.option("--watch", is_flag=True, help="Show a page in the browser that follows the run.")
 @click.option(
     "--rank-timeout", type=click.FloatRange(1), default=300.0, show_default=True,
     metavar="SECONDS", help="Under mlx.launch: how long a rank waits for the others.",
@@ -78,7 +80,8 @@ GROUPS = {
 @json_option
 def command(
     as_json: bool, resume: bool, checkpoint_every: int | None, report_to: tuple[str, ...],
-    rank_timeout: float, sample_every: float | None, sample_prompt: str | None, **values: Any,
+    watch: bool, rank_timeout: float, sample_every: float | None, sample_prompt: str | None,
+    **values: Any,
 ) -> int:  # fmt: skip
     """Trains until the text is known by heart; exits 1 if it ends before.
 
@@ -104,7 +107,8 @@ def command(
             kinds = report_to if first else ()
             sinks = open_sinks(kinds, run.path, f"{run.path.name}-{run.id}", config, step, tell)
             shown = following(run, sample_every, sample_prompt)
-            with awake(), interrupts(run, tell), shown as show, closing(sinks):
+            page = page_if(watch and first, run.path, tell)
+            with awake(), interrupts(run, tell), page, shown as show, closing(sinks):
                 for report in run.follow(checkpoint_every or 0, tell):
                     sinks.log(report)
                     with suppress(OSError):  # a reader that left must not end the training

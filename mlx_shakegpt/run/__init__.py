@@ -1,12 +1,18 @@
 """Runs: a training in its folder, and the folders by name."""
 
-from .config_file import CONFIG, RunConfig, read_config
-from .folder import CURVE, LOG, METRICS, find_run, load_corpus, load_model, of_run, run_path
-from .opening import open_run
-from .plan import RunPlan, plan_run
-from .ranks import Member, open_together
-from .session import Run
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from .config_file import CONFIG, RunConfig, read_config
+    from .folder import load_corpus, load_model, of_run
+    from .names import CURVE, LOG, METRICS, find_run, run_path
+    from .opening import open_run
+    from .plan import RunPlan, plan_run
+    from .ranks import Member, open_together
+    from .session import Run
+
+_MODULES = ("config_file", "names", "folder", "plan", "opening", "session", "ranks")  # light first
 __all__ = [
     "CONFIG",
     "CURVE",
@@ -26,3 +32,12 @@ __all__ = [
     "read_config",
     "run_path",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what is asked for only then: who only reads a run's files needs no MLX."""
+    if name in __all__:
+        for module in (import_module(f".{each}", __name__) for each in _MODULES):
+            if hasattr(module, name):
+                return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,6 @@
 """What a run looks like to people and programs: log lines, JSON objects, tables.
 
-Pure functions of the reports; nothing here prints.
+Pure functions of the reports; nothing here prints. Knows nothing of models or MLX.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..training import StepReport
-from .samples import Sample
+if TYPE_CHECKING:
+    from ..training import StepReport
+    from .samples import Sample
 
 
 def log_line(report: StepReport) -> str:
@@ -85,14 +87,21 @@ def metrics(report: StepReport) -> list[str]:
     return lines
 
 
+def sample_metrics(sample: Sample) -> str:
+    """The JSON line of a sample."""
+    return json.dumps({"step": sample.step, "sample": sample.text})
+
+
 def read_metrics(path: Path) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
-    """Steps and evaluations of a metrics.jsonl. Raises ValueError for a damaged line."""
+    """Steps and evaluations of a metrics.jsonl, without samples. Raises ValueError for a damaged
+    line."""
     steps: list[dict[str, float]] = []
     evaluations: list[dict[str, float]] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             entry = json.loads(line)
-            (evaluations if "eval_nll" in entry else steps).append(entry)
+            if "sample" not in entry:
+                (evaluations if "eval_nll" in entry else steps).append(entry)
         except (ValueError, TypeError):
             raise ValueError(f"{path} is damaged in line {number}; delete that line") from None
     return steps, evaluations

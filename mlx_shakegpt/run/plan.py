@@ -23,7 +23,7 @@ from ..text.corpus import Corpus
 from ..text.vocabulary import Vocabulary
 from ..training import cost
 from .config_file import CONFIG, LearnedText, RunConfig, read_config
-from .folder import must_be_new, run_path
+from .names import must_be_new, run_path
 from .pretrained import Pretrained, pretrained
 from .settings_file import with_file
 

@@ -15,8 +15,8 @@ from contextlib import suppress
 import numpy as np
 
 from ..training import StepReport, Trainer
-from .folder import METRICS
 from .log_lines import read_metrics, steps_to_target
+from .names import METRICS
 from .session import Run
 
 KNOWN = math.log(2)  # nats: a token that is likelier than all others together has fewer

@@ -8,7 +8,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 
 from ..files import sync
@@ -22,11 +22,13 @@ from . import log_lines
 from .config_file import LearnedText, RunConfig, read_config
 from .curves import loss_curve
 from .evaluated import trainer_of
-from .folder import CURVE, LOG, METRICS, must_be_new, newest_checkpoint
+from .folder import newest_checkpoint
 from .lock import locked
 from .log_files import appended, cut
 from .loss_history import HISTORY, History
+from .names import CURVE, LOG, METRICS, must_be_new
 from .plan import RunPlan
+from .samples import Sample
 from .settings_file import write_settings
 
 SECONDS_BETWEEN_CHECKPOINTS, SECONDS_BETWEEN_BEST = 120, 30
@@ -188,6 +190,11 @@ class Run:
         if not step.evaluation or time.monotonic() - saved_at < SECONDS_BETWEEN_BEST:
             return False
         return step.evaluation.nll <= min(e["nll"] for e in self.trainer.state.evaluations)
+
+    def keep_sample(self, sample: Sample) -> None:
+        """Adds what the model said to the metrics, for whoever follows the run."""
+        with suppress(OSError), appended(self.path / METRICS) as jsonl:
+            jsonl.write(log_lines.sample_metrics(sample) + "\n")
 
     def draw(self) -> None:
         """Draws loss.png, where there is something to draw."""
