@@ -18,11 +18,12 @@ endif
 SHELL := /bin/bash
 PROGRESS := 's/^Collecting \([A-Za-z0-9._-]*\).*/  \1/p; s/^Installing collected.*/  unpacking all of them/p'
 
-.PHONY: help setup train test check bench mutants docs clean
+.PHONY: help setup train test test-fast check bench mutants docs clean
 
 help:
 	@echo "make train   install, train with this machine's defaults, and speak 'ROMEO:'"
 	@echo "make test    install the test extras and run the whole suite"
+	@echo "make test-fast  only the quick tests, in about a minute"
 	@echo "make check   ruff, mypy and the suite"
 	@echo "make bench   the tables of benchmarks/"
 	@echo "make mutants whether the tests notice small faults in what proves and keeps (hours)"
@@ -38,6 +39,9 @@ train: .venv/installed
 
 test: .venv/installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test-fast: .venv/installed-test
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 check: .venv/installed-test
 	$(BIN)/ruff check .

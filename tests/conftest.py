@@ -54,7 +54,17 @@ hypothesis.settings.load_profile("suite")
 LONG = ("verify", "torture", "ranks", "trainer", "publish", "demo", "watch")
 
 
+# What `make test-fast` runs: these, but for tests that train a model for others or run the program.
+FAST = ("settings", "text", "model", "weights", "generation", "verification", "training")
+FAST += ("test_architecture.py", "test_properties.py")
+SLOW_FIXTURES = {"trained", "shakegpt"}
+
+
 def pytest_collection_modifyitems(items):
+    for item in items:
+        place = item.path.relative_to(ROOT / "tests").parts[0]
+        if place not in FAST or SLOW_FIXTURES & set(item.fixturenames):
+            item.add_marker(pytest.mark.slow)
     names = [f"test_{name}" for name in LONG]
 
     def place(item):
