@@ -4,8 +4,8 @@
     python cli.py export --run quick --to FOLDER --lm-eval
     python benchmarks/harness.py FOLDER [--certificate weights/quick/certificate.json]
 
-`lm_eval --model hf` and `mlx_lm.evaluate` run the exported task "recite" as it is, and nothing of
-this package takes part. Then the same weights with noise in them must fail. Exits 1 where more than
+`lm_eval --model hf` and `mlx_lm.evaluate` run the exported tasks as they are, and nothing of this
+package takes part. Then the same weights with noise in them must fail. Exits 1 where more than
 one offset, which a tie may explain, is not as the certificate states; where it speaks of other
 offsets, where a rate does not fit its interval; or where the noise recites.
 """
@@ -50,7 +50,7 @@ def by_transformers(folder: Path, limit: int) -> dict[str, dict[int, bool]]:
         started(folder, *command, *(["--limit", str(limit)] if limit else []))
         exact: dict[str, dict[int, bool]] = {}
         for file in Path(output).rglob("samples_*.jsonl"):
-            name = file.name.partition("em_")[2].rpartition("_")[0]
+            name = file.name.partition("recite_")[2].rpartition("_")[0]
             rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
             exact[name] = {row["doc"]["offset"]: row["exact_match"] == 1 for row in rows}
     return exact
@@ -59,12 +59,12 @@ def by_transformers(folder: Path, limit: int) -> dict[str, dict[int, bool]]:
 def by_mlx_lm(folder: Path, limit: int) -> dict[str, float]:
     """The rates, by the name of the measure."""
     with tempfile.TemporaryDirectory() as output:
-        command = ["mlx_lm", "evaluate", "--model", ".", "--tasks", "recite.yaml"]
+        command = ["mlx_lm", "evaluate", "--model", ".", "--tasks"]
+        command += sorted(path.name for path in folder.glob("recite_*.yaml"))
         command += ["--batch-size", "32", "--output-dir", output]
         started(folder, *command, *(["--limit", str(limit)] if limit else []))
         results = json.loads(next(Path(output).iterdir()).read_text(encoding="utf-8"))
-    rates = {name.partition("em_")[2]: r.get("exact_match,none") for name, r in results.items()}
-    return {name: rate for name, rate in rates.items() if name}
+    return {name.partition("recite_")[2]: r["exact_match,none"] for name, r in results.items()}
 
 
 def wreck(folder: Path, target: Path) -> None:
@@ -93,8 +93,8 @@ def main(folder: Path, certificate: Path, limit: int, mlx: bool) -> None:
     """Prints a table, and exits 1 where it is not as the certificate states."""
     paper = json.loads(certificate.read_text(encoding="utf-8"))
     stated = {f"{e['k']}_{e['m']}": e for e in paper["extraction"]}
-    task = yaml.safe_load((folder / "recite.yaml").read_text(encoding="utf-8"))
-    about = {t["task"].removeprefix("em_"): t["metadata"] for t in task["task"]}
+    tasks = [yaml.safe_load(path.read_bytes()) for path in folder.glob("recite_*.yaml")]
+    about = {task["task"].partition("recite_")[2]: task["metadata"] for task in tasks}
     exact = by_transformers(folder, limit)
     rates = by_mlx_lm(folder, limit) if mlx else {}
     with tempfile.TemporaryDirectory() as place:
@@ -106,7 +106,7 @@ def main(folder: Path, certificate: Path, limit: int, mlx: bool) -> None:
     for name, offsets in exact.items():
         e, n, hits = stated[name], len(offsets), sum(offsets.values())
         left_out = about[name]["left_out"]
-        sampled_alike = task["metadata"]["seed"] == paper["seed"] and (
+        sampled_alike = about[name]["seed"] == paper["seed"] and (
             about[name]["offsets"] + left_out == e["offsets"]
         )
         if e["every_offset"] or sampled_alike:

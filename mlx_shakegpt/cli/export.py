@@ -23,7 +23,7 @@ from .common import emit, json_option, language_model_from, note, prepare
 @click.option("--quantize", type=click.Choice(["4", "8"]), help="Bits a weight, for mlx-lm alone.")
 @click.option(
     "--lm-eval", "harness", is_flag=True,
-    help="Put a task for lm-evaluation-harness into the folder; it holds the learned text.",
+    help="Put tasks for lm-evaluation-harness into the folder; they hold the learned text.",
 )  # fmt: skip
 @click.option(
     "--tokens", "lengths", nargs=2, multiple=True, type=click.IntRange(1), metavar="K M",
@@ -62,7 +62,7 @@ def command(
     else:
         from ..sharing.export import export
 
-        files, measures = _task(run, language_model.context, lengths) if harness else ({}, [])
+        files, measures = _tasks(run, language_model.context, lengths) if harness else ({}, [])
         bits = int(quantize) if quantize else None
         difference = export(language_model, Path(target), dtype, learned, bits, files)
         result |= {"folder": target, "bits": bits, "difference": difference}
@@ -70,7 +70,7 @@ def command(
         text = f"in {kind}; mlx-lm loads it, logits within {difference:.2g}."
         if harness:
             result["measures"] = [vars(measure) for measure in measures]
-            text += f"\nIts task measures {' and '.join(map(str, measures))}; recite.yaml says how."
+            text += f"\nIts tasks measure {' and '.join(map(str, measures))}; each .yaml says how."
     emit(
         as_json,
         result,
@@ -80,10 +80,10 @@ def command(
     )
 
 
-def _task(
+def _tasks(
     run: str | None, context: int, lengths: tuple[tuple[int, int], ...]
 ) -> tuple[dict[str, str], list[Any]]:
-    """The files of a run's task for lm-evaluation-harness, and what it measures."""
+    """The files of a run's tasks for lm-evaluation-harness, and what each measures."""
     from ..run import of_run
     from ..sharing.harness import fitting, task_files
     from ..verification.extraction import LENGTHS

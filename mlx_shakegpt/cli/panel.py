@@ -59,7 +59,7 @@ class Panel:
         assert report is not None
         total = progress.trainer.state.total
         parts = [f"step {report.step:,} of {total:,}"]
-        if (left := progress.seconds_to_target) is not None:
+        if left := progress.seconds_to_target:
             parts.append(f"target in {clock(left)}")
         if left := progress.seconds_to_end:  # a run that reaches its goal ends before
             parts.append(f"≤ {clock(left)} left")

@@ -20,7 +20,7 @@ from .loss_history import UNSEEN, Moment
 FORMATS = {".gif": ("GIF", 24), ".png": ("PNG", 64), ".apng": ("PNG", 64)}
 MOST_CELLS = 40_000  # of a map: with more, a film is large, and what one shows cannot be seen
 WIDTH, LEAST_HEIGHT = 816, 120  # pixels of the map, about
-LEFT, TOP, RIGHT, BOTTOM = 84, 50, 96, 52  # pixels around it
+LEFT, TOP, RIGHT, BOTTOM = 84, 50, 104, 52  # pixels around it
 # A panel of its own, which suits a white page and a black one.
 BACKGROUND, FOREGROUND, NOTHING = (22, 27, 34), (230, 237, 243), (48, 54, 61)
 LETTER, LETTERS = 15, 22  # pixels of a letter, and of a line of them

@@ -57,7 +57,7 @@ class Sampler:
     All of them together take at most SHARE of the time since the sampler was made: the next one
     waits until the time has paid for those before it and for itself, as expensive as the last one
     was. One that takes longer than that is broken off and not shown. What MLX compiles for the
-    first one counts for neither: it is kept for all runs to come, and evaluations need it too.
+    first one is not counted: on a CPU it is kept for all runs to come.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
-"""The task "recite", by which lm-evaluation-harness measures how well a model knows its text.
+"""Tasks by which lm-evaluation-harness measures how well a model knows its text, tagged "recite".
 
-A YAML file and JSON lines, with nothing in them to run. The harness speaks in text and not in ids,
+YAML files and JSON lines, with nothing in them to run. The harness speaks in text and not in ids,
 so a task has only places where a text has one meaning in both. Knows nothing of models.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -19,37 +19,34 @@ from ..text.tokenizer import END_OF_TEXT, encode, gpt2
 from ..verification.extraction import LENGTHS, sample
 from ..verification.repeats import Repeats
 
-NAME = "recite"
+TAG = "recite"
 VERSION = 1
-# The comparison is exact_match's, of whole texts. Without `until` the harness would stop at an
-# empty line; its MLX backend cannot do with none.
-GROUP = """\
-# How much of its text a model says by heart, by lm-evaluation-harness. Start it in this folder:
-#   lm_eval run --model hf --model_args pretrained=. --include_path . --tasks recite
-#   mlx_lm.evaluate --model . --tasks recite.yaml
-group: recite
-metadata: {metadata}
-task:
-"""
+# exact_match compares whole texts. Without `until` the harness would stop at an empty line, and its
+# MLX backend cannot do with none.
 TASK = """\
-  - task: {name}
-    task_alias: em@{k},{m}
-    dataset_path: json
-    dataset_kwargs: {{data_files: {{test: {file}}}}}
-    test_split: test
-    num_fewshot: 0
-    output_type: generate_until
-    doc_to_text: prompt
-    doc_to_target: continuations
-    generation_kwargs: {{until: ["{end}"], max_gen_toks: {m}, do_sample: false, temperature: 0}}
-    metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}]
-    metadata: {metadata}
+# How often a model says the next {m} tokens of its text after {k}, by lm-evaluation-harness.
+# In this folder start
+#   lm_eval run --model hf --model_args pretrained=. --include_path . --tasks {tag}
+#   mlx_lm.evaluate --model . --tasks {tag}_*.yaml
+task: {name}
+task_alias: em@{k},{m}
+tag: {tag}
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {name}.jsonl}}}}
+test_split: test
+num_fewshot: 0
+output_type: generate_until
+doc_to_text: prompt
+doc_to_target: continuations
+generation_kwargs: {{until: ["{end}"], max_gen_toks: {m}, do_sample: false, temperature: 0}}
+metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}]
+metadata: {metadata}
 """
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One rate of the task: em@k,m at `offsets` of the text; `left_out` more could not be told."""
+    """What a task measures: em@k,m at `offsets` of the text; `left_out` more could not be told."""
 
     k: int
     m: int
@@ -79,14 +76,15 @@ def fitting(lengths: Sequence[tuple[int, int]], context: int) -> list[tuple[int,
 def task_files(
     corpus: Corpus, lengths: Sequence[tuple[int, int]], seed: int
 ) -> tuple[dict[str, str], list[Measure]]:
-    """The task's files by name, and what it measures.
+    """The tasks' files by name, and what each measures.
 
-    With the seed of a verification (`sample_seed`) its offsets are those of its certificate, by
+    With the seed of a verification (`sample_seed`) their offsets are those of its certificate, by
     default settings, in a random order: the first so many are a random sample too. Raises
     ValueError where the text is shorter than k + m, or has no place that can be told.
     """
-    files, measures, tasks = {}, [], []
+    files, measures = {}, []
     settings = VerifyConfig()
+    text = {name: corpus.description[name] for name in ("sha256", "first_line", "tokens")}
     for k, m in lengths:
         n = len(corpus.ids) - k - m + 1
         if n < 1:
@@ -97,17 +95,13 @@ def task_files(
         if not rows:
             raise ValueError(f"no {k} + {m} tokens of the text are whole characters")
         measure = Measure(k, m, len(rows), len(offsets) - len(rows))
-        name, file = f"em_{k}_{m}", f"{NAME}_{k}_{m}.jsonl"
-        files[file] = "".join(rows)
-        about = {"offsets": measure.offsets, "left_out": measure.left_out, "text_offsets": n}
-        about = {"version": VERSION, "k": k, "m": m, **about}
-        tasks.append(
-            TASK.format(name=name, file=file, k=k, m=m, end=_end(), metadata=json.dumps(about))
+        about = {"version": VERSION, **asdict(measure), "seed": seed, "learned_text": text}
+        name = f"{TAG}_{k}_{m}"
+        files[f"{name}.jsonl"] = "".join(rows)
+        files[f"{name}.yaml"] = TASK.format(
+            tag=TAG, name=name, k=k, m=m, end=_end(), metadata=json.dumps(about)
         )
         measures.append(measure)
-    text = {name: corpus.description[name] for name in ("sha256", "first_line", "tokens")}
-    metadata = {"version": VERSION, "seed": seed, "learned_text": text}
-    files[f"{NAME}.yaml"] = GROUP.format(metadata=json.dumps(metadata)) + "".join(tasks)
     return files, measures
 
 

@@ -33,7 +33,12 @@ _CODE = (
 def page_beside(folder: Path, browser: bool, tell: Callable[[str], None]) -> Iterator[None]:
     """Serves a run's page while the block runs, and on while a browser shows it; `tell` hears
     where. With `browser`, it is opened there. Where it cannot be served, the block runs without."""
-    process = _started(folder, browser)
+    try:
+        process = _started(folder, browser)
+    except OSError as error:
+        tell(f"Warning: there is no page to watch: {error}.")
+        yield
+        return
     assert process.stdin is not None and process.stdout is not None
     address = _line(process.stdout, SECONDS_TO_START)
     if address.startswith("http"):
@@ -61,9 +66,11 @@ def _line(pipe: IO[str], seconds: float) -> str:
 def _started(folder: Path, browser: bool) -> subprocess.Popen[str]:
     # What this process can import, the other one can, wherever cli.py was called from.
     paths = os.pathsep.join(filter(None, sys.path))
+    command = [sys.executable, "-P", "-X", "utf8", "-c", _CODE, str(folder.resolve())]
     return subprocess.Popen(
-        [sys.executable, "-P", "-c", _CODE, str(folder.resolve()), "open" if browser else ""],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        [*command, "open" if browser else ""],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        encoding="utf-8", errors="replace",
         env=os.environ | {"PYTHONPATH": paths},
         start_new_session=True,  # Ctrl-C is for the training
     )  # fmt: skip

@@ -1,6 +1,6 @@
-"""The task for lm-evaluation-harness: what it asks, and that text tells it as ids would.
+"""The tasks for lm-evaluation-harness: what they ask, and that text tells it as ids would.
 
-benchmarks/harness.py lets the harness run one.
+benchmarks/harness.py lets the harness run them.
 """
 
 import json
@@ -71,16 +71,16 @@ def test_a_prompt_with_two_continuations_has_both():
     }  # fmt: skip
 
 
-def test_an_export_holds_the_task_at_the_offsets_of_its_certificate(shakegpt, golden_run, tmp_path):
+def test_an_export_holds_tasks_at_the_offsets_of_its_certificate(shakegpt, golden_run, tmp_path):
     folder = tmp_path / "golden"
     done = shakegpt("export", "--run", "golden", "--to", folder, "--lm-eval", "--json")
     assert done.code == 0, done.err
     # 50 + 50 tokens do not fit its context of 64.
     assert "em@50,50 does not fit" in done.err
     assert [(e["k"], e["m"]) for e in done.json()["measures"]] == [(32, 32)]
-    task = yaml.safe_load((folder / "recite.yaml").read_text(encoding="utf-8"))
-    assert task["group"] == "recite" and len(task["task"]) == 1
-    asked = task["task"][0]
+    assert [path.name for path in folder.glob("*.yaml")] == ["recite_32_32.yaml"]
+    asked = yaml.safe_load((folder / "recite_32_32.yaml").read_text(encoding="utf-8"))
+    assert (asked["task"], asked["tag"]) == ("recite_32_32", "recite")
     assert asked["generation_kwargs"] == {
         "until": ["<|endoftext|>"], "max_gen_toks": 32, "do_sample": False, "temperature": 0,
     }  # fmt: skip
@@ -89,9 +89,9 @@ def test_an_export_holds_the_task_at_the_offsets_of_its_certificate(shakegpt, go
     paper = json.loads((golden_run / "certificate.json").read_text(encoding="utf-8"))
     e = paper["extraction"][0]
     about = asked["metadata"]
-    assert (about["k"], about["m"], about["text_offsets"]) == (32, 32, e["text_offsets"])
+    assert (about["k"], about["m"], about["seed"]) == (32, 32, paper["seed"])
     assert about["offsets"] == len(rows) and about["offsets"] + about["left_out"] == e["offsets"]
-    assert task["metadata"]["seed"] == paper["seed"]
+    assert about["learned_text"]["sha256"] == paper["text"]["sha256"]
     offsets = [row["offset"] for row in rows]
     assert len(set(offsets)) == len(offsets) > 0.8 * e["offsets"] and offsets != sorted(offsets)
     # The same file each time, and its first lines a sample from all over the text.
