@@ -79,7 +79,7 @@ class GPT(nn.Module):
         self.wpe = nn.Embedding(config.n_positions, config.n_embd)
         self.h = [Block(config) for _ in range(config.n_layer)]
         self.ln_f = LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
-        self.depth = config.n_layer  # blocks that are computed; any others must be the identity
+        self.depth = config.n_layer  # blocks that are computed, of `use_blocks`
         # The layers drew their weights from MLX's random state, which only a computed draw would
         # settle: models whose weights are replaced at once would leave an ever longer chain.
         mx.eval(mx.random.state[0])  # type: ignore[index]
@@ -88,6 +88,13 @@ class GPT(nn.Module):
     def layers(self) -> list[Block]:
         """The blocks, under the name that mlx-lm asks for."""
         return self.h
+
+    def use_blocks(self, depth: int) -> None:
+        """Computes and trains the first `depth` blocks; the others, if any, are frozen, and must be
+        the identity."""
+        self.depth = min(depth, len(self.h))
+        for layer, block in enumerate(self.h):
+            (block.unfreeze if layer < depth else block.freeze)()
 
     def checked_ids(self, ids: mx.array | np.ndarray) -> mx.array:
         """Ids, or a closed vocabulary's rows, of any shape, for `hidden`: int32, on the device.

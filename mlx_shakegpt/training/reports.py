@@ -116,6 +116,12 @@ class RunState:
         late = self.noted - (self.step - 1)  # 1 where the last step's loss was read, else 0
         return self.paces[-1 - late] if len(self.paces) > late else math.inf
 
+    def deepens(self, below: float) -> bool:
+        """Whether all blocks are to be trained from the next step on, and were not before."""
+        joins = not self.deep and self.pace < below
+        self.deep |= joins
+        return joins
+
     def slowing(self, follow: float) -> float:
         """What a step's rate is multiplied with: below a smoothed loss of `follow`, their ratio;
         and a half for each halving."""

@@ -86,9 +86,8 @@ class Trainer:
         self.vocabulary = closed
         self.model = GPT(model_config, closed.rows if closed else None)
         self.model.set_dtype(getattr(mx, config.dtype))
-        initialise(
-            self.model, config.seed, config.zero_residual, config.positions, config.logit_gain
-        )
+        how = config.zero_residual, config.positions, config.logit_gain
+        initialise(self.model, config.seed, *how)
         if start is not None:
             if closed or config.positions != "learned":
                 raise ValueError(
@@ -154,8 +153,7 @@ class Trainer:
         while state.step < state.total and not self._stopping:
             if state.step == state.full_at > 0 and not self._knows_positions:
                 grow(self.model, self.optimizer, self.context(0), self.config.context)
-            if not state.deep and state.pace < self.config.deepen:
-                state.deep = True
+            if state.deepens(self.config.deepen):
                 step_fn = self._step()
             lr = learning_rate(state.step, self.config, state.decay_at, state.total)
             lr *= state.slowing(self.config.follow)
@@ -185,14 +183,8 @@ class Trainer:
 
     def _step(self) -> Step:
         """The step of the blocks that are trained now."""
-        depth = len(self.model.h)
-        if not self.state.deep:
-            depth = min(depth, self.config.first_blocks)
-        self.model.depth = depth
-        for block in self.model.h[depth:]:
-            block.freeze()
-        for block in self.model.h[:depth]:
-            block.unfreeze()
+        every = len(self.model.h)
+        self.model.use_blocks(every if self.state.deep else self.config.first_blocks)
         return Step(self.model, self.optimizer, self.config.clip, self.absent, self.ranks)
 
     @property

@@ -364,12 +364,13 @@ def test_all_that_is_newer_than_the_newest_sound_one_is_set_aside(tmp_path):
 def test_the_best_checkpoint_is_that_of_the_lowest_loss_of_those_there_are(
     ids, tmp_path, evaluations, best
 ):
-    folders(tmp_path, "00000002", "00000005", "00000007", "00000009")
+    folder = tmp_path / "c"
+    folders(folder, "00000002", "00000005", "00000007", "00000009")
     trainer = fresh(ids)
     trainer.state.step = 12
     trainer.state.evaluations = [{"step": step, "nll": nll} for step, nll in evaluations]
-    checkpoint.save(tmp_path, trainer, {})
-    assert sorted(os.listdir(tmp_path)) == [*([best] if best else []), "00000009", "00000012"]
+    checkpoint.save(folder, trainer, {})
+    assert sorted(os.listdir(folder)) == [*([best] if best else []), "00000009", "00000012"]
 
 
 def test_each_odd_setting_is_named_the_first_of_the_alphabet_first(ids, saved):
