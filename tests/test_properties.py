@@ -142,7 +142,7 @@ def settings(kind):
     if kind is TrainConfig:
         own["context"] = st.integers(2, 1024)
         own["short_context"] = st.sampled_from([0, 0, 2])
-        own["jitter"] = st.just(True)
+        own["jitter"] = own["zero_residual"] = st.just(True)
         own["optimizer"] = st.just("adamw")
         own["batch_size"] = st.integers(1, 500).map(lambda n: 2 * n)
     if kind is VerifyConfig:

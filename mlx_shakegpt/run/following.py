@@ -19,7 +19,7 @@ from ..files import as_text, read_json
 from .config_file import read_config
 from .growing import STEP, GrowingMetrics
 from .log_lines import steps_to_target
-from .names import METRICS
+from .names import METRICS, SAMPLES
 from .places import Places
 from .token_losses import FINAL, LEAST, LEVELS, MOST, NOT_TRAINED, Checkpoint, newest_losses
 
@@ -40,6 +40,7 @@ class Following:
         self.ended = False  # the training that this began with is known to be over
         self._data, self._places = data, Places(self.config.corpus, data)
         self._metrics = GrowingMetrics(folder / METRICS)
+        self._samples = GrowingMetrics(folder / SAMPLES)
         self._checkpoint: Checkpoint | None = None
         self._mark, self._lock = secrets.token_hex(4), Lock()
         self._grown: float | None = None  # when the metrics last did, by the monotonic clock
@@ -54,7 +55,7 @@ class Following:
             if generation != current:
                 steps = evaluations = samples = 0
             rows = metrics.steps[steps : steps + MOST_STEPS]
-            new = metrics.samples[samples:]
+            new = self._samples.samples[samples:]
             return {
                 "generation": current,
                 "run": self._description(),
@@ -91,6 +92,7 @@ class Following:
             if config.corpus != self.config.corpus:
                 self._places = Places(config.corpus, self._data)
             self.config = config
+            self._samples.read_on()
             if self._metrics.read_on() or self._grown is None:
                 # Later on, another machine's clock need not agree with this one's.
                 self._grown = time.monotonic() - (self._age() if self._grown is None else 0)

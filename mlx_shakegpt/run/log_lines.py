@@ -87,21 +87,19 @@ def metrics(report: StepReport) -> list[str]:
     return lines
 
 
-def sample_metrics(sample: Sample) -> str:
+def sample_entry(sample: Sample) -> str:
     """The JSON line of a sample."""
     return json.dumps({"step": sample.step, "sample": sample.text})
 
 
 def read_metrics(path: Path) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
-    """Steps and evaluations of a metrics.jsonl, without samples. Raises ValueError for a damaged
-    line."""
+    """Steps and evaluations of a metrics.jsonl. Raises ValueError for a damaged line."""
     steps: list[dict[str, float]] = []
     evaluations: list[dict[str, float]] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             entry = json.loads(line)
-            if "sample" not in entry:
-                (evaluations if "eval_nll" in entry else steps).append(entry)
+            (evaluations if "eval_nll" in entry else steps).append(entry)
         except (ValueError, TypeError):
             raise ValueError(f"{path} is damaged in line {number}; delete that line") from None
     return steps, evaluations

@@ -8,6 +8,7 @@ from ..files import weights_dir
 from .config_file import CONFIG
 
 METRICS, LOG, CURVE = "metrics.jsonl", "training_log.txt", "loss.png"
+SAMPLES = "samples.jsonl"
 
 
 def run_path(name: str) -> Path:

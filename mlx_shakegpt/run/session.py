@@ -26,7 +26,7 @@ from .folder import newest_checkpoint
 from .lock import locked
 from .log_files import appended, cut
 from .loss_history import HISTORY, History
-from .names import CURVE, LOG, METRICS, must_be_new
+from .names import CURVE, LOG, METRICS, SAMPLES, must_be_new
 from .plan import RunPlan
 from .samples import Sample
 from .settings_file import write_settings
@@ -192,9 +192,9 @@ class Run:
         return step.evaluation.nll <= min(e["nll"] for e in self.trainer.state.evaluations)
 
     def keep_sample(self, sample: Sample) -> None:
-        """Adds what the model said to the metrics, for whoever follows the run."""
-        with suppress(OSError), appended(self.path / METRICS) as jsonl:
-            jsonl.write(log_lines.sample_metrics(sample) + "\n")
+        """Writes down what the model said, for whoever follows the run; nothing depends on it."""
+        with suppress(OSError), appended(self.path / SAMPLES) as jsonl:
+            jsonl.write(log_lines.sample_entry(sample) + "\n")
 
     def draw(self) -> None:
         """Draws loss.png, where there is something to draw."""

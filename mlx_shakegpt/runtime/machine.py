@@ -105,6 +105,7 @@ def _output(*command: str) -> str:
     """What a program of the system prints; nothing where it cannot be run."""
     with suppress(OSError, subprocess.SubprocessError):
         return subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=10, check=False
-        ).stdout
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=10,
+            check=False,
+        ).stdout  # fmt: skip
     return ""

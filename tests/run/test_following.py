@@ -231,7 +231,7 @@ def test_answers_are_of_a_bounded_size(golden, monkeypatch):
 def test_samples_are_shown_with_what_stands_in_the_text(golden):
     folder, text = golden
     said = "And lo: Shall I compare thee to a summer's day? <b>"
-    with open(folder / names.METRICS, "a") as file:
+    with open(folder / names.SAMPLES, "a") as file:
         file.write(json.dumps({"step": 1200, "sample": said}) + "\n")
     answer = news(Following(folder, text))
     (sample,) = answer["samples"]

@@ -252,7 +252,7 @@ def test_what_a_file_says_is_no_html_and_a_lost_server_is_told(tmp_path, browser
     config = json.loads((folder / "config.json").read_text())
     config["preset"] = "<img src=x onerror=alert(1)>"
     (folder / "config.json").write_text(json.dumps(config))
-    with open(folder / "metrics.jsonl", "a") as file:
+    with open(folder / "samples.jsonl", "a") as file:
         file.write(json.dumps({"step": 7, "sample": "<script>alert(2)</script>"}) + "\n")
     with served(folder, GOLDEN / "sonnets.txt") as (address, _):
         tab, wrong = opened(browser, address)
