@@ -34,7 +34,7 @@ WRECKED = 200  # offsets that the noise is asked at
 def started(folder: Path, *command: str) -> None:
     """Runs a program in the exported folder, and shows what it said where it fails."""
     done = subprocess.run(
-        [sys.executable, "-m", *command], cwd=folder, env=os.environ | OFFLINE, text=True,
+        [sys.executable, "-m", *command], cwd=folder, env=os.environ | OFFLINE, encoding="utf-8",
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
     )  # fmt: skip
     if done.returncode:
