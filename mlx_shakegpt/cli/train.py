@@ -31,7 +31,7 @@ GROUPS = {
         "beta2", "eps", "weight_decay", "clip",
     ),
     "Parameters": (
-        "dtype", "positions", "zero_residual", "logit_gain", "first_blocks", "deepen",
+        "dtype", "products", "positions", "zero_residual", "logit_gain", "first_blocks", "deepen",
         "closed_vocab",
     ),
 }  # fmt: skip

@@ -1,6 +1,14 @@
 """The machine: its device, memory and processes, and what makes MLX fast on it."""
 
-from .device import Runtime, matmul_gflops, on_gpu, parallel_streams, setup, versions
+from .device import (
+    Runtime,
+    matmul_gflops,
+    on_gpu,
+    parallel_streams,
+    products_of,
+    setup,
+    versions,
+)
 from .launch import Launch, launched
 from .memory import free_bytes, peak_bytes, peak_resident_bytes, total_memory
 
@@ -14,6 +22,7 @@ __all__ = [
     "parallel_streams",
     "peak_bytes",
     "peak_resident_bytes",
+    "products_of",
     "setup",
     "total_memory",
     "versions",

@@ -21,7 +21,7 @@ _SGEMM = b"cblas_sgemm"
 _JUMP_OR_DATA = {62: (6, 7), 183: (1025, 1026)}  # GLOB_DAT, JUMP_SLOT by ELF machine: x86-64, arm64
 _RELA, _DYNSYM = 4, 11  # section types: relocations with addend, dynamic symbols
 Compile = Callable[[str, str], Path | None]
-_ENGINE = Path(__file__).with_name("engine.cpp")
+_ENGINE = [Path(__file__).with_name(name) for name in ("bfloat16.cpp", "engine.cpp")]
 _ON_OPENMP = 2  # as openblas_get_parallel says
 
 
@@ -44,6 +44,16 @@ class Blas:
         if self.engine:
             return int(self.engine.engine_threads())
         return int(self._function("get_num_threads")()) if self.fast else 1
+
+    @property
+    def can_round(self) -> bool:
+        """Whether products can take operands rounded to bfloat16, at twice the speed."""
+        return bool(self.engine and self.engine.engine_can_round())
+
+    def round_operands(self, rounded: bool) -> None:
+        """Sets whether the operands of large products are rounded to bfloat16, sums in float32."""
+        if self.engine:
+            self.engine.engine_round(rounded)
 
     def use_threads(self, count: int) -> None:
         """Sets how many threads a product uses at most."""
@@ -103,10 +113,12 @@ def _started_engine(compiled: Compile, library: Any, prefix: str) -> Any:
         )
     except AttributeError:
         return None
-    built = compiled("engine", _ENGINE.read_text(encoding="utf-8"))
+    built = compiled("engine", "".join(file.read_text(encoding="utf-8") for file in _ENGINE))
     if built is None:
         return None
     engine = ctypes.CDLL(str(built))
+    engine.engine_can_round.restype = ctypes.c_bool
+    engine.engine_round.argtypes = [ctypes.c_bool]
     # One built without threads may not be safe to call from several.
     threads = get() if parallel() else 1
     use(1)

@@ -9,6 +9,8 @@ import ctypes
 import os
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -110,6 +112,26 @@ def _keep_freed_memory() -> None:
     if hasattr(libc, "mallopt"):
         for option, value in ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1)):
             libc.mallopt(option, value)
+
+
+@contextmanager
+def products_of(precision: str) -> Iterator[None]:
+    """Within it, large float32 products on a Linux CPU round their operands to `precision`,
+    "float32" or "bfloat16". Raises ValueError where this processor cannot."""
+    blas = setup().blas
+    rounded = precision == "bfloat16"
+    if rounded and (blas is None or not blas.can_round):
+        raise ValueError(
+            "`products` is bfloat16, which needs Linux, g++ 11 and a CPU with AVX512-BF16; "
+            "use `products` float32"
+        )
+    if blas:
+        blas.round_operands(rounded)
+    try:
+        yield
+    finally:
+        if blas:
+            blas.round_operands(False)
 
 
 @cache

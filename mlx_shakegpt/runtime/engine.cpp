@@ -188,6 +188,7 @@ constexpr int GRAIN = 16;  // rows and columns of blocks, but for the last ones,
 // small ones are dealt out better. Four do for four cores; large products have more.
 constexpr long FEWEST = 4;
 constexpr double FLOPS = 600e6;     // of a block, about
+constexpr double ROUNDED_FLOPS = 1600e6;  // of one whose operands are rounded when they are packed
 constexpr double WHOLE_FLOPS = 8e6;  // below which a product is done before a worker is there
 constexpr int SYMMETRIC = 128;  // rows and columns of a block of a symmetric product
 constexpr double NUMBERS = 1e6;       // of a matrix that one block multiplies with a vector, about
@@ -195,6 +196,7 @@ constexpr double WHOLE_NUMBERS = 128e3;
 
 Gemm* gemm;
 Gemv* gemv;
+std::atomic<bool> rounds{false};  // operands of products to bfloat16
 Limit* use_one_thread;  // of an OpenBLAS on OpenMP, which counts for each calling thread; else null
 
 void prepare_thread() {
@@ -221,25 +223,38 @@ struct Product {
   float beta;
   float* c;
   int ldc;
+  bool rounded;  // operands, to bfloat16
   int rows, columns;  // of a block
 };
+
+// Rows from i and columns from j of a product, by the calling thread.
+void multiply_block(const Product& p, long i, long j, int rows, int columns) {
+  const float* a = p.a + (p.ta == PLAIN ? i * p.lda : i);
+  const float* b = p.b + (p.tb == PLAIN ? j : j * p.ldb);
+  float* c = p.c + i * p.ldc + j;
+  if (p.rounded) {
+    bfloat16::Operand left{a, p.ta == PLAIN ? p.lda : 1, p.ta == PLAIN ? 1 : p.lda};
+    bfloat16::Operand right{b, p.tb == PLAIN ? 1 : p.ldb, p.tb == PLAIN ? p.ldb : 1};
+    bfloat16::multiply(left, right, rows, columns, p.k, p.alpha, p.beta, c, p.ldc);
+    return;
+  }
+  prepare_thread();
+  gemm(ROW_MAJOR, p.ta, p.tb, rows, columns, p.k, p.alpha, a, p.lda, b, p.ldb, p.beta, c, p.ldc);
+}
 
 void product_block(const void* what, long block) {
   auto& p = *static_cast<const Product*>(what);
   long across = divide_up(p.n, p.columns);
   long i = block / across * p.rows, j = block % across * p.columns;
-  prepare_thread();
-  gemm(ROW_MAJOR, p.ta, p.tb, int(std::min<long>(p.rows, p.m - i)),
-       int(std::min<long>(p.columns, p.n - j)), p.k, p.alpha,
-       p.a + (p.ta == PLAIN ? i * p.lda : i), p.lda, p.b + (p.tb == PLAIN ? j : j * p.ldb), p.ldb,
-       p.beta, p.c + i * p.ldc + j, p.ldc);
+  multiply_block(p, i, j, int(std::min<long>(p.rows, p.m - i)),
+                 int(std::min<long>(p.columns, p.n - j)));
 }
 
 void multiply(Product p) {
   double flops = 2.0 * p.m * p.n * p.k;
   p.rows = std::max(p.m, 1), p.columns = std::max(p.n, 1);
   if (flops >= WHOLE_FLOPS) {
-    long count = pieces(flops, FLOPS);
+    long count = pieces(flops, p.rounded ? ROUNDED_FLOPS : FLOPS);
     double least = 2;  // of what is packed for each number of the result
     for (long down = 1; down <= count; ++down) {
       if (count % down) continue;
@@ -260,9 +275,7 @@ void symmetric_block(const void* what, long block) {
   long i = row * p.rows, j = block * p.rows;
   int rows = int(std::min<long>(p.rows, p.m - i)), columns = int(std::min<long>(p.rows, p.m - j));
   float* c = p.c + i * p.ldc + j;
-  prepare_thread();
-  gemm(ROW_MAJOR, p.ta, p.tb, rows, columns, p.k, p.alpha, p.a + (p.ta == PLAIN ? i * p.lda : i),
-       p.lda, p.b + (p.tb == PLAIN ? j : j * p.ldb), p.ldb, 0, c, p.ldc);
+  multiply_block(p, i, j, rows, columns);
   float* mirrored = p.c + j * p.ldc + i;
   for (int y = 0; y < columns; ++y)
     for (int x = i == j ? y : 0; x < rows; ++x)
@@ -324,6 +337,11 @@ int engine_threads() { return threads; }
 
 void engine_use_threads(int count) { threads = std::max(1, count); }
 
+bool engine_can_round() { return bfloat16::here(); }
+
+// Whether the operands of large products are rounded to bfloat16 from now on.
+void engine_round(bool yes) { rounds = yes && bfloat16::here(); }
+
 // In place of cblas_sgemm. OpenBLAS's sgemm packs the whole matrix also for a single row, which
 // takes two or three times as long as to read it once: that is sgemv's. A product of one row and
 // one column stays with sgemm, whose blocks round less than one long sum.
@@ -341,7 +359,8 @@ void engine_sgemm(int order, int ta, int tb, int m, int n, int k, float alpha, c
     multiply(WithVector{plain ? PLAIN : TRANSPOSED, plain ? m : k, plain ? k : m, alpha, a, lda, b,
                         tb == PLAIN ? ldb : 1, beta, c, ldc, 0});
   } else {
-    Product p{ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, 0, 0};
+    bool rounded = rounds && 2.0 * m * n * k >= WHOLE_FLOPS;  // else packing costs too much
+    Product p{ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, rounded, 0, 0};
     of_itself(p) ? multiply_by_itself(p) : multiply(p);
   }
 }

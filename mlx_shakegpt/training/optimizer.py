@@ -45,6 +45,8 @@ class SplitMuon(optim.Muon):
     """MLX's Muon (Jordan et al., 2024), which orthogonalises q's, k's and v's part of their joint
     projection one by one."""
 
+    exact = True  # products are those of float32
+
     def apply_single(
         self, gradient: mx.array, parameter: mx.array, state: dict[str, Any]
     ) -> mx.array:
@@ -57,21 +59,23 @@ class SplitMuon(optim.Muon):
         return mx.concatenate(updated)
 
     def _zeropower_via_newtonschulz5(self, X: mx.array, steps: int) -> mx.array:
-        return orthogonalised(X, steps)
+        return orthogonalised(X, steps, self.exact)
 
 
-def orthogonalised(matrix: mx.array, iterations: int = 5) -> mx.array:
+def orthogonalised(matrix: mx.array, iterations: int = 5, exact: bool = True) -> mx.array:
     """About the nearest matrix with orthonormal rows, or columns where it is taller than wide, by
     the Newton-Schulz iteration X ← (a + b XXᵀ + c (XXᵀ)²) X of Jordan et al., 2024; float32.
 
     All iterates are polynomials of the first one's XXᵀ. For a long matrix that product is made
     once, and the polynomials are multiplied instead of the matrix: 0.4 times the work for 1 : 4.
+    But errors grow with the square of its condition there, so that not with products that are not
+    `exact`: rounded to bfloat16, small singular values end anywhere between 0 and 4.
     Products of a matrix with its own transpose are half the work on a CPU (runtime/engine.cpp).
     """
     rows, columns = matrix.shape
     X = matrix if rows <= columns else matrix.T
     X = X / (mx.linalg.norm(X) + 1e-7)
-    long = max(rows, columns) > 1.6 * min(rows, columns)
+    long = exact and max(rows, columns) > 1.6 * min(rows, columns)
     gram, factor = X @ X.T, None
     a, b, c = _NEWTON_SCHULZ
     for left in reversed(range(iterations)):
@@ -151,6 +155,7 @@ def optimizer_of(config: TrainConfig, n_embd: int) -> optim.Optimizer:
     if config.optimizer == "adamw":
         return adamw
     muon = (MasterMuon if masters else SplitMuon)(config.lr, weight_decay=0.0)
+    muon.exact = config.products == "float32"
     return MuonAndAdamW(muon, adamw, config.muon_ratio, n_embd)
 
 

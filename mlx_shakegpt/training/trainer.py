@@ -16,7 +16,7 @@ import numpy as np
 
 from ..model.gpt import GPT
 from ..model.initial import initialise
-from ..runtime import on_gpu, peak_bytes
+from ..runtime import on_gpu, peak_bytes, products_of
 from ..runtime.ranks import ALONE, Ranks
 from ..settings.config import ModelConfig, TrainConfig
 from ..settings.errors import NotReached
@@ -80,6 +80,8 @@ class Trainer:
                 f"{ranks.size} ranks cannot share {config.batch_size} windows a step; "
                 f"use `batch_size` {ranks.size} or more, or fewer ranks"
             )
+        with products_of(config.products):
+            pass  # says at once where this machine cannot
         self.config, self.evaluate, self.ranks = config, evaluate, ranks
         ids = within(ids, model_config.vocab_size)
         closed = Vocabulary.of(ids, model_config.vocab_size) if config.closed_vocab else None
@@ -143,6 +145,10 @@ class Trainer:
         does a run that ends at its first batch below the target. Raises NotFinite where a loss or
         norm is not finite.
         """
+        with products_of(self.config.products):
+            yield from self._run(settle, ahead)
+
+    def _run(self, settle: Callable[[int], bool], ahead: bool | None) -> Iterator[StepReport]:
         state = self.state
         ahead = (self.gpu if ahead is None else ahead) and self.ranks.size == 1
         ahead = ahead and self.config.stop != "batch"
