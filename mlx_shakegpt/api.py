@@ -11,7 +11,7 @@ print(verify(model).figures["certified"])
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +51,14 @@ def load(source: str | Path | None = None, data: str | Path | None = None) -> Tr
 
 
 def train(
-    data: str | Path | None = None,
+    data: str | Path | Sequence[str | Path] | None = None,
     *,
     run: str | None = None,
     config: str | Path | None = None,
     preset: str | None = None,
     recipe: str | None = None,
     init: str | None = None,
+    rehearse: bool = True,
     first_line: int | None = None,
     corpus_tokens: int | None = None,
     resume: bool = False,
@@ -68,14 +69,17 @@ def train(
     """Trains a run to its end.
 
     Args:
-        data: The text to learn, UTF-8; None is Tiny Shakespeare.
+        data: The text to learn, UTF-8, or a folder of .txt files, or several of both; None is Tiny
+            Shakespeare.
         run: The name of its folder in weights/; None is the preset's.
         config: A TOML file with settings, such as the config.toml of a run, which it repeats;
             those given here besides take their place.
         preset: The model's shape, and the passage of Tiny Shakespeare that it learns; None is
             "auto", for this machine.
         recipe: Training settings by name; None is "recite", or what a resumed run has.
-        init: A folder or hub id, whose GPT-2 to begin with instead of random weights.
+        init: A run's name, or a folder or hub id, whose GPT-2 to begin with instead of random
+            weights.
+        rehearse: With a run as `init`, whether to learn its texts again beside the new one.
         first_line: The passage's first line, from 1; None is the preset's.
         corpus_tokens: The passage's tokens, 0 for all from there on; None is the preset's.
         resume: Go on with the run, where it exists, from its newest sound checkpoint. With more
@@ -94,7 +98,8 @@ def train(
     ```
     """
     named = {
-        "data": str(data) if data else None, "run": run, "preset": preset,
+        "data": _paths(data), "run": run, "preset": preset,
+        "rehearse": None if rehearse else False,
         "config": str(config) if config else None, "recipe": recipe, "init": init,
         "first_line": first_line, "corpus_tokens": corpus_tokens,
     }  # fmt: skip
@@ -106,6 +111,12 @@ def train(
     finally:
         opened.close()
     return of_run(opened.path.name)
+
+
+def _paths(data: str | Path | Sequence[str | Path] | None) -> str | list[str] | None:
+    if not data or isinstance(data, str | Path):
+        return str(data) if data else None
+    return [str(path) for path in data]
 
 
 def generate(

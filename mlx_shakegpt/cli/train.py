@@ -19,8 +19,8 @@ from .wording import program
 
 GROUPS = {
     "Model and text": (
-        "config", "preset", "recipe", "data", "first_line", "corpus_tokens", "init", "run",
-        "resume", "seed",
+        "config", "preset", "recipe", "data", "first_line", "corpus_tokens", "init", "rehearse",
+        "run", "resume", "seed",
     ),
     "When it ends and saves": (
         "stop", "target_loss", "finish", "epochs", "steps", "eval_every", "checkpoint_every",
@@ -46,12 +46,21 @@ GROUPS = {
     "--recipe", metavar="NAME",
     help=f"Training settings: {', '.join(RECIPES)}.  [default: recite]",
 )  # fmt: skip
-@click.option("--data", type=click.Path(), help="Text to learn, UTF-8; else Tiny Shakespeare.")
+@click.option(
+    "--data", type=click.Path(), multiple=True,
+    help="Text to learn, UTF-8, or a folder of .txt files; may be given several times. Else Tiny "
+    "Shakespeare.",
+)  # fmt: skip
 @click.option("--first-line", type=int, help="First line of the passage, from 1.")
 @click.option("--corpus-tokens", type=int, help="Tokens of the passage; 0: to the end.")
 @click.option(
     "--init", metavar="MODEL",
-    help="Begin with a GPT-2's weights: a folder, or a hub id like openai-community/gpt2.",
+    help="Begin with a run's weights, or a GPT-2's: a name, a folder, or a hub id like "
+    "openai-community/gpt2.",
+)  # fmt: skip
+@click.option(
+    "--rehearse/--no-rehearse", default=None,
+    help="With a run as --init: learn its texts again beside the new one, or forget them.",
 )  # fmt: skip
 @click.option("--run", help="Name of the run's folder in weights/; else the preset's.")
 @click.option(
@@ -94,7 +103,9 @@ def command(
 
     must_have(report_to)
 
-    settings = {name: value for name, value in values.items() if value is not None}
+    settings = {name: value for name, value in values.items() if value not in (None, ())}
+    if len(values["data"]) == 1:
+        settings["data"] = values["data"][0]
     with joined(runtime, rank_timeout) as ranks:
         first = ranks.rank == 0
         tell = note if first else silent

@@ -52,17 +52,37 @@ def command(
             "and weights"
         )
     prepare()
+    from ..run import of_each_text
+
+    config = VerifyConfig(**settings)
+    texts = []
+    if not model and data is None and first_line is None and corpus_tokens is None:
+        texts = of_each_text(run)
+    if len(texts) > 1:
+        _verify_each(texts, target, compare, config, as_json)
+        return
+    trained = trained_model_from(run, model, data, first_line, corpus_tokens)
+    # What came from the hub lies in its cache, where nobody looks.
+    own = trained.folder if not model or Path(model).is_dir() else Path(trained.name)
+    result, text = _verified(trained, own, target, compare, config)
+    emit(as_json, result, text)
+    if not result["certified"]:
+        raise NotReached(f"not certified: {'; '.join(result['reasons'])}")
+
+
+def _verified(
+    trained: Any, own: Path, target: str | None, compare: str | None, config: VerifyConfig
+) -> tuple[dict[str, Any], str]:
+    """The figures of a model with one text, whose certificate and map are written, and the same for
+    people."""
     from ..verification import certificate as papers
     from ..verification.proof import CERTIFICATE, MAP, evidence_folder, prove
     from ..verification.summary import changes, summary
 
     before = papers.read(Path(compare)) if compare else None
-    trained = trained_model_from(run, model, data, first_line, corpus_tokens)
-    # What came from the hub lies in its cache, where nobody looks.
-    own = trained.folder if not model or Path(model).is_dir() else Path(trained.name)
     folder = _writable(Path(target) if target else evidence_folder(trained, own))
     _announce(trained)
-    proof = prove(trained, VerifyConfig(**settings), _done)
+    proof = prove(trained, config, _done)
     proof.write(folder)
     figures = proof.figures
     result = figures | {"certificate": str(folder / CERTIFICATE), "map": str(folder / MAP)}
@@ -70,10 +90,33 @@ def command(
     if before:
         result["changes"] = changes(before, figures)
         text += f"\n\nBeside {compare}:\n" + "\n".join(result["changes"])
-    emit(as_json, result, text)
     note(f"Certificate and map are in {folder}.")
-    if not figures["certified"]:
-        raise NotReached(f"not certified: {'; '.join(figures['reasons'])}")
+    return result, text
+
+
+def _verify_each(
+    texts: list[Any], target: str | None, compare: str | None, config: VerifyConfig, as_json: bool
+) -> None:
+    """Certifies a model that learned several texts for each of them; one that it had learned before
+    is shown beside its certificate of that time."""
+    from ..run import certificates_before
+
+    if compare:
+        raise click.UsageError("--compare is for one text; choose it with --data")
+    before = certificates_before(texts[0].folder)
+    results, parts = {}, []
+    for trained in texts:
+        name, corpus = trained.corpus.name, trained.corpus
+        folder = str(Path(target) / name) if target else None
+        old = before.get(corpus.sha256)
+        result, text = _verified(trained, trained.folder, folder, str(old) if old else None, config)
+        results[name] = result
+        parts.append(f"{name}\n\n{text}")
+    missed = [name for name, result in results.items() if not result["certified"]]
+    emit(as_json, {"texts": results, "certified": not missed}, "\n\n".join(parts))
+    if missed:
+        reasons = "; ".join(f"{name}: {'; '.join(results[name]['reasons'])}" for name in missed)
+        raise NotReached(f"not certified: {reasons}")
 
 
 def _rerun(
@@ -83,6 +126,7 @@ def _rerun(
     """Measures again what a certificate states, if model and text are those it speaks of; or, with
     a seed and a number of offsets, tests its rates on a fresh sample."""
     prepare()
+    from ..run import text_with
     from ..verification import certificate as papers
     from ..verification.proof import measure_again, sample_again
     from ..verification.summary import comparison_text
@@ -90,6 +134,8 @@ def _rerun(
     stated = papers.read(file)
     passage = papers.passage_of(stated)
     run = run or (None if model else stated["name"])
+    if not model and data is None:
+        data = text_with(run, stated["text"]["sha256"])
     trained = trained_model_from(run, model, data, passage.first_line, passage.tokens)
     _announce(trained)
     fresh: list[Any] = []

@@ -58,6 +58,24 @@ class LanguageModel:
         return logits[..., self.table]
 
 
+def rows_for(start: LanguageModel, vocabulary: Vocabulary | None) -> mx.array:
+    """A model's `wte` as one with another `vocabulary` has it, or with rows for all ids.
+
+    Raises ValueError where the ids that would share a row have different ones.
+    """
+    weight = start.gpt.wte.weight
+    if vocabulary is None:
+        return weight[start.table] if start.vocabulary else weight
+    absent = np.setdiff1d(np.arange(vocabulary.total), vocabulary.own)
+    shared = weight[mx.array(np.unique(start.rows_of(absent)))]
+    if len(shared) and mx.abs(shared - shared[0]).max().item():
+        raise ValueError(
+            "the initial weights have rows of their own for ids that the text lacks; "
+            "use `closed_vocab` False"
+        )
+    return mx.concatenate([weight[mx.array(start.rows_of(vocabulary.own))], shared[:1]])
+
+
 def built(config: ModelConfig, rows: int, tensors: Mapping[str, mx.array], path: Path) -> GPT:
     """A model of some tensors, from `path`, at a precision that this device computes fast: a CPU's
     is float32. Raises ValueError where they are not those of the model."""

@@ -5,7 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .config_file import CONFIG, RunConfig, read_config
-    from .folder import load_corpus, load_model, of_run
+    from .folder import (
+        certificates_before,
+        load_corpus,
+        load_model,
+        of_each_text,
+        of_run,
+        text_with,
+    )
     from .names import CURVE, LOG, METRICS, find_run, run_path
     from .opening import open_run
     from .plan import RunPlan, plan_run
@@ -22,15 +29,18 @@ __all__ = [
     "Run",
     "RunConfig",
     "RunPlan",
+    "certificates_before",
     "find_run",
     "load_corpus",
     "load_model",
+    "of_each_text",
     "of_run",
     "open_run",
     "open_together",
     "plan_run",
     "read_config",
     "run_path",
+    "text_with",
 ]
 
 

@@ -49,16 +49,22 @@ class LearnedText:
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """Where the weights that a run began with came from, and their files' sha256."""
+    """Where the weights that a run began with came from, their files' sha256, and whether they are
+    a run's."""
 
     source: str
     sha256: str
+    run: bool = False
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """All that config.json says. `lengthened` has, for each time that a run was made longer, the
-    step, epochs and steps before."""
+    """All that config.json says.
+
+    `texts` are those that make up `corpus`, where it is more than one; the first `rehearsed` of
+    them are those of the run that it began with. `lengthened` has, for each time that a run was
+    made longer, the step, epochs and steps before.
+    """
 
     id: str
     preset: str
@@ -71,6 +77,8 @@ class RunConfig:
     versions: Mapping[str, str]
     device: str
     lengthened: tuple[Mapping[str, Any], ...] = ()
+    texts: tuple[LearnedText, ...] = ()
+    rehearsed: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict; dtype and seed stand in it once more, for who looks for them."""
@@ -87,11 +95,22 @@ class RunConfig:
             "dtype": self.train.dtype,
             "seed": self.train.seed,
         }
+        if self.texts:
+            content["texts"] = [vars(text) for text in self.texts]
+            content["rehearsed"] = self.rehearsed
         return content | ({"lengthened": list(self.lengthened)} if self.lengthened else {})
 
     def write(self, folder: Path) -> None:
         """Puts config.json into a run's folder, whole or not at all."""
         write_atomically(folder / CONFIG, json.dumps(self.to_json(), indent=1) + "\n")
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run's, and not a model's in Hugging Face's form."""
+    try:
+        return "train" in read_json(folder / CONFIG)
+    except (OSError, ValueError):
+        return False
 
 
 def read_config(folder: Path) -> RunConfig:
@@ -103,14 +122,16 @@ def read_config(folder: Path) -> RunConfig:
             id=data.get("id", ""),
             preset=data["preset"],
             recipe=data["recipe"],
-            init=InitialWeights(init["source"], init["sha256"]) if init is not None else None,
+            init=_initial_weights(init) if init is not None else None,
             model=ModelConfig.from_json(data["model"]),
             train=TrainConfig.from_json(data["train"]),
-            corpus=LearnedText(**{f.name: corpus[f.name] for f in fields(LearnedText)}),
+            corpus=_learned_text(corpus),
             tokenizer=data["tokenizer"],
             versions=data["versions"],
             device=data["device"],
             lengthened=tuple(data.get("lengthened", ())),
+            texts=tuple(map(_learned_text, data.get("texts", ()))),
+            rehearsed=data.get("rehearsed", 0),
         )
         _check(config)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -118,13 +139,24 @@ def read_config(folder: Path) -> RunConfig:
     return config
 
 
+def _initial_weights(entry: Mapping[str, Any]) -> InitialWeights:
+    return InitialWeights(entry["source"], entry["sha256"], bool(entry.get("run")))
+
+
+def _learned_text(entry: Mapping[str, Any]) -> LearnedText:
+    return LearnedText(**{f.name: entry[f.name] for f in fields(LearnedText)})
+
+
 def _check(config: RunConfig) -> None:
     """Raises ValueError for entries of another type; settings check their own."""
     texts = [config.id, config.preset, config.recipe, config.device]
-    texts += [config.corpus.name, config.corpus.sha256, config.corpus.path or ""]
-    texts += list(vars(config.init).values()) if config.init else []
+    for text in (config.corpus, *config.texts):
+        texts += [text.name, text.sha256, text.path or ""]
+        text.passage  # noqa: B018  (checks itself)
+    texts += [config.init.source, config.init.sha256] if config.init else []
     for mapping in (config.tokenizer, config.versions):
         texts += [*mapping.keys(), *mapping.values()]
     if wrong := [text for text in texts if not isinstance(text, str)]:
         raise ValueError(f"{wrong[0]!r} is not a text")
-    config.corpus.passage  # noqa: B018  (checks itself)
+    if config.rehearsed not in range(len(config.texts) + 1):
+        raise ValueError(f"rehearsed is {config.rehearsed}, of {len(config.texts)} texts")

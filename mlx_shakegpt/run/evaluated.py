@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 from ..model.gpt import GPT
+from ..model.language_model import LanguageModel
 from ..runtime.ranks import Ranks
 from ..settings.config import ModelConfig, TrainConfig
 from ..text.corpus import Corpus
@@ -17,7 +18,11 @@ ESTIMATED = 16_384  # tokens that tell how far a long text is from being known
 
 
 def trainer_of(
-    model: ModelConfig, config: TrainConfig, corpus: Corpus, start: GPT | None, ranks: Ranks
+    model: ModelConfig,
+    config: TrainConfig,
+    corpus: Corpus,
+    start: LanguageModel | None,
+    ranks: Ranks,
 ) -> Trainer:
     """A trainer that is evaluated by the whole text's loss, and where it is to stop when the text
     is known, by a sample of extractions too. Raises ValueError as Trainer does."""

@@ -8,17 +8,34 @@ from pathlib import Path
 from ..files import as_text
 from ..model.language_model import LanguageModel
 from ..settings.config import Passage
+from ..text.collection import joined
 from ..text.corpus import Corpus
 from ..training import checkpoint
+from ..verification.evidence import CERTIFICATE
 from ..weights import model_from_run
 from ..weights.trained_model import TrainedModel, same_passage
-from .config_file import read_config
-from .names import find_run
+from .config_file import CONFIG, LearnedText, RunConfig, read_config
+from .names import find_run, run_path
 
 
 def load_corpus(path: Path) -> Corpus:
-    """The text that a run learned. Raises ValueError where the file has changed or is gone."""
-    text = read_config(path).corpus
+    """The text that a run learned, of several ones all of them. Raises ValueError where a file has
+    changed or is gone."""
+    config = read_config(path)
+    if config.texts and not (config.corpus.file and config.corpus.file.exists()):
+        return joined(load_texts(path))
+    return _unchanged(path, config.corpus)
+
+
+def load_texts(path: Path, count: int | None = None) -> list[Corpus]:
+    """The texts that a run learned, or the first so many of them. Raises ValueError as
+    `load_corpus`."""
+    config = read_config(path)
+    return [_unchanged(path, text) for text in (config.texts or (config.corpus,))[:count]]
+
+
+def _unchanged(path: Path, text: LearnedText) -> Corpus:
+    """A text of a run. Raises ValueError where the file has changed or is gone."""
     try:
         corpus = Corpus.load(text.file, text.passage)
     except FileNotFoundError as error:
@@ -29,6 +46,27 @@ def load_corpus(path: Path) -> Corpus:
             f"sha256 is {corpus.sha256}, not {text.sha256}; put the old text back"
         )
     return corpus
+
+
+def text_with(name: str | None, sha256: str) -> str | None:
+    """The path of the one of a run's several texts that has a hash; None where there is none.
+    Raises ValueError where there is no such run."""
+    texts = read_config(find_run(name)).texts
+    return next((text.path for text in texts if text.sha256 == sha256), None)
+
+
+def certificates_before(path: Path) -> dict[str, Path]:
+    """Certificates, by the text's sha256, that the run had with which a run began."""
+    init = read_config(path).init
+    if init is None or not init.run:
+        return {}
+    own = run_path(init.source) if Path(init.source).name == init.source else Path(init.source)
+    if not (own / CONFIG).is_file():
+        return {}
+    config = read_config(own)
+    files = {text.sha256: own / "texts" / text.name / CERTIFICATE for text in config.texts}
+    files[config.corpus.sha256] = own / CERTIFICATE
+    return {hash: file for hash, file in files.items() if file.is_file()}
 
 
 def load_model(path: Path) -> LanguageModel:
@@ -71,13 +109,27 @@ def of_run(
     with another passage. Raises ValueError where one of them is not to be had."""
     path = find_run(name)
     config = read_config(path)
-    text = config.corpus
     if data is None and passage is None:
         corpus = load_corpus(path)
     else:
-        corpus = Corpus.load(data or text.file, passage or Passage())
-    learned = text.passage if corpus.sha256 == text.sha256 else None
+        corpus = Corpus.load(data or config.corpus.file, passage or Passage())
+    return _trained(path, config, corpus)
+
+
+def of_each_text(name: str | None) -> list[TrainedModel]:
+    """A run's model with each of the texts that it learned. Raises as `of_run`."""
+    path = find_run(name)
+    config = read_config(path)
+    return [_trained(path, config, corpus) for corpus in load_texts(path)]
+
+
+def _trained(path: Path, config: RunConfig, corpus: Corpus) -> TrainedModel:
     weights = weights_file(path)
     load = partial(model_from_run, weights, config.model)
-    own_text = same_passage(corpus, text.description)
-    return TrainedModel(as_text(path.name), path, (weights,), corpus, load, learned, own_text)
+    texts = (*config.texts, config.corpus)
+    learned = next((text.passage for text in texts if text.sha256 == corpus.sha256), None)
+    one_of = any(same_passage(corpus, text.description) for text in config.texts)
+    return TrainedModel(
+        as_text(path.name), path, (weights,), corpus, load, learned,
+        own_text=same_passage(corpus, config.corpus.description), one_of_its_texts=one_of,
+    )  # fmt: skip

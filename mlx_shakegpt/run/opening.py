@@ -16,8 +16,9 @@ from ..runtime import Runtime, free_bytes, matmul_gflops
 from ..settings.presets import DEFAULT_RECIPE, fit_to_text, preset_like, recipe
 from ..training import cost
 from ..verification.evidence import CERTIFICATE
-from .plan import Progress, RunPlan, must_fit, plan_run
+from .plan import RunPlan, must_fit, plan_run
 from .session import Run
+from .texts import Progress
 
 # Settings that hardly change how long a run takes.
 _ANY = ("dtype", "seed", "closed_vocab", "epochs", "steps", "eval_every")
@@ -54,7 +55,8 @@ def checked_plan(
         tell(f"Preset {plan.preset}, the default on a {runtime.device.upper()}.")
     if plan.start and not plan.resumed:
         source = plan.start.record.source
-        tell(f"Beginning with {source}, {plan.model.n_parameters:,} parameters.")
+        again = f", learning {_count(plan.rehearsed, 'text')} of it again" if plan.rehearsed else ""
+        tell(f"Beginning with {source}, {plan.model.n_parameters:,} parameters{again}.")
     must_fit(plan, runtime, ranks, free_bytes())
     return plan
 
@@ -65,7 +67,7 @@ def begin(run: Run, runtime: Runtime, tell: Tell) -> Run:
     plan = run.plan
     if not plan.resumed:
         run.create(runtime)
-        text = f"{len(plan.corpus.ids):,} tokens of {plan.corpus.name}"
+        text = f"{len(plan.corpus.ids):,} tokens of {_names(plan)}"
         tell(f"Learning {text} in {plan.path}: {_expectation(run, runtime)}.")
         return run
     for problem in run.resume():
@@ -75,6 +77,16 @@ def begin(run: Run, runtime: Runtime, tell: Tell) -> Run:
     if (plan.path / CERTIFICATE).exists() and state.step < state.total:
         tell("Its certificate and map will be kept under other names once its weights change.")
     return run
+
+
+def _names(plan: RunPlan) -> str:
+    """The names of a run's texts, or how many they are."""
+    names = [text.name for text in plan.texts] or [plan.corpus.name]
+    return " and ".join(names) if len(names) < 3 else f"{len(names)} texts"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _expectation(run: Run, runtime: Runtime) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,19 @@ from ..settings.presets import (
     preset_like,
     recipe,
 )
-from ..text import assets
+from ..text.collection import joined
 from ..text.corpus import Corpus
 from ..text.vocabulary import Vocabulary
 from ..training import cost
 from .config_file import CONFIG, LearnedText, RunConfig, read_config
+from .folder import load_corpus, load_texts
 from .names import must_be_new, run_path
 from .pretrained import Pretrained, pretrained
 from .settings_file import with_file
+from .texts import Progress, must_be, read_corpus, with_texts
 
 _NAMES = (
-    "preset", "recipe", "run", "data", "first_line", "corpus_tokens", "init", "config",
+    "preset", "recipe", "run", "data", "first_line", "corpus_tokens", "init", "rehearse", "config",
     "model", "data_sha256", "init_sha256",  # which a settings file has
 )  # fmt: skip
 # What weights that know how to attend want instead; `lr` is about GPT-2's own.
@@ -36,13 +38,12 @@ PRETRAINED = {"closed_vocab": False, "positions": "learned", "zero_residual": Fa
 PRETRAINED |= {"first_blocks": 0, "optimizer": "adamw", "lr": 1e-4}
 CUSTOM = "custom"  # the preset of a model that has the shape of none
 
-Progress = Callable[[str, int, int], None]
-
 
 @dataclass(frozen=True)
 class RunPlan:
     """A run to begin, or with `resumed` to go on with. `start` are the weights to begin with, None
-    for random ones; `by_default` tells whether the machine chose the preset."""
+    for random ones; `by_default` tells whether the machine chose the preset. Where the corpus is
+    made of several `texts`, the first `rehearsed` are those of the run that it begins with."""
 
     path: Path
     preset: str
@@ -53,6 +54,8 @@ class RunPlan:
     start: Pretrained | None = None
     resumed: bool = False
     by_default: bool = False
+    texts: tuple[LearnedText, ...] = ()
+    rehearsed: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """What has to be the same for all who share the run's work."""
@@ -61,6 +64,8 @@ class RunPlan:
             "model": self.model.to_json(),
             "train": self.config.to_json(),
             "corpus": vars(LearnedText.of(self.corpus)),
+            "texts": len(self.texts),
+            "rehearsed": self.rehearsed,
         }
 
 
@@ -72,11 +77,14 @@ def plan_run(
 ) -> RunPlan:
     """The plan of a new run, or with `resume` of the one of that name, if it exists.
 
-    `settings` may have preset, recipe, run (a name), data (a path), first_line, corpus_tokens, init
-    (a folder or hub id), model (a shape instead of a preset's), the data_sha256 and init_sha256
-    that text and weights must have, and any field of TrainConfig; or config, a file of settings
-    that are taken where there are no others. A text, a vocabulary or a model on the hub is
-    fetched where it is missing, of which `progress` hears; nothing else is written. Raises
+    `settings` may have preset, recipe, run (a name), data (a path to a text or a folder of texts,
+    or several), first_line, corpus_tokens, init (a run, a folder or a hub id), rehearse (whether to
+    learn an initial run's texts again, by default true), model (a shape instead of a preset's), the
+    data_sha256 and init_sha256 that text and weights must have, and any field of TrainConfig; or
+    config, a file of settings that are taken where there are no others.
+
+    A text, a vocabulary or a model on the hub is fetched where it is missing, of which `progress`
+    hears, and several texts are put together in the data folder; nothing else is written. Raises
     ValueError, or OSError, for what cannot be had or does not agree with the run as it was started.
     """
     if "config" in settings:
@@ -103,20 +111,43 @@ def plan_run(
         model, like = start.config, preset_like(start.config) or CUSTOM
         if name not in ("auto", like):
             raise ValueError(f"{init} has another shape than preset {name}; leave the preset out")
-        name, chosen = like, PRETRAINED | chosen
+        name, chosen = like, _pretrained_settings(start, chosen) | chosen
     recipe_name, data = chosen.pop("recipe", DEFAULT_RECIPE), chosen.pop("data", None)
     base = preset(name).passage if data is None and name in PRESETS else Passage()
     passage = Passage(
         chosen.pop("first_line", base.first_line), chosen.pop("corpus_tokens", base.tokens)
     )
     chosen.setdefault("dtype", dtype_of(name, runtime.dtype))
-    hash = chosen.pop("data_sha256", None)
+    hash, rehearse = chosen.pop("data_sha256", None), chosen.pop("rehearse", True)
     config = recipe(recipe_name, name if name in PRESETS else None, **chosen)
     model = model or preset(name).model
-    corpus = read_corpus(data, passage, progress, hash)
+    old = load_texts(start.folder) if start and start.run and rehearse else []
+    texts = with_texts(old, data, passage, progress)
+    corpus = joined(texts) if len(texts) > 1 else texts[0]
+    must_be(corpus, hash, data)
     if recipe_name == DEFAULT_RECIPE:
         config = fit_to_text(config, len(corpus.ids), chosen)
-    return RunPlan(path, name, recipe_name, model, config, corpus, start, by_default=by_default)
+    several = tuple(map(LearnedText.of, texts)) if len(texts) > 1 else ()
+    return RunPlan(
+        path, name, recipe_name, model, config, corpus, start, by_default=by_default,
+        texts=several, rehearsed=len(old) if several else 0,
+    )  # fmt: skip
+
+
+def _pretrained_settings(start: Pretrained, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """What weights that know something already want instead of a recipe's settings. Raises
+    ValueError for positions that they do not have."""
+    positions = start.run.train.positions if start.run else PRETRAINED["positions"]
+    if chosen.get("positions", positions) != positions:
+        raise ValueError(
+            f"positions is {chosen['positions']}; the initial weights have {positions} ones"
+        )
+    if start.run:
+        # Ids that the old texts alone have keep rows of their own.
+        closed = start.run.train.closed_vocab and chosen.get("rehearse", True)
+        own = {"closed_vocab": closed, "zero_residual": False, "first_blocks": 0}
+        return own | {"positions": positions}
+    return PRETRAINED
 
 
 def _resumed(path: Path, settings: Mapping[str, Any], progress: Progress | None) -> RunPlan:
@@ -128,29 +159,18 @@ def _resumed(path: Path, settings: Mapping[str, Any], progress: Progress | None)
         whole = read_corpus(data, replace(passage, tokens=0), progress)
         settings = {**settings, "corpus_tokens": len(whole.ids)}
     _must_agree(path, replace(saved, train=config), settings)
-    corpus = read_corpus(data, passage, progress)
+    if saved.texts:
+        new, old = settings.get("data"), load_texts(path, saved.rehearsed)
+        corpus = joined(with_texts(old, new, Passage(), progress)) if new else load_corpus(path)
+    else:
+        corpus = read_corpus(data, passage, progress)
     start, init = None, saved.init
     if init and not any((path / "checkpoints").glob("[0-9]*")):  # which hold all that is left of it
         start = pretrained(init.source, init.sha256)
     return RunPlan(
-        path, saved.preset, saved.recipe, saved.model, config, corpus, start, resumed=True
-    )
-
-
-def read_corpus(
-    data: str | None, passage: Passage, progress: Progress | None, hash: str | None = None
-) -> Corpus:
-    """A passage of a text, or of Tiny Shakespeare, whose sha256 is `hash` where one is given.
-    Raises ValueError or OSError as both may."""
-    if not data:
-        assets.ensure(assets.TINY_SHAKESPEARE, progress)
-    corpus = Corpus.load(Path(data) if data else None, passage)
-    if hash not in (None, corpus.sha256):
-        raise ValueError(
-            f"{data or corpus.name} is not the text that the settings name: its sha256 is "
-            f"{corpus.sha256}, not {hash}; put the old text back, or learn this one as `data`"
-        )
-    return corpus
+        path, saved.preset, saved.recipe, saved.model, config, corpus, start, resumed=True,
+        texts=saved.texts, rehearsed=saved.rehearsed,
+    )  # fmt: skip
 
 
 def must_fit(plan: RunPlan, runtime: Runtime, ranks: int, free: int) -> None:
@@ -183,7 +203,8 @@ def _must_agree(path: Path, saved: RunConfig, settings: Mapping[str, Any]) -> No
         "first_line": saved.corpus.first_line,
         "corpus_tokens": saved.corpus.tokens,
     }
-    if "init" in settings and (folder := Path(settings["init"]).expanduser()).is_dir():
+    init = settings.get("init", started["init"])
+    if init != started["init"] and (folder := Path(init).expanduser()).is_dir():
         settings = {**settings, "init": str(folder.resolve())}
     for key, value in settings.items():
         if value != started.get(key, value) and value != "auto":

@@ -6,40 +6,49 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from ..model.gpt import GPT
+from ..files import weights_dir
+from ..model.language_model import LanguageModel
 from ..settings.config import ModelConfig
 from ..weights import model_config_from_hf, model_from_hf, weights_files, weights_hash
 from ..weights.hub import model_folder
-from .config_file import InitialWeights
+from .config_file import CONFIG, InitialWeights, RunConfig, is_run, read_config
+from .folder import load_model, weights_file
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A model in a folder, its shape, and what a run's config.json says of it."""
+    """A model in a folder, its shape, what a run's config.json says of it, and where the folder is
+    a run's, what that was started with."""
 
     folder: Path
     config: ModelConfig
     record: InitialWeights
+    run: RunConfig | None = None
 
     @cached_property
-    def model(self) -> GPT:
+    def model(self) -> LanguageModel:
         """The model itself, read when it is first asked for. Raises ValueError where it does not
         have its shape."""
-        return model_from_hf(self.folder).gpt
+        return load_model(self.folder) if self.run else model_from_hf(self.folder)
 
 
 def pretrained(source: str, sha256: str | None = None) -> Pretrained:
-    """The GPT-2 in a folder, or on the hub, of that hash where one is given.
+    """The weights of a run, by its name or folder; else the GPT-2 in a folder, or on the hub; of
+    that hash where one is given.
 
     Raises ValueError where there is none, or it is another one.
     """
-    folder = model_folder(source)
-    actual = weights_hash(weights_files(folder))
+    own = weights_dir() / source
+    by_name = Path(source).name == source and (own / CONFIG).exists()
+    folder = own if by_name else model_folder(source)
+    run = read_config(folder) if is_run(folder) else None
+    actual = weights_hash((weights_file(folder),) if run else weights_files(folder))
     if sha256 not in (None, actual):
         raise ValueError(
             f"the weights in {source} have sha256 {actual}, not {sha256} with which the run was "
             "started; put the old ones back, or start another `run`"
         )
-    own = str(folder.resolve()) if Path(source).expanduser().is_dir() else source
-    config, _ = model_config_from_hf(folder)
-    return Pretrained(folder, config, InitialWeights(own, actual))
+    if not by_name and Path(source).expanduser().is_dir():
+        source = str(folder.resolve())
+    config = run.model if run else model_config_from_hf(folder)[0]
+    return Pretrained(folder, config, InitialWeights(source, actual, run is not None), run)

@@ -17,8 +17,9 @@ from ..text.corpus import Corpus
 from ..training import StepReport, Trainer
 from .evaluated import trainer_of
 from .opening import Tell, begin, checked_plan, open_run
-from .plan import Progress, RunPlan, must_fit, read_corpus
+from .plan import RunPlan, must_fit
 from .session import Run
+from .texts import Progress, read_corpus
 
 _OWN = ("data", "init", "config")  # what may be called otherwise on another machine
 
@@ -77,7 +78,7 @@ def _member(runtime: Runtime, settings: Mapping[str, Any], resume: bool, ranks: 
     _must_be_alike(heads)
     plan, trainer, problem = heads[0], None, None
     try:
-        corpus = _same_text(settings, plan["corpus"])
+        corpus = _same_text(settings, plan)
         model = ModelConfig.from_json(plan["model"])
         config = TrainConfig.from_json(plan["train"])
         own = RunPlan(Path(plan["path"]), "", "", model, config, corpus)
@@ -92,10 +93,13 @@ def _member(runtime: Runtime, settings: Mapping[str, Any], resume: bool, ranks: 
     return Member(Path(plan["path"]), trainer)
 
 
-def _same_text(settings: Mapping[str, Any], description: Mapping[str, Any]) -> Corpus:
+def _same_text(settings: Mapping[str, Any], plan: Mapping[str, Any]) -> Corpus:
     """This machine's copy of the text. Raises ValueError where it has another."""
+    description, data = plan["corpus"], settings.get("data")
     passage = Passage(description["first_line"], description["tokens"])
-    corpus = read_corpus(settings.get("data") or description["path"], passage, None)
+    if plan["texts"]:  # rank 0 has put them together
+        data, passage = None if plan["rehearsed"] else data, Passage()
+    corpus = read_corpus(data or description["path"], passage, None)
     if corpus.sha256 != description["sha256"]:
         raise ValueError(
             f"its text {corpus.name} has sha256 {corpus.sha256[:12]}…, rank 0's has "

@@ -67,6 +67,8 @@ class Run:
                 tokenizer={"name": "gpt2", "sha256": assets.GPT2_MERGES.sha256},
                 versions=versions(),
                 device=runtime.device,
+                texts=plan.texts,
+                rehearsed=plan.rehearsed,
             )
             write_settings(config, self.path)
             config.write(self.path)  # last, as it makes the folder a run's

@@ -25,14 +25,21 @@ _TEXTS = ("run", "preset", "recipe", "init", "init_sha256", "data", "data_sha256
 
 def settings_of(config: RunConfig, name: str) -> dict[str, Any]:
     """The settings with which `plan_run` plans the run called `name` once more."""
-    text, init = config.corpus, config.init
+    init = config.init
     settings: dict[str, Any] = {"run": name, "recipe": config.recipe}
-    settings |= {"data": text.path} if text.path else {}
-    settings |= {"data_sha256": text.sha256}
-    settings |= {"first_line": text.first_line, "corpus_tokens": text.tokens}
+    # One that is rehearsed is not learned twice, should it be all that there is.
+    texts = config.texts[config.rehearsed :] or config.texts[:1] or (config.corpus,)
+    if len(texts) > 1:
+        settings |= {"data": [text.path for text in texts]}
+    else:
+        text = texts[0]
+        settings |= {"data": text.path} if text.path else {}
+        settings |= {"first_line": text.first_line, "corpus_tokens": text.tokens}
+    settings |= {"data_sha256": config.corpus.sha256}
     settings |= config.train.to_json()
     if init:  # which has the shape too
-        return settings | {"init": init.source, "init_sha256": init.sha256}
+        rehearse = {"rehearse": config.rehearsed > 0} if init.run else {}
+        return settings | {"init": init.source, "init_sha256": init.sha256} | rehearse
     return settings | {"model": config.model.to_json()}
 
 
@@ -53,9 +60,15 @@ def write_settings(config: RunConfig, folder: Path) -> None:
                 table.add(key, tomlkit.item(entry).comment(helps[key]))
             document.add(name, table)
             continue
-        item = tomlkit.item(as_text(value) if isinstance(value, str) else value)
+        item = tomlkit.item(_as_text(value))
         document.add(name, item.comment(helps[name]) if name in helps else item)
     write_atomically(folder / TOML, tomlkit.dumps(document))
+
+
+def _as_text(value: Any) -> Any:
+    if isinstance(value, list):
+        return list(map(_as_text, value))
+    return as_text(value) if isinstance(value, str) else value
 
 
 def read_settings(file: Path) -> dict[str, Any]:
@@ -77,11 +90,18 @@ def read_settings(file: Path) -> dict[str, Any]:
             settings["model"] = ModelConfig.from_json(settings["model"]).to_json()
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
-    for name in ("data", "init"):
-        place = file.parent / Path(settings.get(name, "")).expanduser()
-        if name == "data" or place.is_dir():  # else `init` is on the hub
-            settings |= {name: str(place)} if name in settings else {}
+    there = file.parent
+    if "data" in settings:
+        data = settings["data"]
+        several = [str(there / Path(path).expanduser()) for path in _paths(data)]
+        settings["data"] = several[0] if isinstance(data, str) else several
+    if "init" in settings and (place := there / Path(settings["init"]).expanduser()).is_dir():
+        settings["init"] = str(place)  # else it is a run, or on the hub
     return settings
+
+
+def _paths(data: Any) -> list[str]:
+    return [data] if isinstance(data, str) else list(data)
 
 
 def with_file(file: Path, chosen: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,7 +114,7 @@ def with_file(file: Path, chosen: Mapping[str, Any]) -> dict[str, Any]:
     settings = read_settings(file)
     outdone: set[str] = set()
     own_text = {"data", "data_sha256"} & settings.keys()
-    if own_text and "data" in chosen and not _is(Path(chosen["data"]), settings.get("data_sha256")):
+    if own_text and "data" in chosen and not _is(chosen["data"], settings.get("data_sha256")):
         outdone |= {*TEXT}
     if chosen.keys() & {"preset", "init"}:
         outdone |= {"preset", "model", "init", "init_sha256"}
@@ -103,15 +123,18 @@ def with_file(file: Path, chosen: Mapping[str, Any]) -> dict[str, Any]:
     if "epochs" in chosen:
         outdone |= {"steps"}  # which would count before epochs
     kept = {name: value for name, value in settings.items() if name not in outdone}
-    if "data" in kept and "data" not in chosen and not Path(kept["data"]).is_file():
-        raise FileNotFoundError(
-            f"the text of {file} is not at {kept['data']}; say where it is with `data`"
-        )
+    for path in _paths(kept["data"]) if "data" in kept and "data" not in chosen else ():
+        if not Path(path).exists():
+            raise FileNotFoundError(
+                f"the text of {file} is not at {path}; say where it is with `data`"
+            )
     return {**kept, **chosen}
 
 
-def _is(file: Path, hash: str | None) -> bool:
-    return file.is_file() and sha256(file) == hash
+def _is(data: Any, hash: str | None) -> bool:
+    """Whether a path, or several, is the one text of that hash."""
+    file = Path(_paths(data)[0])
+    return len(_paths(data)) == 1 and file.is_file() and sha256(file) == hash
 
 
 def _check(name: str, value: Any) -> None:
@@ -123,11 +146,17 @@ def _check(name: str, value: Any) -> None:
             Passage.check(_PASSAGE[name], value)
         except ValueError as error:
             raise ValueError(str(error).replace(_PASSAGE[name], name, 1)) from None
+    elif name == "rehearse":
+        if not isinstance(value, bool):
+            raise ValueError(f"rehearse is {value!r}; it must be true or false")
+    elif name == "data" and isinstance(value, list):
+        if not (value and all(isinstance(path, str) for path in value)):
+            raise ValueError(f"data is {value!r}; it must be a path, or several")
     elif name in _TEXTS:
         if not isinstance(value, str):
             raise ValueError(f"{name} is {value!r}; it must be of type str")
     elif name != "model":
         shape = {f.name for f in fields(ModelConfig)}
         where = "; it belongs below [model]" if name in shape else ""
-        known = ", ".join(sorted([*TRAINING, *_PASSAGE, *_TEXTS, "model"]))
+        known = ", ".join(sorted([*TRAINING, *_PASSAGE, *_TEXTS, "model", "rehearse"]))
         raise ValueError(f"no key {name!r}{where or f'; there are {known}'}")

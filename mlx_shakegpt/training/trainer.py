@@ -16,6 +16,7 @@ import numpy as np
 
 from ..model.gpt import GPT
 from ..model.initial import initialise
+from ..model.language_model import LanguageModel, rows_for
 from ..runtime import on_gpu, peak_bytes, products_of
 from ..runtime.ranks import ALONE, Ranks
 from ..settings.config import ModelConfig, TrainConfig
@@ -62,7 +63,7 @@ class Trainer:
         config: TrainConfig,
         ids: np.ndarray,
         evaluate: Evaluate,
-        start: GPT | None = None,
+        start: LanguageModel | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
         """Training begins with the weights of `start`, or with random ones; `ranks` share batches.
@@ -91,12 +92,8 @@ class Trainer:
         how = config.zero_residual, config.positions, config.logit_gain
         initialise(self.model, config.seed, *how)
         if start is not None:
-            if closed or config.positions != "learned":
-                raise ValueError(
-                    "pretrained weights have rows of their own for all ids and positions; "
-                    "use `closed_vocab` False and `positions` learned"
-                )
-            self.model.update(start.parameters())
+            self.model.update(start.gpt.parameters())
+            self.model.wte.weight = rows_for(start, closed)
             self.model.set_dtype(getattr(mx, config.dtype))
         self.optimizer = optimizer_of(config, model_config.n_embd)
         self.optimizer.init(self.model.trainable_parameters())

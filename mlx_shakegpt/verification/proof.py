@@ -118,9 +118,12 @@ def _passage(passage: Passage) -> str:
 
 def evidence_folder(trained: TrainedModel, folder: Path) -> Path:
     """Where in a model's folder certificate and map belong: itself for the text that it learned, or
-    may have learned; for another text or passage a folder of their own below."""
+    may have learned; for one of its several texts, another text or passage a folder of their own
+    below."""
     if trained.own_text:
         return folder
+    if trained.one_of_its_texts:
+        return folder / "texts" / trained.corpus.name
     description = trained.corpus.description
     mark = sha256("{sha256} {first_line} {tokens}".format(**description).encode())[:12]
     return folder / "other-texts" / mark

@@ -21,7 +21,8 @@ class TrainedModel:
     """A model, read when first needed, its folder, its weights' files, and the text to know.
 
     `learned` is the passage that the model learned, where it is of the same text; `own_text` is
-    false where the folder tells of another text or passage that was learned.
+    false where the folder tells of another text or passage that was learned, of which this may be
+    `one_of_its_texts`.
     """
 
     name: str
@@ -31,6 +32,7 @@ class TrainedModel:
     load: Callable[[], LanguageModel]
     learned: Passage | None = None
     own_text: bool = True
+    one_of_its_texts: bool = False
 
     @property
     def language_model(self) -> LanguageModel:

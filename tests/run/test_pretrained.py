@@ -53,13 +53,17 @@ def test_pretrained_positions_are_not_written_over_as_windows_grow(ids, folder):
     for _ in t.run():
         pass
     assert t.state.full_at > 0
-    assert np.abs(np.array(t.model.wpe.weight - start.wpe.weight)).max() < 1e-6
+    assert np.abs(np.array(t.model.wpe.weight - start.gpt.wpe.weight)).max() < 1e-6
 
 
-@pytest.mark.parametrize("changes", [{"closed_vocab": True}, {"positions": "sinusoid"}])
-def test_settings_that_need_random_weights_are_refused(ids, folder, changes):
+def test_rows_that_differ_are_not_shared(ids, folder):
     with pytest.raises(ValueError, match="rows of their own"):
-        trainer(ids, pretrained(str(folder)).model, **changes)
+        trainer(ids, pretrained(str(folder)).model, closed_vocab=True)
+
+
+def test_positions_that_the_weights_do_not_have_are_refused(shakegpt, poem, folder):
+    result = shakegpt("train", "--init", folder, "--data", poem, "--positions", "sinusoid")
+    assert result.code == 2 and "the initial weights have learned ones" in result.err
 
 
 def test_a_run_begins_with_a_folder_and_goes_on_without_it(shakegpt, poem, folder, home):
@@ -110,7 +114,7 @@ def test_the_hub_gives_safetensors_and_settings_only(monkeypatch, folder):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     start = pretrained("someone/gpt2")
-    assert start.record.source == "someone/gpt2" and start.model.config == TINY
+    assert start.record.source == "someone/gpt2" and start.model.gpt.config == TINY
     assert not any("bin" in name or name == "*" for name in requests[0][1])
 
 

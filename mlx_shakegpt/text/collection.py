@@ -1,0 +1,54 @@
+"""Several texts that one model learns: which they are, and the one file that they make together.
+
+Knows nothing of models or runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..files import data_dir, sha256, write_atomically
+from ..settings.config import Passage
+from .corpus import Corpus
+
+
+def text_files(data: Sequence[str]) -> list[Path]:
+    """The files of paths to texts, and to folders of texts, which end in .txt.
+
+    Raises ValueError for a folder that has none.
+    """
+    files = []
+    for path in map(Path, data):
+        if not path.is_dir():
+            files.append(path)
+            continue
+        there = sorted(f for f in path.glob("*.txt") if f.is_file() and f.name[0] != ".")
+        if not there:
+            raise ValueError(f"{path} has no text; its texts' names must end in .txt")
+        files += there
+    return files
+
+
+def joined(texts: Sequence[Corpus]) -> Corpus:
+    """The texts one after the other as one, each on lines of its own.
+
+    It is kept in the data folder, under a name that tells what is in it. Raises ValueError where a
+    passage or a name is there twice, as each has a certificate of its own, or a text has changed.
+    """
+    for what in ("name", "ids"):
+        seen: dict[object, str] = {}
+        for text in texts:
+            key = text.name if what == "name" else text.ids.tobytes()
+            if key in seen:
+                both = text.name if text.name == seen[key] else f"{seen[key]} and {text.name}"
+                same = "two texts have the name" if what == "name" else "the same text is in"
+                raise ValueError(f"{same} {both}; give each text once, under a name of its own")
+            seen[key] = text.name
+    contents = (text.excerpt() for text in texts)
+    content = b"".join(c if c.endswith(b"\n") else c + b"\n" for c in contents)
+    file = data_dir() / f"{len(texts)}-texts-{sha256(content)[:12]}.txt"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, content)
+    return Corpus.load(file, Passage())
