@@ -1,4 +1,5 @@
-"""Matrix products: ours and PyTorch's, float32 and bfloat16; of a matrix with itself; and Muon's.
+"""Matrix products: ours and PyTorch's, of float32 and bfloat16 operands; of a matrix with itself;
+and Muon's.
 
     python benchmarks/products.py [--repeats 15]
 
@@ -44,6 +45,11 @@ def products(repeats: int) -> list[list[str]]:
         a, b = mx.random.normal((m, k)), mx.random.normal((k, n))
         mx.eval(a, b)
         cells = [f"{flops / best(lambda a=a, b=b: mx.eval(a @ b), repeats):.0f}"]
+        if runtime.setup().blas.can_round:
+            with runtime.products_of("bfloat16"):
+                cells.append(f"{flops / best(lambda a=a, b=b: mx.eval(a @ b), repeats):.0f}")
+        else:
+            cells.append("none")
         for dtype in (torch.float32, torch.bfloat16):
             x, y = torch.randn(m, k).to(dtype), torch.randn(k, n).to(dtype)
             cells.append(f"{flops / best(lambda x=x, y=y: x @ y, repeats):.0f}")
@@ -78,7 +84,7 @@ def main(repeats: int) -> None:
     import torch
 
     torch.set_num_threads(runtime.setup().blas.threads)
-    header = ["product", "ours, float32", "PyTorch, float32", "PyTorch, bfloat16"]
+    header = ["product", "ours, float32", "bfloat16", "PyTorch, float32", "bfloat16"]
     click.echo(markdown.table(header, products(repeats)))
     header = ["matrix X", "XXᵀ beside XYᵀ", "Newton-Schulz by MLX's Muon", "by ours", "of it"]
     click.echo("\n" + markdown.table(header, orthogonalisations(repeats)))

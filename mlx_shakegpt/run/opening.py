@@ -12,7 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..runtime import Runtime, free_bytes, matmul_gflops
+from ..runtime import Runtime, free_bytes, matmul_gflops, products_of
 from ..settings.presets import DEFAULT_RECIPE, fit_to_text, preset_like, recipe
 from ..training import cost
 from ..verification.evidence import CERTIFICATE
@@ -21,7 +21,7 @@ from .session import Run
 from .texts import Progress
 
 # Settings that hardly change how long a run takes.
-_ANY = ("dtype", "seed", "closed_vocab", "epochs", "steps", "eval_every")
+_ANY = ("dtype", "products", "seed", "closed_vocab", "epochs", "steps", "eval_every")
 
 Tell = Callable[[str], None]
 
@@ -101,7 +101,8 @@ def _expectation(run: Run, runtime: Runtime) -> str:
         return most
     epochs = cost.expected_epochs(tokens)
     steps = min(total, math.ceil(epochs * tokens / config.tokens_per_step))
-    gflops = matmul_gflops(dtype=getattr(mx, config.dtype)) * cost.OF_PEAK[runtime.device]
+    with products_of(config.products):
+        gflops = matmul_gflops(dtype=getattr(mx, config.dtype)) * cost.OF_PEAK[runtime.device]
     rows = run.trainer.model.wte.weight.shape[0]
     seconds = steps * cost.step(model, config, gflops, rows, runtime.device == "cpu").seconds
     minutes = f"{seconds / 60:,.0f} minutes" if seconds > 90 else f"{seconds:.0f} seconds"

@@ -24,7 +24,7 @@ from .curves import loss_curve
 from .evaluated import trainer_of
 from .folder import newest_checkpoint
 from .lock import locked
-from .log_files import appended, cut
+from .log_files import appended, cut, cut_after
 from .loss_history import HISTORY, History
 from .names import CURVE, LOG, METRICS, SAMPLES, must_be_new
 from .plan import RunPlan
@@ -98,6 +98,7 @@ class Run:
                     problems.append(
                         f"{log} lacks lines, which no step depends on; going on without"
                     )
+            cut_after(self.path / SAMPLES, self.trainer.state.step)
             return problems
 
     def _note_changes(self, saved: RunConfig) -> None:
@@ -145,6 +146,7 @@ class Run:
         for log in (self.path / METRICS, self.path / LOG):
             cut(log, sizes.get(log.name, 0))
         state = self.trainer.state
+        cut_after(self.path / SAMPLES, state.step)
         state.halvings = max(state.halvings + 1, halvings)
         line = (
             f"{error}; going back to step {state.step} with half the rate, for the "

@@ -190,7 +190,7 @@ constexpr long FEWEST = 4;
 constexpr double FLOPS = 600e6;     // of a block, about
 constexpr double ROUNDED_FLOPS = 1600e6;  // of one whose operands are rounded when they are packed
 constexpr double WHOLE_FLOPS = 8e6;  // below which a product is done before a worker is there
-constexpr int SYMMETRIC = 128;  // rows and columns of a block of a symmetric product
+constexpr int SYMMETRIC = 128;  // rows and columns of a block of a symmetric product, at least
 constexpr double NUMBERS = 1e6;       // of a matrix that one block multiplies with a vector, about
 constexpr double WHOLE_NUMBERS = 128e3;
 
@@ -288,7 +288,8 @@ bool of_itself(const Product& p) {
 }
 
 void multiply_by_itself(Product p) {
-  p.rows = SYMMETRIC;
+  // Of about one size: OpenBLAS sums small blocks in other orders, by how they lie in memory.
+  p.rows = part(p.m, p.m / SYMMETRIC);
   long down = divide_up(p.m, p.rows);
   share(symmetric_block, &p, down * (down + 1) / 2);
 }

@@ -72,6 +72,51 @@ def test_products_have_the_same_bits_with_any_number_of_threads(threads, shape, 
             assert one.tobytes() == two.tobytes()
 
 
+def as_bfloat16(x):
+    """Numbers rounded to the nearest bfloat16, of two equally near ones to the even one."""
+    return np.array(mx.array(x).astype(mx.bfloat16).astype(mx.float32))
+
+
+@pytest.mark.skipif(not runtime.setup().blas.can_round, reason="no AVX512-BF16")
+@pytest.mark.parametrize("shape", [(256, 320, 960), (1000, 513, 777), (97, 1201, 385)])
+@pytest.mark.parametrize("left", [False, True])
+@pytest.mark.parametrize("right", [False, True])
+def test_rounded_products_are_those_of_rounded_operands(threads, shape, left, right):
+    m, k, n = shape
+    a, b = matrices(m, k, n)
+    x = mx.array(a.T.copy()).T if left else mx.array(a)
+    y = mx.array(b.T.copy()).T if right else mx.array(b)
+    c = mx.ones((m, n))
+    want = as_bfloat16(a).astype(np.float64) @ as_bfloat16(b)
+    results = []
+    with runtime.products_of("bfloat16"):
+        for count in (1, 2, 4):
+            threads(count)
+            results.append([np.array(x @ y), np.array(mx.addmm(c, x, y, alpha=0.5, beta=2.0))])
+    assert np.abs(results[0][0] - want).max() < 1e-6 * k
+    assert np.abs(results[0][1] - (2 + 0.5 * want)).max() < 1e-6 * k
+    for other in results[1:]:
+        for one, two in zip(results[0], other, strict=True):
+            assert one.tobytes() == two.tobytes()
+    assert np.abs(np.array(x @ y) - a.astype(np.float64) @ b).max() < 1e-6 * k  # exact again
+
+
+@pytest.mark.skipif(not runtime.setup().blas.can_round, reason="no AVX512-BF16")
+def test_a_rounded_matrix_times_its_own_transpose_is_symmetric_to_the_bit():
+    values, _ = matrices(400, 300, 1)
+    with runtime.products_of("bfloat16"):
+        square = np.array(mx.array(values) @ mx.array(values).T)
+    assert square.tobytes() == square.T.copy().tobytes()
+    want = as_bfloat16(values).astype(np.float64)
+    assert np.allclose(square, want @ want.T, rtol=1e-5, atol=1e-4)
+
+
+def test_where_it_cannot_round_it_says_so(monkeypatch):
+    monkeypatch.setattr(type(runtime.setup().blas), "can_round", False)
+    with pytest.raises(ValueError, match="needs Linux, g"), runtime.products_of("bfloat16"):
+        pass
+
+
 @pytest.mark.parametrize("shape", [(256, 700), (768, 300), (400, 400), (333, 1000)])
 def test_a_matrix_times_its_own_transpose_is_symmetric_to_the_bit(threads, shape):
     values, _ = matrices(*shape, 1)

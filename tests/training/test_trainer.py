@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from conftest import ROOT, TINY, tiny_training
 from mlx.utils import tree_unflatten
 
+from mlx_shakegpt import runtime
 from mlx_shakegpt.model.language_model import LanguageModel
 from mlx_shakegpt.model.trees import flat
 from mlx_shakegpt.text.vocabulary import Vocabulary
@@ -28,6 +30,30 @@ def trainer(ids, evaluate=never, **changes):
 
 def losses(t, **how):
     return [(r.step, r.loss, r.norm, r.lr) for r in t.run(**how)]
+
+
+def test_rounded_products_are_refused_where_there_are_none(ids, monkeypatch):
+    blas = runtime.setup().blas
+    monkeypatch.setattr(type(blas), "can_round", False)
+    with pytest.raises(ValueError, match="use `products` float32"):
+        trainer(ids, products="bfloat16")
+
+
+@pytest.mark.skipif(
+    runtime.setup().blas is None or not runtime.setup().blas.can_round, reason="no AVX512-BF16"
+)
+def test_rounded_products_train_nearly_alike_and_end_with_the_training(ids):
+    shape = replace(TINY, n_embd=256, n_head=4)
+    settings = {"optimizer": "muon", "batch_size": 32, "steps": 8, "lr": 1e-3, "context": 16}
+    runs = {}
+    for products in ("float32", "bfloat16"):
+        config = tiny_training(products=products, **settings)
+        runs[products] = [r.loss for r in Trainer(shape, config, ids, never).run()]
+    assert runs["float32"] != runs["bfloat16"]
+    assert np.allclose(runs["float32"], runs["bfloat16"], rtol=2e-2)
+    x = mx.random.normal((512, 512))
+    want = np.array(x, np.float64) @ np.array(x, np.float64)
+    assert np.abs(np.array(x @ x) - want).max() < 1e-3
 
 
 def test_closed_and_full_vocabulary_are_the_same_training(ids):
