@@ -104,6 +104,12 @@ def _expectation(run: Run, runtime: Runtime) -> str:
     with products_of(config.products):
         gflops = matmul_gflops(dtype=getattr(mx, config.dtype)) * cost.OF_PEAK[runtime.device]
     rows = run.trainer.model.wte.weight.shape[0]
-    seconds = steps * cost.step(model, config, gflops, rows, runtime.device == "cpu").seconds
+    on_cpu = runtime.device == "cpu"
+    a_step = cost.step(model, config, gflops, rows, on_cpu).seconds
+    if config.first_blocks:
+        shallow = replace(model, n_layer=min(config.first_blocks, model.n_layer))
+        first = cost.step(shallow, config, gflops, rows, on_cpu).seconds
+        a_step += cost.SHALLOW * (first - a_step)
+    seconds = steps * a_step
     minutes = f"{seconds / 60:,.0f} minutes" if seconds > 90 else f"{seconds:.0f} seconds"
     return f"some {steps:,} steps ({epochs:.0f} epochs), about {minutes} here; {most}"

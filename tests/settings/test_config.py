@@ -56,9 +56,14 @@ def test_json_with_unknown_or_wrong_entries_is_refused(change):
 
 def test_a_context_that_the_short_one_does_not_fit_drops_it(monkeypatch):
     monkeypatch.setitem(RECIPES, "recite", TrainConfig(context=256, short_context=64))
-    assert recipe("recite", "gpt2-124m", context=128).short_context == 64
-    assert recipe("recite", "gpt2-124m", context=50, batch_size=3).short_context == 0
-    assert recipe("recite", "gpt2-124m", context=32).short_context == 0
+    assert recipe("recite", "quick", context=128).short_context == 64
+    assert recipe("recite", "quick", context=50, batch_size=3).short_context == 0
+    assert recipe("recite", "quick", context=32).short_context == 0
+
+
+def test_without_zero_residuals_all_blocks_are_trained_from_the_start():
+    assert recipe("recite", "gpt2-124m").first_blocks == 4
+    assert recipe("recite", "gpt2-124m", zero_residual=False).first_blocks == 0
 
 
 @pytest.mark.parametrize(
