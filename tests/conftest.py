@@ -18,10 +18,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores
 os.environ.setdefault("MLX_ENABLE_TF32", "0")  # before MLX is imported: parity needs all of fp32
 os.environ["SHAKEGPT_DEVICE"] = "cpu"  # also of what tests start: what is exact is so there only
 
-# A suite in the background of a script was started to ignore interrupts, and so would be what it
-# starts.
+# A suite in the background of a script, or under nohup, was started to ignore signals, and so would
+# be what it starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import mlx.core as mx
 

@@ -81,8 +81,6 @@ class Trainer:
                 f"{ranks.size} ranks cannot share {config.batch_size} windows a step; "
                 f"use `batch_size` {ranks.size} or more, or fewer ranks"
             )
-        with products_of(config.products):
-            pass  # says at once where this machine cannot
         self.config, self.evaluate, self.ranks = config, evaluate, ranks
         ids = within(ids, model_config.vocab_size)
         closed = Vocabulary.of(ids, model_config.vocab_size) if config.closed_vocab else None
@@ -186,8 +184,7 @@ class Trainer:
 
     def _step(self) -> Step:
         """The step of the blocks that are trained now."""
-        every = len(self.model.h)
-        self.model.use_blocks(every if self.state.deep else self.config.first_blocks)
+        self.model.use_blocks(len(self.model.h) if self.state.deep else self.config.first_blocks)
         return Step(self.model, self.optimizer, self.config.clip, self.absent, self.ranks)
 
     @property

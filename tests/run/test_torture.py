@@ -25,7 +25,7 @@ def test_a_tortured_training_ends_as_an_undisturbed_one(
     counts = Counter()
     for more in range(5):  # a machine that is busy, or quick, may leave no time to kill one
         home = tmp_path / str(more)
-        counts += torture(home, options, SECONDS, seed + 100 * more, longest=6.0).counts
+        counts += torture(home, options, SECONDS, seed + 100 * more, longest=6.0 - more).counts
         if counts["killed"]:
             break
     assert counts["trainings"] >= 1 and counts["stopped"] >= 3 and counts["killed"] >= 1

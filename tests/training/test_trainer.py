@@ -36,7 +36,7 @@ def test_rounded_products_are_refused_where_there_are_none(ids, monkeypatch):
     blas = runtime.setup().blas
     monkeypatch.setattr(type(blas), "can_round", False)
     with pytest.raises(ValueError, match="use `products` float32"):
-        trainer(ids, products="bfloat16")
+        next(trainer(ids, products="bfloat16").run())
 
 
 @pytest.mark.skipif(
