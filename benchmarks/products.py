@@ -45,7 +45,7 @@ def products(repeats: int) -> list[list[str]]:
         a, b = mx.random.normal((m, k)), mx.random.normal((k, n))
         mx.eval(a, b)
         cells = [f"{flops / best(lambda a=a, b=b: mx.eval(a @ b), repeats):.0f}"]
-        if runtime.setup().blas.can_round:
+        if runtime.setup().can_round:
             with runtime.products_of("bfloat16"):
                 cells.append(f"{flops / best(lambda a=a, b=b: mx.eval(a @ b), repeats):.0f}")
         else:

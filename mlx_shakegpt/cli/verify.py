@@ -61,7 +61,7 @@ def command(
     if len(texts) > 1:
         _verify_each(texts, target, compare, config, as_json)
         return
-    trained = trained_model_from(run, model, data, first_line, corpus_tokens)
+    trained = texts[0] if texts else trained_model_from(run, model, data, first_line, corpus_tokens)
     # What came from the hub lies in its cache, where nobody looks.
     own = trained.folder if not model or Path(model).is_dir() else Path(trained.name)
     result, text = _verified(trained, own, target, compare, config)

@@ -1,6 +1,6 @@
 // Matrix products whose operands are rounded to bfloat16 and whose sums are float32, as in mixed
-// precision training (Micikevicius et al., 2018; Kalamkar et al., 2019): twice as many a second on
-// an x86-64 with AVX512-BF16. One thread; engine.cpp, which follows in the same file, shares them.
+// precision training (Micikevicius et al., 2018; Kalamkar et al., 2019): more of them a second on an
+// x86-64 with AVX512-BF16. One thread; engine.cpp, which follows in the same file, shares them.
 //
 // Panels and loops are those of Goto and van de Geijn, 2008: operands are packed so that the inner
 // loop reads both of them in order, here by pairs of k, which one instruction multiplies and adds.

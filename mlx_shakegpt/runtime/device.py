@@ -37,6 +37,11 @@ class Runtime:
     launch: Launch
     warnings: tuple[str, ...]
 
+    @property
+    def can_round(self) -> bool:
+        """Whether large products can round their operands, as `products_of` has them do."""
+        return self.blas is not None and self.blas.can_round
+
 
 @cache
 def setup() -> Runtime:
@@ -120,7 +125,7 @@ def products_of(precision: str) -> Iterator[None]:
     "float32" or "bfloat16". Raises ValueError where this processor cannot."""
     blas = setup().blas
     rounded = precision == "bfloat16"
-    if rounded and (blas is None or not blas.can_round):
+    if rounded and not setup().can_round:
         raise ValueError(
             "`products` is bfloat16, which needs Linux, g++ 11 and a CPU with AVX512-BF16; "
             "use `products` float32"

@@ -108,8 +108,8 @@ class TrainConfig(Checked):
     )
     products: str = option(
         "float32",
-        "what training rounds the operands of large float32 products to; bfloat16: twice as fast "
-        "on CPUs with AVX512-BF16",
+        "what training rounds the operands of large float32 products to; bfloat16: faster on "
+        "CPUs with AVX512-BF16",
         choices=("float32", "bfloat16"),
     )
     seed: int = option(0, "seed of initial weights and data order", SEED)

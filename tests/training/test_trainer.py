@@ -33,15 +33,12 @@ def losses(t, **how):
 
 
 def test_rounded_products_are_refused_where_there_are_none(ids, monkeypatch):
-    blas = runtime.setup().blas
-    monkeypatch.setattr(type(blas), "can_round", False)
+    monkeypatch.setattr(runtime.Runtime, "can_round", False)
     with pytest.raises(ValueError, match="use `products` float32"):
         next(trainer(ids, products="bfloat16").run())
 
 
-@pytest.mark.skipif(
-    runtime.setup().blas is None or not runtime.setup().blas.can_round, reason="no AVX512-BF16"
-)
+@pytest.mark.skipif(not runtime.setup().can_round, reason="no AVX512-BF16")
 def test_rounded_products_train_nearly_alike_and_end_with_the_training(ids):
     shape = replace(TINY, n_embd=256, n_head=4)
     settings = {"optimizer": "muon", "batch_size": 32, "steps": 8, "lr": 1e-3, "context": 16}
