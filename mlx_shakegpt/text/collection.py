@@ -6,7 +6,10 @@ Knows nothing of models or runs.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
+
+import numpy as np
 
 from ..files import data_dir, sha256, write_atomically
 from ..settings.config import Passage
@@ -36,15 +39,12 @@ def joined(texts: Sequence[Corpus]) -> Corpus:
     It is kept in the data folder, under a name that tells what is in it. Raises ValueError where a
     passage or a name is there twice, as each has a certificate of its own, or a text has changed.
     """
-    for what in ("name", "ids"):
-        seen: dict[object, str] = {}
-        for text in texts:
-            key = text.name if what == "name" else text.ids.tobytes()
-            if key in seen:
-                both = text.name if text.name == seen[key] else f"{seen[key]} and {text.name}"
-                same = "two texts have the name" if what == "name" else "the same text is in"
-                raise ValueError(f"{same} {both}; give each text once, under a name of its own")
-            seen[key] = text.name
+    advice = "give each text once, under a name of its own"
+    for one, other in combinations(texts, 2):
+        if one.name == other.name:
+            raise ValueError(f"two texts have the name {one.name}; {advice}")
+        if np.array_equal(one.ids, other.ids):
+            raise ValueError(f"the same text is in {one.name} and {other.name}; {advice}")
     contents = (text.excerpt() for text in texts)
     content = b"".join(c if c.endswith(b"\n") else c + b"\n" for c in contents)
     file = data_dir() / f"{len(texts)}-texts-{sha256(content)[:12]}.txt"
