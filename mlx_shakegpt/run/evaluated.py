@@ -7,7 +7,7 @@ from functools import partial
 
 from ..model.gpt import GPT
 from ..model.language_model import LanguageModel
-from ..runtime import products_of
+from ..runtime import setup
 from ..runtime.ranks import Ranks
 from ..settings.config import ModelConfig, TrainConfig
 from ..text.corpus import Corpus
@@ -41,7 +41,6 @@ def trainer_of(
         share, known = ranks.gather(mine)[0]  # machines of several kinds may round apart
         return replace(whole() if known else result, extracted=share, known=known)
 
-    with products_of(config.products):
-        pass  # says at once where this machine has none
+    setup().check_products(config.products)
     trainer = Trainer(model, config, corpus.ids, evaluate, start, ranks)
     return trainer

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..files import as_text, sha256, write_atomically
 from ..settings.config import ModelConfig, Passage, TrainConfig
+from ..text.collection import paths_of
 from .config_file import CONFIG, RunConfig, read_config
 
 TOML = "config.toml"
@@ -93,15 +94,11 @@ def read_settings(file: Path) -> dict[str, Any]:
     there = file.parent
     if "data" in settings:
         data = settings["data"]
-        several = [str(there / Path(path).expanduser()) for path in _paths(data)]
+        several = [str(there / Path(path).expanduser()) for path in paths_of(data)]
         settings["data"] = several[0] if isinstance(data, str) else several
     if "init" in settings and (place := there / Path(settings["init"]).expanduser()).is_dir():
         settings["init"] = str(place)  # else it is a run, or on the hub
     return settings
-
-
-def _paths(data: Any) -> list[str]:
-    return [data] if isinstance(data, str) else list(data)
 
 
 def with_file(file: Path, chosen: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,7 +120,7 @@ def with_file(file: Path, chosen: Mapping[str, Any]) -> dict[str, Any]:
     if "epochs" in chosen:
         outdone |= {"steps"}  # which would count before epochs
     kept = {name: value for name, value in settings.items() if name not in outdone}
-    for path in _paths(kept["data"]) if "data" in kept and "data" not in chosen else ():
+    for path in paths_of(kept["data"]) if "data" in kept and "data" not in chosen else ():
         if not Path(path).exists():
             raise FileNotFoundError(
                 f"the text of {file} is not at {path}; say where it is with `data`"
@@ -133,8 +130,8 @@ def with_file(file: Path, chosen: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is(data: Any, hash: str | None) -> bool:
     """Whether a path, or several, is the one text of that hash."""
-    file = Path(_paths(data)[0])
-    return len(_paths(data)) == 1 and file.is_file() and sha256(file) == hash
+    file = Path(paths_of(data)[0])
+    return len(paths_of(data)) == 1 and file.is_file() and sha256(file) == hash
 
 
 def _check(name: str, value: Any) -> None:

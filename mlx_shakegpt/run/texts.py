@@ -21,7 +21,7 @@ def read_texts(data: Data, passage: Passage, progress: Progress | None) -> list[
     if not data:
         assets.ensure(assets.TINY_SHAKESPEARE, progress)
         return [Corpus.load(None, passage)]
-    files = text_files([data] if isinstance(data, str) else data)
+    files = text_files(data)
     if len(files) > 1 and passage != Passage():
         raise ValueError(
             f"a passage is of one text, and there are {len(files)}; leave `first_line` and "

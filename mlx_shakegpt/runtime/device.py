@@ -42,6 +42,14 @@ class Runtime:
         """Whether large products can round their operands, as `products_of` has them do."""
         return self.blas is not None and self.blas.can_round
 
+    def check_products(self, precision: str) -> None:
+        """Raises ValueError where this machine has no products of such `precision`."""
+        if precision == "bfloat16" and not self.can_round:
+            raise ValueError(
+                "`products` is bfloat16, which needs Linux, g++ 11 and a CPU with AVX512-BF16; "
+                "use `products` float32"
+            )
+
 
 @cache
 def setup() -> Runtime:
@@ -123,15 +131,10 @@ def _keep_freed_memory() -> None:
 def products_of(precision: str) -> Iterator[None]:
     """Within it, large float32 products on a Linux CPU round their operands to `precision`,
     "float32" or "bfloat16". Raises ValueError where this processor cannot."""
+    setup().check_products(precision)
     blas = setup().blas
-    rounded = precision == "bfloat16"
-    if rounded and not setup().can_round:
-        raise ValueError(
-            "`products` is bfloat16, which needs Linux, g++ 11 and a CPU with AVX512-BF16; "
-            "use `products` float32"
-        )
     if blas:
-        blas.round_operands(rounded)
+        blas.round_operands(precision == "bfloat16")
     try:
         yield
     finally:

@@ -16,13 +16,18 @@ from ..settings.config import Passage
 from .corpus import Corpus
 
 
-def text_files(data: Sequence[str]) -> list[Path]:
-    """The files of paths to texts, and to folders of texts, which end in .txt.
+def paths_of(data: str | Sequence[str]) -> list[str]:
+    """One path, or several, as a list."""
+    return [data] if isinstance(data, str) else list(data)
+
+
+def text_files(data: str | Sequence[str]) -> list[Path]:
+    """The files of a path, or of several, to texts, and to folders of texts, which end in .txt.
 
     Raises ValueError for a folder that has none.
     """
     files = []
-    for path in map(Path, data):
+    for path in map(Path, paths_of(data)):
         if not path.is_dir():
             files.append(path)
             continue
