@@ -10,7 +10,7 @@ import pytest
 from conftest import GOLDEN
 
 from mlx_shakegpt import generate, load
-from mlx_shakegpt.run.log_lines import read_metrics
+from mlx_shakegpt.run.metrics_file import read_metrics
 from mlx_shakegpt.text.tokenizer import encode
 
 EXPECTED = json.loads((GOLDEN / "expected.json").read_text(encoding="utf-8"))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import atomic_path
-from .log_lines import read_metrics
+from .metrics_file import read_metrics
 
 ACROSS = {"tokens": "tokens trained", "time": "hours of training"}
 # Colours that differ on white and on black, also for those who see few (Wong, 2011).

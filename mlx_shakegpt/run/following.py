@@ -17,8 +17,8 @@ from typing import Any
 
 from ..files import as_text, read_json
 from .config_file import read_config
-from .growing import STEP, GrowingMetrics
 from .log_lines import steps_to_target
+from .metrics_file import STEP, GrowingMetrics
 from .names import METRICS, SAMPLES
 from .places import Places
 from .token_losses import FINAL, LEAST, LEVELS, MOST, NOT_TRAINED, Checkpoint, newest_losses

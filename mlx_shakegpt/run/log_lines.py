@@ -1,14 +1,12 @@
-"""What a run looks like to people and programs: log lines, JSON objects, tables.
+"""What a run looks like to people: the lines of its log, and when it will have reached its target.
 
 Pure functions of the reports; nothing here prints. Knows nothing of models or MLX.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -65,41 +63,3 @@ def steps_to_target(
     first, last = recent[0], recent[-1]
     rate = math.log(first["nll"] / last["nll"]) / (last["step"] - first["step"])
     return max(0.0, last["step"] + math.log(last["nll"] / target) / rate - step)
-
-
-def metrics(report: StepReport) -> list[str]:
-    """JSON lines of a step: the step itself and, where it was evaluated, the evaluation."""
-    names = ("step", "epoch", "tokens", "loss", "lr", "norm", "dt", "tokens_per_second")
-    lines = [json.dumps({name: getattr(report, name) for name in names})]
-    if result := report.evaluation:
-        values = {
-            "step": report.step,
-            "eval_nll": result.nll,
-            "eval_floor": result.floor,
-            "eval_accuracy": result.accuracy,
-            "eval_tokens": result.tokens,
-            "eval_complete": result.complete,
-            "peak_bytes": report.peak_bytes,
-        }
-        if result.extracted is not None:
-            values |= {"eval_extracted": result.extracted, "eval_known": result.known}
-        lines.append(json.dumps(values))
-    return lines
-
-
-def sample_entry(sample: Sample) -> str:
-    """The JSON line of a sample."""
-    return json.dumps({"step": sample.step, "sample": sample.text})
-
-
-def read_metrics(path: Path) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
-    """Steps and evaluations of a metrics.jsonl. Raises ValueError for a damaged line."""
-    steps: list[dict[str, float]] = []
-    evaluations: list[dict[str, float]] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            entry = json.loads(line)
-            (evaluations if "eval_nll" in entry else steps).append(entry)
-        except (ValueError, TypeError):
-            raise ValueError(f"{path} is damaged in line {number}; delete that line") from None
-    return steps, evaluations

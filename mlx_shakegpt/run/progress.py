@@ -15,7 +15,8 @@ from contextlib import suppress
 import numpy as np
 
 from ..training import StepReport, Trainer
-from .log_lines import read_metrics, steps_to_target
+from .log_lines import steps_to_target
+from .metrics_file import read_metrics
 from .names import METRICS
 from .session import Run
 

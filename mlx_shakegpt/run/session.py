@@ -18,7 +18,7 @@ from ..text import assets
 from ..training import NotFinite, StepReport, Trainer, TrainingError, checkpoint
 from ..verification.evidence import set_aside_unless_of
 from ..weights.safetensors import save_tensors
-from . import log_lines
+from . import log_lines, metrics_file
 from .config_file import LearnedText, RunConfig, read_config
 from .curves import loss_curve
 from .evaluated import trainer_of
@@ -170,7 +170,7 @@ class Run:
 
         with appended(self.path / METRICS) as jsonl, appended(self.path / LOG) as log:
             for step in trainer.run(settle=due):
-                jsonl.writelines(line + "\n" for line in log_lines.metrics(step))
+                jsonl.writelines(line + "\n" for line in metrics_file.lines_of(step))
                 log.write(log_lines.log_line(step) + "\n")
                 if step.evaluation:
                     log.write(log_lines.eval_line(step) + "\n")
@@ -198,7 +198,7 @@ class Run:
     def keep_sample(self, sample: Sample) -> None:
         """Writes down what the model said, for whoever follows the run; nothing depends on it."""
         with suppress(OSError), appended(self.path / SAMPLES) as jsonl:
-            jsonl.write(log_lines.sample_entry(sample) + "\n")
+            jsonl.write(metrics_file.sample_entry(sample) + "\n")
 
     def draw(self) -> None:
         """Draws loss.png, where there is something to draw."""

@@ -11,17 +11,17 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from mlx_shakegpt.cli import main
-from mlx_shakegpt.run import log_lines
+from mlx_shakegpt.run import metrics_file
 
 at, number = int(sys.argv.pop(1)), signal.Signals[sys.argv.pop(1)]
-metrics, reports = log_lines.metrics, count(1)
+lines_of, reports = metrics_file.lines_of, count(1)
 
 
 def stopping(step):
     if next(reports) == at:
         signal.raise_signal(number)
-    return metrics(step)
+    return lines_of(step)
 
 
-log_lines.metrics = stopping
+metrics_file.lines_of = stopping
 main()

@@ -14,7 +14,7 @@ from conftest import ROOT, TINY, tiny_training
 
 from mlx_shakegpt.run import following, names, open_run, token_losses
 from mlx_shakegpt.run.following import Following
-from mlx_shakegpt.run.growing import STEP, GrowingMetrics
+from mlx_shakegpt.run.metrics_file import STEP, GrowingMetrics
 from mlx_shakegpt.run.places import Places
 from mlx_shakegpt.settings.config import Passage
 from mlx_shakegpt.settings.presets import PRESETS, Preset

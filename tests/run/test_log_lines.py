@@ -1,34 +1,19 @@
-import json
-
 import pytest
 
 from mlx_shakegpt.run import log_lines
 from mlx_shakegpt.run.samples import Sample
 from mlx_shakegpt.text.quotations import Span
 from mlx_shakegpt.training import StepReport
-from mlx_shakegpt.verification.loss import Evaluation
 
 STEP = StepReport(
     step=4160, epoch=25.2, tokens=8_519_680, loss=0.146132, lr=2.53e-4, norm=2.1198,
     dt=0.29815, tokens_per_second=6869.0,
 )  # fmt: skip
-EVALUATED = StepReport(
-    **vars(STEP) | {"evaluation": Evaluation(0.0921, 0.0001, 0.98, 338_024, True)}
-)
 
 
 def test_log_line_is_that_of_the_seed_project():
     want = "step  4160 | loss: 0.146132 | lr: 2.53e-04 | norm: 2.1198 | dt: 298.15ms"
     assert log_lines.log_line(STEP).startswith(want)
-
-
-def test_metrics_have_the_documented_fields():
-    step, evaluation = map(json.loads, log_lines.metrics(EVALUATED))
-    assert set(step) == {
-        "step", "epoch", "tokens", "loss", "lr", "norm", "dt", "tokens_per_second",
-    }  # fmt: skip
-    assert evaluation["eval_nll"] == 0.0921
-    assert {"step", "eval_floor", "eval_accuracy"} <= set(evaluation)
 
 
 def test_time_to_target_extends_the_fall_of_the_logarithm():

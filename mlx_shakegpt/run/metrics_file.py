@@ -1,4 +1,8 @@
-"""A run's metrics.jsonl as it grows: whole lines only, and anew where the run has gone back."""
+"""A run's metrics.jsonl, with an object for each step and evaluation, and samples.jsonl, with what
+the model said: their lines are written here, read at once, and read on while the files grow.
+
+Knows nothing of models or MLX.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +10,61 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+if TYPE_CHECKING:
+    from ..training import StepReport
+    from .samples import Sample
 
 STEP = ("step", "tokens", "epoch", "loss", "lr", "norm", "dt")
 EVALUATION = ("step", "eval_nll", "eval_floor", "eval_accuracy")
 _REMEMBERED = 512  # bytes before the place read to, which tell whether it is the same file
 
 
+def lines_of(report: StepReport) -> list[str]:
+    """JSON lines of a step: the step itself and, where it was evaluated, the evaluation."""
+    names = ("step", "epoch", "tokens", "loss", "lr", "norm", "dt", "tokens_per_second")
+    lines = [json.dumps({name: getattr(report, name) for name in names})]
+    if result := report.evaluation:
+        values = {
+            "step": report.step,
+            "eval_nll": result.nll,
+            "eval_floor": result.floor,
+            "eval_accuracy": result.accuracy,
+            "eval_tokens": result.tokens,
+            "eval_complete": result.complete,
+            "peak_bytes": report.peak_bytes,
+        }
+        if result.extracted is not None:
+            values |= {"eval_extracted": result.extracted, "eval_known": result.known}
+        lines.append(json.dumps(values))
+    return lines
+
+
+def sample_entry(sample: Sample) -> str:
+    """The JSON line of a sample."""
+    return json.dumps({"step": sample.step, "sample": sample.text})
+
+
+def read_metrics(path: Path) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
+    """Steps and evaluations of a metrics.jsonl. Raises ValueError for a damaged line."""
+    steps: list[dict[str, float]] = []
+    evaluations: list[dict[str, float]] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            entry = json.loads(line)
+            (evaluations if "eval_nll" in entry else steps).append(entry)
+        except (ValueError, TypeError):
+            raise ValueError(f"{path} is damaged in line {number}; delete that line") from None
+    return steps, evaluations
+
+
 class GrowingMetrics:
-    """What the file holds so far: steps as rows of the numbers in STEP, evaluations, and samples of
-    what the model says. `generation` counts how often it was cut, and so was read anew."""
+    """What a file holds so far, whole lines only, and anew where the run has gone back: steps as
+    rows of the numbers in STEP, evaluations, and samples of what the model says.
+
+    `generation` counts how often the file was cut, and so was read anew.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path, self.generation = path, -1
