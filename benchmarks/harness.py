@@ -97,6 +97,10 @@ def main(folder: Path, certificate: Path, limit: int, mlx: bool) -> None:
     about = {task["task"].partition("recite_")[2]: task["metadata"] for task in tasks}
     exact = by_transformers(folder, limit)
     rates = by_mlx_lm(folder, limit) if mlx else {}
+    if missing := about.keys() - exact.keys():
+        raise SystemExit(f"Error: lm_eval wrote no samples of {', '.join(sorted(missing))}")
+    if foreign := about.keys() - stated.keys():
+        raise SystemExit(f"Error: {certificate} states nothing of {', '.join(sorted(foreign))}")
     with tempfile.TemporaryDirectory() as place:
         wreck(folder, Path(place) / "wrecked")
         wrecked = by_transformers(Path(place) / "wrecked", WRECKED)

@@ -54,18 +54,22 @@ def main(file: Path, run: str | None, places: int, seed: int | None) -> None:
     starts = random.Random(seed).sample(range(len(lines)), min(places, len(lines)))
     prompts = ["ROMEO:", *(line for start in starts if (line := lines[start]))]
     theirs = LlamaCpp(file)
-    same = 0
+    same = compared = 0
     for prompt in prompts:
         ids = encode(prompt)
         tokens = trained.language_model.context - len(ids)
+        if tokens < 1:
+            continue
+        compared += 1
         ours = list(stream(trained.language_model, ids, tokens))
         spoken, text = theirs.speak(prompt, tokens)
-        if spoken == ours and text == decode(ours):
+        # llama.cpp leaves out a character that is not finished.
+        if spoken == ours and text == decode(ours).rstrip("\ufffd"):
             same += 1
         else:
             print(f"{prompt!r}\n  llama.cpp: {text!r}\n  ours:      {decode(ours)!r}")
-    print(f"{same} of {len(prompts)} continuations are the same, token by token")
-    if same < len(prompts):
+    print(f"{same} of {compared} continuations are the same, token by token")
+    if same < compared or not compared:
         raise SystemExit(1)
 
 

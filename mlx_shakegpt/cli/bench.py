@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from ..settings.config import TrainConfig
 from ..settings.presets import dtype_of, preset, recipe
@@ -34,7 +35,8 @@ def command(
     """Times the training step, greedy generation and a matrix product."""
     changes = {k: v for k, v in settings.items() if v is not None}
     if share:
-        if presets or changes:
+        source = click.get_current_context().get_parameter_source("repeats")
+        if presets or changes or source is ParameterSource.COMMANDLINE:
             raise click.UsageError("--share has presets and shapes of its own; give it alone")
         return _share(share, as_json)
     runtime = prepare()
@@ -51,10 +53,11 @@ def command(
     rows = [
         [
             r["preset"],
+            r["dtype"],
             f"{r['train']['batch_size']} × {r['train']['context']}",
             f"{r['train']['seconds']:.3f} s",
             f"{r['train']['tokens_per_second']:.0f}",
-            f"{r['train']['share_of_peak']:.0%}",
+            f"{r['train']['share_of_peak']:.0%} of {r['matmul_gflops']:.0f}",
             f"{r['peak_bytes'] / 1e9:.2f} GB",
             f"{r['generate']['tokens_per_second']:.0f}",
             f"{r['generate']['known_tokens_per_second']:.0f}",
@@ -62,28 +65,29 @@ def command(
         ]
         for r in results
     ]
-    header = ["preset", "batch", "step", "tokens/s", "of peak", "peak memory"]
+    header = ["preset", "dtype", "batch", "step", "tokens/s", "of peak GFLOP/s", "peak memory"]
     header += ["spoken tokens/s", "text known by heart", "guesses accepted"]
+    average = "Mean" if runtime.device == "gpu" else "Median"
     text = markdown.table(header, rows) + (
-        f"\n\nMedian of {repeats} steps; peak: {results[0]['matmul_gflops']:.0f} GFLOP/s "
-        f"in {results[0]['dtype']} products on {runtime.name}."
+        f"\n\n{average} of {repeats} steps; the peak is that of large products on {runtime.name}."
     )
     emit(as_json, results[0] if len(results) == 1 else {"presets": results}, text)
 
 
 def _share(path: Path, as_json: bool) -> None:
     """Measures this machine into a new file."""
-    from ..files import write_atomically
+    from ..files import must_not_exist, write_atomically
 
-    if path.exists():
-        raise ValueError(f"{path} exists; name another file")
+    must_not_exist(path)
     runtime = prepare()
+    from ..text import assets
     from ..training.survey import SECONDS, survey
     from .shared_figures import tables
 
     def keep(report: dict[str, Any]) -> None:
         write_atomically(path, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
 
+    assets.ensure(assets.TINY_SHAKESPEARE)
     note("Measuring; about five minutes. Close other programs, and plug in the charger.")
     with awake():
         report = survey(runtime, note, keep, SECONDS)

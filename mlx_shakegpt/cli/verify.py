@@ -63,7 +63,8 @@ def command(
         return
     trained = texts[0] if texts else trained_model_from(run, model, data, first_line, corpus_tokens)
     # What came from the hub lies in its cache, where nobody looks.
-    own = trained.folder if not model or Path(model).is_dir() else Path(trained.name)
+    local = not model or Path(model).expanduser().is_dir()
+    own = trained.folder if local else Path(trained.name)
     result, text = _verified(trained, own, target, compare, config)
     emit(as_json, result, text)
     if not result["certified"]:
@@ -79,8 +80,8 @@ def _verified(
     from ..verification.proof import CERTIFICATE, MAP, evidence_folder, prove
     from ..verification.summary import changes, summary
 
-    before = papers.read(Path(compare)) if compare else None
-    folder = _writable(Path(target) if target else evidence_folder(trained, own))
+    before = papers.read(Path(compare).expanduser()) if compare else None
+    folder = _writable(Path(target).expanduser() if target else evidence_folder(trained, own))
     _announce(trained)
     proof = prove(trained, config, _done)
     proof.write(folder)
@@ -100,15 +101,28 @@ def _verify_each(
     """Certifies a model that learned several texts for each of them; one that it had learned before
     is shown beside its certificate of that time."""
     from ..run import certificates_before
+    from ..verification.certificate import read
+    from ..verification.figures import too_short
 
     if compare:
         raise click.UsageError("--compare is for one text; choose it with --data")
     before = certificates_before(texts[0].folder)
-    results, parts = {}, []
+    results: dict[str, dict[str, Any]] = {}
+    parts = []
     for trained in texts:
         name, corpus = trained.corpus.name, trained.corpus
+        if reason := too_short(corpus.ids):
+            results[name] = {"certified": False, "reasons": [reason]}
+            parts.append(f"{name}\n\nnot measured: {reason}")
+            continue
         folder = str(Path(target) / name) if target else None
         old = before.get(corpus.sha256)
+        try:
+            if old:
+                read(old)
+        except (ValueError, OSError) as error:
+            note(f"Not compared with the certificate before: {error}")
+            old = None
         result, text = _verified(trained, trained.folder, folder, str(old) if old else None, config)
         results[name] = result
         parts.append(f"{name}\n\n{text}")

@@ -80,6 +80,17 @@ class RunConfig:
     texts: tuple[LearnedText, ...] = ()
     rehearsed: int = 0
 
+    @property
+    def chosen(self) -> tuple[LearnedText, ...]:
+        """The texts that it was asked to learn: all but those rehearsed, or one that is both."""
+        return self.texts[self.rehearsed :] or self.texts[:1] or (self.corpus,)
+
+    @property
+    def hashes(self) -> str | list[str]:
+        """The sha256 of each of the `chosen` texts, of a single one by itself."""
+        hashes = [text.sha256 for text in self.chosen]
+        return hashes if len(hashes) > 1 else hashes[0]
+
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict; dtype and seed stand in it once more, for who looks for them."""
         content: dict[str, Any] = {"id": self.id, "preset": self.preset, "recipe": self.recipe}

@@ -39,7 +39,8 @@ def trainer_of(
             return result
         mine = extracted(gpt, corpus.ids, context, vocabulary, trainer.state.step)
         share, known = ranks.gather(mine)[0]  # machines of several kinds may round apart
-        return replace(whole() if known else result, extracted=share, known=known)
+        result = whole() if known else result
+        return replace(result, extracted=share, known=known and result.nll < target)
 
     setup().check_products(config.products)
     trainer = Trainer(model, config, corpus.ids, evaluate, start, ranks)

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..files import as_text
 from ..model.language_model import LanguageModel
 from ..settings.config import Passage
+from ..text import assets
 from ..text.collection import joined
 from ..text.corpus import Corpus
 from ..training import checkpoint
@@ -52,7 +53,8 @@ def text_with(name: str | None, sha256: str) -> str | None:
     """The path of the one of a run's several texts that has a hash; None where there is none.
     Raises ValueError where there is no such run."""
     texts = read_config(find_run(name)).texts
-    return next((text.path for text in texts if text.sha256 == sha256), None)
+    files = (text.file or assets.TINY_SHAKESPEARE.file for text in texts if text.sha256 == sha256)
+    return next(map(str, files), None)
 
 
 def certificates_before(path: Path) -> dict[str, Path]:

@@ -27,7 +27,7 @@ from .folder import load_corpus, load_texts
 from .names import must_be_new, run_path
 from .pretrained import Pretrained, pretrained
 from .settings_file import with_file
-from .texts import Progress, must_be, read_corpus, with_texts
+from .texts import Progress, must_be, read_corpus, read_texts, together
 
 _NAMES = (
     "preset", "recipe", "run", "data", "first_line", "corpus_tokens", "init", "rehearse", "config",
@@ -100,6 +100,8 @@ def plan_run(
     if by_default:
         name = "gpt2-124m" if runtime.device == "gpu" else "quick"
     model = ModelConfig.from_json(shape) if shape else None
+    if model and name != "auto":
+        raise ValueError("preset has a shape of its own; leave `model` out")
     if model:
         name = preset_like(model) or CUSTOM
     path = run_path(chosen.pop("run", Path(init).name if init else name))
@@ -118,13 +120,14 @@ def plan_run(
         chosen.pop("first_line", base.first_line), chosen.pop("corpus_tokens", base.tokens)
     )
     chosen.setdefault("dtype", dtype_of(name, runtime.dtype))
-    hash, rehearse = chosen.pop("data_sha256", None), chosen.pop("rehearse", True)
+    hashes, rehearse = chosen.pop("data_sha256", None), chosen.pop("rehearse", True)
     config = recipe(recipe_name, name if name in PRESETS else None, **chosen)
     model = model or preset(name).model
     old = load_texts(start.folder) if start and start.run and rehearse else []
-    texts = with_texts(old, data, passage, progress)
-    corpus = joined(texts) if len(texts) > 1 else texts[0]
-    must_be(corpus, hash, data)
+    new = read_texts(data, passage, progress)
+    must_be(new, hashes)
+    texts = together(old, new)
+    corpus = joined(texts)
     if recipe_name == DEFAULT_RECIPE:
         config = fit_to_text(config, len(corpus.ids), chosen)
     several = tuple(map(LearnedText.of, texts)) if len(texts) > 1 else ()
@@ -154,22 +157,27 @@ def _resumed(path: Path, settings: Mapping[str, Any], progress: Progress | None)
     """A run that goes on with the settings that it was started with, but for its length."""
     saved = read_config(path)
     config = _lengthened(saved.train, settings)
-    data, passage = settings.get("data") or saved.corpus.path, saved.corpus.passage
+    data, texts = settings.get("data"), saved.texts
+    passage = saved.chosen[0].passage if len(saved.chosen) == 1 else Passage()
     if settings.get("corpus_tokens") == 0:
-        whole = read_corpus(data, replace(passage, tokens=0), progress)
+        there = data or saved.chosen[0].path
+        whole = read_corpus(there, replace(passage, tokens=0), progress)
         settings = {**settings, "corpus_tokens": len(whole.ids)}
     _must_agree(path, replace(saved, train=config), settings)
-    if saved.texts:
-        new, old = settings.get("data"), load_texts(path, saved.rehearsed)
-        corpus = joined(with_texts(old, new, Passage(), progress)) if new else load_corpus(path)
+    if not texts:
+        corpus = read_corpus(data or saved.corpus.path, passage, progress)
+    elif data:
+        new = read_texts(data, passage, progress)
+        moved = together(load_texts(path, saved.rehearsed), new)
+        corpus, texts = joined(moved), tuple(map(LearnedText.of, moved))
     else:
-        corpus = read_corpus(data, passage, progress)
+        corpus = load_corpus(path)
     start, init = None, saved.init
     if init and not any((path / "checkpoints").glob("[0-9]*")):  # which hold all that is left of it
         start = pretrained(init.source, init.sha256)
     return RunPlan(
         path, saved.preset, saved.recipe, saved.model, config, corpus, start, resumed=True,
-        texts=saved.texts, rehearsed=saved.rehearsed,
+        texts=texts, rehearsed=saved.rehearsed,
     )  # fmt: skip
 
 
@@ -186,23 +194,26 @@ def must_fit(plan: RunPlan, runtime: Runtime, ranks: int, free: int) -> None:
 def _lengthened(config: TrainConfig, settings: Mapping[str, Any]) -> TrainConfig:
     """A run's configuration with the number of epochs or steps that is asked for, if any."""
     length = {name: settings[name] for name in LENGTH & settings.keys()}
-    if length.get("epochs", config.epochs) != config.epochs:
+    if "epochs" in length:
         length.setdefault("steps", 0)  # which would count before epochs
     return replace(config, **length)
 
 
 def _must_agree(path: Path, saved: RunConfig, settings: Mapping[str, Any]) -> None:
     """Raises ValueError where an option contradicts what a run was started with."""
+    one = saved.chosen[0] if len(saved.chosen) == 1 else saved.corpus
     started = saved.train.to_json() | {
         "preset": saved.preset,
         "recipe": saved.recipe,
         "init": saved.init.source if saved.init else "none",
         "init_sha256": saved.init.sha256 if saved.init else "none",
         "model": saved.model.to_json(),
-        "data_sha256": saved.corpus.sha256,
-        "first_line": saved.corpus.first_line,
-        "corpus_tokens": saved.corpus.tokens,
+        "data_sha256": saved.hashes,
+        "first_line": one.first_line,
+        "corpus_tokens": one.tokens,
     }
+    if saved.init and saved.init.run:
+        started["rehearse"] = saved.rehearsed > 0
     init = settings.get("init", started["init"])
     if init != started["init"] and (folder := Path(init).expanduser()).is_dir():
         settings = {**settings, "init": str(folder.resolve())}

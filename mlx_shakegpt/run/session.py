@@ -102,8 +102,9 @@ class Run:
             return problems
 
     def _note_changes(self, saved: RunConfig) -> None:
-        """Writes down where the text is now, and a longer plan with what it was before."""
-        changed, before = replace(saved, corpus=LearnedText.of(self.corpus)), saved.train
+        """Writes down where the texts are now, and a longer plan with what it was before."""
+        changed = replace(saved, corpus=LearnedText.of(self.corpus), texts=self.plan.texts)
+        before = saved.train
         if before != self.plan.config:
             length = {"step": self.trainer.state.step, "epochs": before.epochs}
             length["steps"] = before.steps

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..files import as_text, sha256, write_atomically
 from ..settings.config import ModelConfig, Passage, TrainConfig
-from ..text.collection import paths_of
+from ..text.collection import paths_of, text_files
 from .config_file import CONFIG, RunConfig, read_config
 
 TOML = "config.toml"
@@ -28,15 +28,13 @@ def settings_of(config: RunConfig, name: str) -> dict[str, Any]:
     """The settings with which `plan_run` plans the run called `name` once more."""
     init = config.init
     settings: dict[str, Any] = {"run": name, "recipe": config.recipe}
-    # One that is rehearsed is not learned twice, should it be all that there is.
-    texts = config.texts[config.rehearsed :] or config.texts[:1] or (config.corpus,)
-    if len(texts) > 1:
-        settings |= {"data": [text.path for text in texts]}
+    if len(config.chosen) > 1:
+        settings |= {"data": [text.path for text in config.chosen]}
     else:
-        text = texts[0]
+        (text,) = config.chosen
         settings |= {"data": text.path} if text.path else {}
         settings |= {"first_line": text.first_line, "corpus_tokens": text.tokens}
-    settings |= {"data_sha256": config.corpus.sha256}
+    settings |= {"data_sha256": config.hashes}
     settings |= config.train.to_json()
     if init:  # which has the shape too
         rehearse = {"rehearse": config.rehearsed > 0} if init.run else {}
@@ -128,10 +126,11 @@ def with_file(file: Path, chosen: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept, **chosen}
 
 
-def _is(data: Any, hash: str | None) -> bool:
-    """Whether a path, or several, is the one text of that hash."""
-    file = Path(paths_of(data)[0])
-    return len(paths_of(data)) == 1 and file.is_file() and sha256(file) == hash
+def _is(data: Any, hashes: Any) -> bool:
+    """Whether the texts at a path, or several, have those hashes, or that one, in this order."""
+    files = text_files(data)
+    there = all(file.is_file() for file in files)
+    return there and [sha256(file) for file in files] == paths_of(hashes or [])
 
 
 def _check(name: str, value: Any) -> None:
@@ -146,9 +145,9 @@ def _check(name: str, value: Any) -> None:
     elif name == "rehearse":
         if not isinstance(value, bool):
             raise ValueError(f"rehearse is {value!r}; it must be true or false")
-    elif name == "data" and isinstance(value, list):
-        if not (value and all(isinstance(path, str) for path in value)):
-            raise ValueError(f"data is {value!r}; it must be a path, or several")
+    elif name in ("data", "data_sha256") and isinstance(value, list):
+        if not (value and all(isinstance(entry, str) for entry in value)):
+            raise ValueError(f"{name} is {value!r}; it must be a text, or a list of some")
     elif name in _TEXTS:
         if not isinstance(value, str):
             raise ValueError(f"{name} is {value!r}; it must be of type str")

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..settings.config import Passage
 from ..text import assets
-from ..text.collection import joined, text_files
+from ..text.collection import joined, paths_of, text_files
 from ..text.corpus import Corpus
 
 Progress = Callable[[str, int, int], None]
@@ -32,22 +32,28 @@ def read_texts(data: Data, passage: Passage, progress: Progress | None) -> list[
 
 def read_corpus(data: Data, passage: Passage, progress: Progress | None) -> Corpus:
     """What `read_texts` gives, as one text."""
-    texts = read_texts(data, passage, progress)
-    return joined(texts) if len(texts) > 1 else texts[0]
+    return joined(read_texts(data, passage, progress))
 
 
-def must_be(corpus: Corpus, hash: str | None, data: Data) -> None:
-    """Raises ValueError for a text of another sha256 than `hash`, where that is given."""
-    if hash not in (None, corpus.sha256):
+def must_be(texts: Sequence[Corpus], hashes: str | Sequence[str] | None) -> None:
+    """Raises ValueError for texts of other sha256 than `hashes`, or than that one, where any are
+    given."""
+    if hashes is None:
+        return
+    if len(texts) != len(paths_of(hashes)):
         raise ValueError(
-            f"{data or corpus.name} is not the text that the settings name: its sha256 is "
-            f"{corpus.sha256}, not {hash}; put the old text back, or learn this one as `data`"
+            f"the settings name {len(paths_of(hashes))} texts by their sha256, and there are "
+            f"{len(texts)}; put the old texts back, or learn these as `data`"
         )
+    for text, hash in zip(texts, paths_of(hashes), strict=True):
+        if text.sha256 != hash:
+            raise ValueError(
+                f"{text.path or text.name} is not the text that the settings name: its sha256 is "
+                f"{text.sha256}, not {hash}; put the old text back, or learn this one as `data`"
+            )
 
 
-def with_texts(
-    old: list[Corpus], data: Data, passage: Passage, progress: Progress | None
-) -> list[Corpus]:
-    """Some texts, and those of `data` that are not among them."""
-    new = read_texts(data, passage, progress)
-    return old + [t for t in new if not any(np.array_equal(t.ids, o.ids) for o in old)]
+def together(old: Sequence[Corpus], new: Sequence[Corpus]) -> list[Corpus]:
+    """Old texts, and those new ones that are not among them."""
+    known = [text.ids for text in old]
+    return [*old, *(t for t in new if not any(np.array_equal(t.ids, ids) for ids in known))]

@@ -8,6 +8,7 @@ from .device import (
     products_of,
     setup,
     versions,
+    with_products_of,
 )
 from .launch import Launch, launched
 from .memory import free_bytes, peak_bytes, peak_resident_bytes, total_memory
@@ -26,4 +27,5 @@ __all__ = [
     "setup",
     "total_memory",
     "versions",
+    "with_products_of",
 ]

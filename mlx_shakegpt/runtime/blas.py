@@ -50,8 +50,14 @@ class Blas:
         """Whether products can take operands rounded to bfloat16, at twice the speed."""
         return bool(self.engine and self.engine.engine_can_round())
 
+    @property
+    def rounds(self) -> bool:
+        """Whether they do now."""
+        return bool(self.engine and self.engine.engine_rounds())
+
     def round_operands(self, rounded: bool) -> None:
-        """Sets whether the operands of large products are rounded to bfloat16, sums in float32."""
+        """Sets whether the operands of large products are rounded to bfloat16, sums in float32, of
+        products that are computed from now on."""
         if self.engine:
             self.engine.engine_round(rounded)
 
@@ -95,8 +101,11 @@ def use_fast_blas(compiled: Compile | None = None) -> Blas:
         engine = _started_engine(compiled, library, prefix) if compiled else None
         if engine:
             address = _address(engine.engine_sgemm)
-        for slot in slots:
-            _write_pointer(base + slot, address)
+        try:
+            for slot in slots:
+                _write_pointer(base + slot, address)
+        except OSError as error:
+            return Blas(False, "reference", str(path), reason=str(error))
         name = " ".join(config().decode().split()[:2])
         return Blas(True, name, file, prefix=prefix, library=library, engine=engine)
     return Blas(False, "reference", str(path), reason="no OpenBLAS was found")
@@ -117,7 +126,7 @@ def _started_engine(compiled: Compile, library: Any, prefix: str) -> Any:
     if built is None:
         return None
     engine = ctypes.CDLL(str(built))
-    engine.engine_can_round.restype = ctypes.c_bool
+    engine.engine_can_round.restype = engine.engine_rounds.restype = ctypes.c_bool
     engine.engine_round.argtypes = [ctypes.c_bool]
     # One built without threads may not be safe to call from several.
     threads = get() if parallel() else 1

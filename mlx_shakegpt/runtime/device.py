@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
+from typing import TypeVar
 
 import mlx.core as mx
 
@@ -21,6 +22,7 @@ from .blas import Blas, use_fast_blas
 from .compiler import compiled, use_native_kernels
 from .launch import Launch, launched
 
+Item = TypeVar("Item")
 _PACKAGES = ("mlx-shakegpt", "mlx", "mlx-lm", "numpy", "tiktoken")
 _MOST_CACHED = 2 << 30  # bytes that MLX keeps of what was freed on a GPU
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
@@ -132,14 +134,29 @@ def products_of(precision: str) -> Iterator[None]:
     """Within it, large float32 products on a Linux CPU round their operands to `precision`,
     "float32" or "bfloat16". Raises ValueError where this processor cannot."""
     setup().check_products(precision)
-    blas = setup().blas
-    if blas:
-        blas.round_operands(precision == "bfloat16")
+    blas, rounded = setup().blas, precision == "bfloat16"
+    if blas is None or blas.rounds == rounded:
+        yield
+        return
+    mx.synchronize()  # what was started before is computed as it was meant
+    blas.round_operands(rounded)
     try:
         yield
     finally:
-        if blas:
-            blas.round_operands(False)
+        mx.synchronize()
+        blas.round_operands(not rounded)
+
+
+def with_products_of(precision: str, items: Iterator[Item]) -> Iterator[Item]:
+    """The items of an iterator that computes each with `products_of` a precision; whatever is done
+    with an item has products of its own."""
+    while True:
+        with products_of(precision):
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+        yield item
 
 
 @cache

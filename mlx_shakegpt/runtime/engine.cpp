@@ -342,6 +342,7 @@ bool engine_can_round() { return bfloat16::here(); }
 
 // Whether the operands of large products are rounded to bfloat16 from now on.
 void engine_round(bool yes) { rounds = yes && bfloat16::here(); }
+bool engine_rounds() { return rounds; }
 
 // In place of cblas_sgemm. OpenBLAS's sgemm packs the whole matrix also for a single row, which
 // takes two or three times as long as to read it once: that is sgemv's. A product of one row and

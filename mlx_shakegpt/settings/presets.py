@@ -76,8 +76,8 @@ RECIPES: dict[str, TrainConfig] = {
         zero_residual=True,
         logit_gain=3.0,
     ),
-    # github.com/jha-vikas/GPT-2-Shakespeare-Generator: every number of its training script;
-    # its weight decay is PyTorch's default.
+    # github.com/jha-vikas/GPT-2-Shakespeare-Generator: every number of its training script
+    # but for bfloat16, which the device decides; its weight decay is PyTorch's default.
     "cosine-128": TrainConfig(
         batch_size=16,
         context=128,
@@ -89,7 +89,6 @@ RECIPES: dict[str, TrainConfig] = {
         finish=False,
         weight_decay=0.01,
         jitter=False,
-        dtype="bfloat16",
         seed=1337,
         target_loss=0.099999,
         stop="batch",

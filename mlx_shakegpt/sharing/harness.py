@@ -61,9 +61,10 @@ class Measure:
 def fitting(lengths: Sequence[tuple[int, int]], context: int) -> list[tuple[int, int]]:
     """The pairs (k, m) to measure: those wanted, else those of `verify` that the context holds.
 
-    Raises ValueError for one that it does not hold: other programs have no window that moves on.
+    Raises ValueError for one that it does not hold: other programs have no window that moves on,
+    and lm-evaluation-harness cuts a prompt that leaves no room for all m.
     """
-    fits = [(k, m) for k, m in lengths or LENGTHS if k + m - 1 <= context]
+    fits = [(k, m) for k, m in lengths or LENGTHS if k + m <= context]
     if not fits or (lengths and len(fits) < len(lengths)):
         k, m = next(pair for pair in lengths or LENGTHS if pair not in fits)
         raise ValueError(

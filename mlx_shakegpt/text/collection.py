@@ -5,6 +5,7 @@ Knows nothing of models or runs.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
@@ -39,21 +40,30 @@ def text_files(data: str | Sequence[str]) -> list[Path]:
 
 
 def joined(texts: Sequence[Corpus]) -> Corpus:
-    """The texts one after the other as one, each on lines of its own.
+    """The texts one after the other as one, each on lines of its own; a single one as it is.
 
     It is kept in the data folder, under a name that tells what is in it. Raises ValueError where a
     passage or a name is there twice, as each has a certificate of its own, or a text has changed.
     """
+    if len(texts) == 1:
+        return texts[0]
     advice = "give each text once, under a name of its own"
     for one, other in combinations(texts, 2):
-        if one.name == other.name:
+        if _as_macos_has_it(one.name) == _as_macos_has_it(other.name):
             raise ValueError(f"two texts have the name {one.name}; {advice}")
         if np.array_equal(one.ids, other.ids):
             raise ValueError(f"the same text is in {one.name} and {other.name}; {advice}")
     contents = (text.excerpt() for text in texts)
     content = b"".join(c if c.endswith(b"\n") else c + b"\n" for c in contents)
-    file = data_dir() / f"{len(texts)}-texts-{sha256(content)[:12]}.txt"
-    if not file.exists():
+    digest = sha256(content)
+    file = data_dir() / f"{len(texts)}-texts-{digest[:12]}.txt"
+    if not file.is_file() or sha256(file) != digest:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, content)
     return Corpus.load(file, Passage())
+
+
+def _as_macos_has_it(name: str) -> str:
+    """A name by which most Macs' file systems tell files apart: neither by case nor by how an
+    accented letter is composed."""
+    return unicodedata.normalize("NFC", name).casefold()

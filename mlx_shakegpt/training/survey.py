@@ -35,7 +35,7 @@ SHAPES = (
     ("gpt2-124m", 32, 128), ("gpt2-124m", 16, 128), ("gpt2-124m", 16, 64), ("gpt2-124m", 4, 64),
     ("quick", 4, 128), ("quick", 1, 64),
 )  # fmt: skip
-STEPS = 4  # at least, of which the first two are not counted
+STEPS = 3  # at least, of which the first two are not counted
 
 Report = dict[str, Any]
 

@@ -30,7 +30,7 @@ SPOKEN_TOKENS = 48
 
 @dataclass(frozen=True)
 class Bench:
-    """The figures of `cli bench --json`; times are medians, in seconds."""
+    """The figures of `cli bench --json`; times are medians, on a GPU means, in seconds."""
 
     train: dict[str, float]
     generate: dict[str, float]

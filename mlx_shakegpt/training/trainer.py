@@ -17,7 +17,7 @@ import numpy as np
 from ..model.gpt import GPT
 from ..model.initial import initialise
 from ..model.language_model import LanguageModel, rows_for
-from ..runtime import on_gpu, peak_bytes, products_of
+from ..runtime import on_gpu, peak_bytes, products_of, with_products_of
 from ..runtime.ranks import ALONE, Ranks
 from ..settings.config import ModelConfig, TrainConfig
 from ..settings.errors import NotReached
@@ -135,13 +135,11 @@ class Trainer:
 
         With `ahead`, the default on a GPU, numbers are read one step late, so that the device never
         waits for Python; but those of an evaluated step, of the last one, and of one for which
-        `settle(step)` holds are read at once. On a CPU, MLX computes while Python dispatches, and
-        there is nothing to hide; ranks, which have to end after the same step, never go ahead, nor
-        does a run that ends at its first batch below the target. Raises NotFinite where a loss or
-        norm is not finite.
+        `settle(step)` holds are read at once. A CPU has nothing to hide; ranks, which must end
+        after the same step, never go ahead, nor does a run that ends at its first batch below the
+        target. Raises NotFinite where a loss or norm is not finite.
         """
-        with products_of(self.config.products):
-            yield from self._run(settle, ahead)
+        return with_products_of(self.config.products, self._run(settle, ahead))
 
     def _run(self, settle: Callable[[int], bool], ahead: bool | None) -> Iterator[StepReport]:
         state = self.state
@@ -216,7 +214,8 @@ class Trainer:
     def _evaluate(self) -> Evaluation:
         """Measures the weights, which may end the run or begin the fall of its rate."""
         align(self.model, self.optimizer, self.ranks)
-        result = self.evaluate(self.model, self.context(self.state.step - 1))
+        with products_of("float32"):  # as `verify` has them
+            result = self.evaluate(self.model, self.context(self.state.step - 1))
         self.state.apply_stop_rule(result, self.config)
         return result
 

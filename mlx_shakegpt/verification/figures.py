@@ -38,6 +38,13 @@ class Text:
     after: np.ndarray
 
 
+def too_short(ids: np.ndarray) -> str:
+    """Why a text is too short to be verified; empty where it is not."""
+    if len(ids) >= LEAST_TOKENS:
+        return ""
+    return f"the text has {len(ids)} tokens; {LEAST_TOKENS} or more are needed to prove anything"
+
+
 def verify(
     model: LanguageModel,
     text: Text,
@@ -52,10 +59,8 @@ def verify(
     too short to tell anything.
     """
     ids = text.ids
-    if len(ids) < LEAST_TOKENS:
-        raise ValueError(
-            f"the text has {len(ids)} tokens; {LEAST_TOKENS} or more are needed to prove anything"
-        )
+    if reason := too_short(ids):
+        raise ValueError(reason)
     context = min(model.context, len(ids) - 1)
     scores = token_scores(model.gpt, ids, context, model.vocabulary)
     figures = loss_figures(ids, scores, context)

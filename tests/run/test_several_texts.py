@@ -1,14 +1,20 @@
 """A run that learns several texts, or one after the other, and has a certificate for each."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from conftest import POEM
 
 from mlx_shakegpt.files import sha256
-from mlx_shakegpt.run import of_each_text, plan_run, read_config
+from mlx_shakegpt.run import of_each_text, plan_run, read_config, text_with
+from mlx_shakegpt.run.config_file import LearnedText, RunConfig
 from mlx_shakegpt.runtime import setup
+from mlx_shakegpt.settings.config import ModelConfig, Passage, TrainConfig
+from mlx_shakegpt.text import assets
+from mlx_shakegpt.text.collection import joined
+from mlx_shakegpt.text.corpus import Corpus
 
 
 def words(seed, n=210):
@@ -123,3 +129,98 @@ def test_without_rehearsal_only_the_second_is_learned(shakegpt, tiny_preset, tex
         setup(), {"config": str(home / "weights" / "two" / "config.toml"), "run": "three"}
     )
     assert not repeated.texts and repeated.start.run
+
+
+def test_texts_that_moved_are_found_again_and_noted(shakegpt, tiny_preset, texts, home, tmp_path):
+    options = ("--run", "both", *SHORT)
+    assert shakegpt("train", "--data", texts, *options, "--steps", 3).code == 1
+    texts.rename(tmp_path / "moved")
+    moved = ("--data", tmp_path / "moved")
+    assert shakegpt("train", "--resume", *moved, "--run", "both", "--steps", 4).code == 1
+    config = read_config(home / "weights" / "both")
+    assert all(text.file.is_file() for text in config.texts)
+    assert shakegpt("verify", "--run", "both").code == 1  # measured, and not known
+    again = ("--config", home / "weights" / "both" / "config.toml", "--run", "again")
+    assert plan_run(setup(), {"config": str(again[1]), "run": "again"}).corpus.sha256 == (
+        config.corpus.sha256
+    )
+    (tmp_path / "moved").rename(texts)
+    settings = {"config": str(again[1]), "run": "again", "data": [str(texts)]}
+    assert plan_run(setup(), settings).corpus.sha256 == config.corpus.sha256
+    with pytest.raises(FileNotFoundError, match="say where it is"):
+        plan_run(setup(), {"config": str(again[1]), "run": "again"})
+
+
+def test_a_run_that_rehearses_resumes_as_it_was_started(shakegpt, tiny_preset, texts, home):
+    assert shakegpt("train", "--data", texts / "poem.txt", "--run", "one", *SHORT,
+                    "--steps", 3).code == 1  # fmt: skip
+    second = ("--init", "one", "--data", texts / "song.txt", "--first-line", 3, "--run", "two")
+    length = ("--context", 16, "--steps", 3)
+    assert shakegpt("train", *second, *length).code == 1
+    (texts / "poem.txt").rename(texts / "elsewhere.txt")  # the joined file is there
+    on = shakegpt("train", "--resume", "--run", "two", "--steps", 4)
+    assert on.code == 1 and "Resuming two" in on.err, on.err
+    (texts / "elsewhere.txt").rename(texts / "poem.txt")
+    settings = ("--config", home / "weights" / "two" / "config.toml")
+    for steps, options in ((5, settings), (6, second)):
+        on = shakegpt("train", "--resume", *options, "--steps", steps)
+        assert on.code == 1 and "Resuming two" in on.err, on.err
+    for option, started in (
+        (("--no-rehearse",), "--rehearse"),
+        (("--first-line", 4), "--first-line 3"),
+    ):
+        no = shakegpt("train", "--resume", *option, "--run", "two", "--steps", 8)
+        assert no.code == 2 and f"started with {started}; resume it so" in no.err, no.err
+
+
+def test_a_text_too_short_to_be_measured_does_not_keep_the_others_from_it(
+    shakegpt, tiny_preset, texts, home
+):
+    (texts / "a.txt").write_text("Full fathom five thy father lies;\n" * 3)
+    assert shakegpt("train", "--data", texts, "--run", "all", *SHORT, "--steps", 3).code == 1
+    done = shakegpt("verify", "--run", "all", "--json")
+    result = json.loads(done.out)["texts"]
+    assert done.code == 1 and "a.txt: the text has" in done.err
+    assert "nll" not in result["a.txt"] and "nll" in result["song.txt"]
+
+
+def test_a_damaged_certificate_of_before_is_left_out(shakegpt, tiny_preset, texts, home):
+    assert shakegpt("train", "--data", texts / "poem.txt", "--run", "one", *SHORT,
+                    "--steps", 3).code == 1  # fmt: skip
+    (home / "weights" / "one" / "certificate.json").write_text("{")
+    second = ("--init", "one", "--data", texts / "song.txt", "--run", "two")
+    assert shakegpt("train", *second, "--context", 16, "--steps", 3).code == 1
+    done = shakegpt("verify", "--run", "two")
+    assert done.code == 1 and "Not compared with the certificate before" in done.err
+    assert "Beside" not in done.out
+
+
+def test_a_joined_file_that_was_changed_is_made_anew(texts, home):
+    loaded = [Corpus.load(texts / name, Passage()) for name in ("poem.txt", "song.txt")]
+    corpus = joined(loaded)
+    file = next((home / "data").glob("2-texts-*.txt"))
+    file.write_text("something else\n")
+    assert joined(loaded).sha256 == corpus.sha256
+
+
+def test_names_that_a_mac_cannot_tell_apart_are_refused(texts):
+    (texts / "other").mkdir()
+    (texts / "other" / "Poem.txt").write_text(SONG)
+    loaded = [Corpus.load(texts / name, Passage()) for name in ("poem.txt", "other/Poem.txt")]
+    with pytest.raises(ValueError, match="two texts have the name poem"):
+        joined(loaded)
+
+
+def test_of_several_texts_tiny_shakespeare_is_found_too(texts, home):
+    path = home / "weights" / "two"
+    corpus = Corpus.load(texts / "poem.txt", Passage())
+    learned = LearnedText.of(corpus)
+    own = replace(learned, path=None, sha256=assets.TINY_SHAKESPEARE.sha256)
+    path.mkdir(parents=True)
+    RunConfig(
+        id="", preset="tiny", recipe="recite", init=None, model=ModelConfig(1, 1, 4),
+        train=TrainConfig(), corpus=learned, tokenizer={}, versions={}, device="cpu",
+        texts=(own, learned),
+    ).write(path)  # fmt: skip
+    assert text_with("two", own.sha256) == str(assets.TINY_SHAKESPEARE.file)
+    assert text_with("two", learned.sha256) == learned.path

@@ -25,7 +25,7 @@ def test_seed_recipes_have_every_number_of_their_projects():
     a, b = recipe("cosine-128"), recipe("constant-64")
     assert (a.batch_size, a.context, a.steps, a.warmup_steps) == (16, 128, 15000, 100)
     assert (a.lr, a.end_lr, a.clip, a.beta1, a.beta2) == (3e-4, 3e-5, 1.0, 0.9, 0.95)
-    assert (a.dtype, a.jitter, a.target_loss, a.hold) == ("bfloat16", False, 0.099999, 0.0)
+    assert (a.jitter, a.target_loss, a.hold) == (False, 0.099999, 0.0)
     assert (b.batch_size, b.context, b.lr, b.clip, b.weight_decay) == (16, 64, 6e-4, 0.0, 0.0)
     assert (b.hold, b.warmup_steps, b.target_loss) == (1.0, 0, 0.099)
 

@@ -121,18 +121,18 @@ def test_lengths_of_ones_own_and_what_does_not_fit(shakegpt, golden_run, tmp_pat
         9,
         "--tokens",
         40,
-        25,
+        24,
         "--json",
     )
-    assert [(e["k"], e["m"]) for e in done.json()["measures"]] == [(5, 9), (40, 25)], done.err
+    assert [(e["k"], e["m"]) for e in done.json()["measures"]] == [(5, 9), (40, 24)], done.err
     assert {p.name for p in (tmp_path / "a").glob("*.jsonl")} == {
-        "recite_5_9.jsonl", "recite_40_25.jsonl",
+        "recite_5_9.jsonl", "recite_40_24.jsonl",
     }  # fmt: skip
     for name, options, wanted in (
         ("b", ["--tokens", 5, 9], "--tokens is for --lm-eval"),
         (
             "b",
-            ["--lm-eval", "--tokens", 40, 26],
+            ["--lm-eval", "--tokens", 40, 25],
             "do not fit the trained context of 64; take fewer",
         ),
         ("b.gguf", ["--lm-eval"], "--lm-eval writes into a folder"),

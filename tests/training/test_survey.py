@@ -45,10 +45,15 @@ def test_a_race_that_loses_a_row_now_and_then_is_noticed():
     assert not result["passed"] and 0 < result["worst_error"] < 0.1
 
 
-def test_a_wrong_or_infinite_gradient_is_noticed(monkeypatch):
+def test_a_wrong_or_infinite_gradient_is_noticed():
+    """Even where it is the last of several."""
+
+    def spoilt(gradients, factor):
+        return [*gradients[:-1], factor * gradients[-1]]
+
     sound = CHECKS["attention"]("float32")
     for factor, error in ((1.001, 1e-3), (np.nan, None), (np.inf, None)):
-        wrong = Check(lambda f=factor: [f * g for g in sound.compute()], sound.expected)
+        wrong = Check(lambda f=factor: spoilt(sound.compute(), f), sound.expected)
         result = checked(wrong, "float32", 0.0)
         assert result["wrong"] == 2 and result["worst_error"] == (
             error and pytest.approx(error, 0.05)
@@ -107,7 +112,7 @@ def test_bench_shares_figures_in_a_file(shakegpt, small, tmp_path):
         assert words in result.out
     assert report["machine"]["chip"] in result.out
     again = shakegpt("bench", "--share", file)
-    assert again.code == 2 and "exists; name another file" in again.err
+    assert again.code == 2 and "exists; choose another name" in again.err
     assert file.read_text() == text
 
 
