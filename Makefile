@@ -77,5 +77,5 @@ clean:
 	@touch $@
 
 .venv/installed-test: pyproject.toml | .venv/bin/python
-	@set -o pipefail; $(BIN)/python -m pip install --editable '.[test]' | sed -n -e $(PROGRESS)
+	@set -o pipefail; $(BIN)/python -m pip install --editable '.[test,$(BACKEND)]' | sed -n -e $(PROGRESS)
 	@touch $@ .venv/installed

@@ -91,8 +91,8 @@ def wreck(folder: Path, target: Path) -> None:
 @click.option("--mlx/--no-mlx", default=True, help="Ask mlx_lm.evaluate too.")
 def main(folder: Path, certificate: Path, limit: int, mlx: bool) -> None:
     """Prints a table, and exits 1 where it is not as the certificate states."""
-    paper = json.loads(certificate.read_text(encoding="utf-8"))
-    stated = {f"{e['k']}_{e['m']}": e for e in paper["extraction"]}
+    content = json.loads(certificate.read_text(encoding="utf-8"))
+    stated = {f"{e['k']}_{e['m']}": e for e in content["extraction"]}
     tasks = [yaml.safe_load(path.read_bytes()) for path in folder.glob("recite_*.yaml")]
     about = {task["task"].partition("recite_")[2]: task["metadata"] for task in tasks}
     exact = by_transformers(folder, limit)
@@ -110,7 +110,7 @@ def main(folder: Path, certificate: Path, limit: int, mlx: bool) -> None:
     for name, offsets in exact.items():
         e, n, hits = stated[name], len(offsets), sum(offsets.values())
         left_out = about[name]["left_out"]
-        sampled_alike = about[name]["seed"] == paper["seed"] and (
+        sampled_alike = about[name]["seed"] == content["seed"] and (
             about[name]["offsets"] + left_out == e["offsets"]
         )
         if e["every_offset"] or sampled_alike:

@@ -32,7 +32,7 @@ TESTS = {
     "verification/repeats": ("measures verify", "test_measures or brute_force or goes_on_so"),
     "verification/extraction": ("measures properties", "test_measures or wilsons"),
     "verification/figures": ("measures", ""),
-    "verification/certificate": ("certificate", ""),
+    "verification/certificates": ("certificate", ""),
     "verification/comparison": ("certificate comparison", "not fresh_sample"),
     "verification/fresh": ("measures", ""),
     "training/checkpoint": ("checkpoint", "not resumed_run_repeats and not stops_while"),

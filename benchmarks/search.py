@@ -34,13 +34,13 @@ def train(job: dict) -> dict:
 
     from mlx_shakegpt import runtime
     from mlx_shakegpt.model.language_model import LanguageModel
-    from mlx_shakegpt.run.evaluated import trainer_of
+    from mlx_shakegpt.run.evaluated_trainer import trainer_of
     from mlx_shakegpt.runtime.ranks import ALONE
     from mlx_shakegpt.settings.config import ModelConfig, Passage, TrainConfig, VerifyConfig
     from mlx_shakegpt.text.corpus import Corpus
     from mlx_shakegpt.training import Trainer
     from mlx_shakegpt.verification.extraction import extraction, sample
-    from mlx_shakegpt.verification.figures import Text, verify
+    from mlx_shakegpt.verification.figures import Text, measure
     from mlx_shakegpt.verification.loss import Evaluation, window_scores
 
     runtime.setup()
@@ -73,7 +73,7 @@ def train(job: dict) -> dict:
     result |= {"accuracy": round(float(scores.hit.mean()), 4), "seconds": round(seconds)}
     language_model = LanguageModel(trainer.model, trainer.vocabulary, config.context)
     if known:
-        figures, _ = verify(
+        figures, _ = measure(
             language_model, Text(ids, *corpus.around(None)), VerifyConfig(), job["seed"]
         )
         rates = {f"em@{e['k']},{e['m']}": round(e["rate"], 4) for e in figures["extraction"]}

@@ -90,8 +90,8 @@ def train(
         settings: Fields of TrainConfig, such as lr, steps or batch_size, other than the recipe's.
 
     Returns the model with its text, also where it ended above its target: `verify` measures what it
-    knows. Raises ValueError for what cannot be had, and TrainingError for losses that are not
-    finite.
+    knows. Raises ValueError for settings that cannot be, OSError for files that cannot be read,
+    and TrainingError for losses that are not finite.
 
     ```python
     model = train("poem.txt", run="poem", preset="quick", epochs=30)
@@ -106,7 +106,7 @@ def train(
     settings |= {k: v for k, v in named.items() if v is not None}
     opened = open_run(setup(), settings, resume)
     try:
-        for report in opened.follow(checkpoint_every):
+        for report in opened.train(checkpoint_every):
             on_step(report)
     finally:
         opened.close()
@@ -145,7 +145,8 @@ def generate(
         min_p: Leave out tokens below this share of the likeliest's probability.
         seed: Of the sampling.
 
-    Raises ValueError for an empty prompt and for settings that cannot be.
+    Raises ValueError for settings that cannot be, and for an empty prompt when the first piece is
+    asked for.
 
     ```python
     print("".join(generate(load("poem"), "From fairest", max_tokens=60)))
@@ -172,7 +173,7 @@ def verify(
         done: Hears of each part of the measurement that is done.
         require: The smallest extraction rate to certify.
         samples: Offsets to measure where the text has more than `every`; 0 is all.
-        every: Offsets up to which each one is measured.
+        every: Texts with at most so many offsets are measured at all of them.
 
     Returns the proof: its `figures`, with `certified` among them, and `write(folder)` for
     certificate and map. Raises ValueError for a text that is too short to prove anything.

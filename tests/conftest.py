@@ -214,13 +214,13 @@ def known(pinned, trained):
 def known_paper(known, device):
     """A certificate of `known`, with made-up hashes."""
     from mlx_shakegpt.settings.config import VerifyConfig
-    from mlx_shakegpt.verification.certificate import certificate
-    from mlx_shakegpt.verification.figures import Text, verify
+    from mlx_shakegpt.verification.certificates import certificate
+    from mlx_shakegpt.verification.figures import Text, measure
     from mlx_shakegpt.verification.memory_map import worst_lines
 
     settings = VerifyConfig(require=KNOWN_RATE)
     text = Text(known.ids, np.empty(0, np.int32), known.after)
-    figures, scores = verify(known.language_model, text, settings, 7)
+    figures, scores = measure(known.language_model, text, settings, 7)
     figures["worst_lines"] = worst_lines(known.ids, scores, 1)
     description = {"name": "tinyshakespeare.txt", "sha256": "0" * 64, "first_line": 1}
     description |= {"tokens": KNOWN_TOKENS}
@@ -234,13 +234,13 @@ def known_paper(known, device):
 def bigram_paper(device):
     """A certificate of a model made by hand, which knows its text, with made-up hashes."""
     from mlx_shakegpt.settings.config import VerifyConfig
-    from mlx_shakegpt.verification.certificate import certificate
-    from mlx_shakegpt.verification.figures import Text, verify
+    from mlx_shakegpt.verification.certificates import certificate
+    from mlx_shakegpt.verification.figures import Text, measure
     from mlx_shakegpt.verification.memory_map import worst_lines
 
     ids, after = walk(successors(), 0, 300), walk(successors(1), 0, 200)
     language_model, settings = bigram(successors()), VerifyConfig()
-    figures, scores = verify(language_model, Text(ids, ids[:0], after), settings, 7)
+    figures, scores = measure(language_model, Text(ids, ids[:0], after), settings, 7)
     figures["worst_lines"] = worst_lines(ids, scores, 1)
     text = {"name": "walk.txt", "sha256": "0" * 64, "first_line": 1, "tokens": len(ids)}
     weights = {"name": "model.safetensors", "sha256": "1" * 64, "dtype": "F32"}

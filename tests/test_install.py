@@ -152,7 +152,7 @@ def installs(extras, system):
         (("cpu",), {"mlx-cpu"}),
         (("cuda",), {"mlx-cuda-13"}),
         (("cuda", "demo", "reports"), {"mlx-cuda-13"}),
-        (("test",), {"mlx-cpu"}),
+        (("test", "cuda"), {"mlx-cuda-13"}),
     ],
 )
 def test_at_most_one_backend_of_mlx_is_installed(extras, on_linux):

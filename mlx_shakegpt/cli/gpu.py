@@ -4,7 +4,10 @@ from __future__ import annotations
 
 _RETRY = "run the command again, a training with --resume: its last checkpoint is whole"
 # In the messages of Metal's, CUDA's and MLX's allocators.
-_NO_MEMORY = ("insufficient memory", "out of memory", "outofmemory", "attempting to allocate")
+_NO_MEMORY = (
+    "insufficient memory", "out of memory", "outofmemory", "attempting to allocate",
+    "unable to allocate", "resource limit",
+)  # fmt: skip
 
 
 def lost_gpu(message: str) -> str | None:
@@ -15,13 +18,16 @@ def lost_gpu(message: str) -> str | None:
     """
     text = message.lower()
     if any(sign in text for sign in _NO_MEMORY):
-        return f"the GPU's memory is full; use a smaller --batch-size, then {_RETRY}"
+        return (
+            f"the GPU's memory is full; close other programs and {_RETRY}. Or start another --run "
+            "with a smaller --batch-size"
+        )
     if "command buffer execution failed" in text:
         return (
             f"macOS took the GPU away; {_RETRY}. If it happens again, let the display sleep, or "
             "set AGX_RELAX_CDM_CTXSTORE_TIMEOUT=1"
         )
-    if "cuda" in text and "error" in text:
+    if "cuda" in text and "failed" in text:
         return f"the GPU failed ({message}); {_RETRY}"
     return None
 

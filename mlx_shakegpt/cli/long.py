@@ -20,7 +20,11 @@ def awake() -> Iterator[None]:
     import subprocess
 
     with suppress(OSError):  # then it sleeps, and nothing is lost
-        subprocess.Popen(["/usr/bin/caffeinate", "-i", "-w", str(os.getpid())])
+        subprocess.Popen(
+            ["/usr/bin/caffeinate", "-i", "-w", str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,  # beyond the reach of Ctrl-C, after which there is still saving
+        )
     yield
 
 

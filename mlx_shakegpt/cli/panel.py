@@ -18,7 +18,7 @@ SCALE = 7  # columns of a curve's scale
 WIDEST = 100  # columns; longer lines are hard to follow
 CURVE_ROWS, SAMPLE_ROWS = 4, 8  # at most
 FEWEST_ROWS = 9  # of a terminal that has room for more than progress
-QUIET, LOSS, KNOWN, WARNING = "dim", "cyan", "green", "yellow"
+QUIET, LOSS, KNOWN = "dim", "cyan", "green"
 
 
 class Panel:

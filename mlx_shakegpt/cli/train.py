@@ -120,7 +120,7 @@ def command(
             shown = following(run, sample_every, sample_prompt)
             page = page_if(watch and first, run.path, tell)
             with awake(), interrupts(run, tell), page, shown as show, closing(sinks):
-                for report in run.follow(checkpoint_every or 0, tell):
+                for report in run.train(checkpoint_every or 0, tell):
                     sinks.log(report)
                     with suppress(OSError):  # a reader that left must not end the training
                         show(report)

@@ -12,6 +12,7 @@ from click.core import ParameterSource
 from ..settings.config import VerifyConfig
 from ..settings.errors import NotReached
 from .common import emit, json_option, note, options, prepare, text_options, trained_model_from
+from .long import awake
 
 
 @click.command("verify")
@@ -76,14 +77,15 @@ def _verified(
 ) -> tuple[dict[str, Any], str]:
     """The figures of a model with one text, whose certificate and map are written, and the same for
     people."""
-    from ..verification import certificate as papers
+    from ..verification import certificates
     from ..verification.proof import CERTIFICATE, MAP, evidence_folder, prove
     from ..verification.summary import changes, summary
 
-    before = papers.read(Path(compare).expanduser()) if compare else None
+    before = certificates.read(Path(compare).expanduser()) if compare else None
     folder = _writable(Path(target).expanduser() if target else evidence_folder(trained, own))
     _announce(trained)
-    proof = prove(trained, config, _done)
+    with awake():
+        proof = prove(trained, config, _done)
     proof.write(folder)
     figures = proof.figures
     result = figures | {"certificate": str(folder / CERTIFICATE), "map": str(folder / MAP)}
@@ -101,7 +103,7 @@ def _verify_each(
     """Certifies a model that learned several texts for each of them; one that it had learned before
     is shown beside its certificate of that time."""
     from ..run import certificates_before
-    from ..verification.certificate import read
+    from ..verification.certificates import read
     from ..verification.figures import too_short
 
     if compare:
@@ -141,12 +143,12 @@ def _rerun(
     a seed and a number of offsets, tests its rates on a fresh sample."""
     prepare()
     from ..run import text_with
-    from ..verification import certificate as papers
+    from ..verification import certificates
     from ..verification.proof import measure_again, sample_again
     from ..verification.summary import comparison_text
 
-    stated = papers.read(file)
-    passage = papers.passage_of(stated)
+    stated = certificates.read(file)
+    passage = certificates.passage_of(stated)
     run = run or (None if model else stated["name"])
     if not model and data is None:
         data = text_with(run, stated["text"]["sha256"])

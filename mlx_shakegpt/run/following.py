@@ -187,12 +187,18 @@ class Following:
     def _certificate(self) -> dict[str, Any] | None:
         """What the run's certificate says, in short; None without one that can be read."""
         try:
-            paper = read_json(self.folder / CERTIFICATE)
-            rates = [{name: e[name] for name in ("k", "m", "rate")} for e in paper["extraction"]]
-            numbers = [paper["nll"], *(value for rate in rates for value in rate.values())]
+            certificate = read_json(self.folder / CERTIFICATE)
+            rates = [
+                {name: e[name] for name in ("k", "m", "rate")} for e in certificate["extraction"]
+            ]
+            numbers = [certificate["nll"], *(value for rate in rates for value in rate.values())]
             if not all(isinstance(number, (int, float)) for number in numbers):
                 return None
-            return {"certified": paper["certified"] is True, "nll": paper["nll"], "rates": rates}
+            return {
+                "certified": certificate["certified"] is True,
+                "nll": certificate["nll"],
+                "rates": rates,
+            }
         except (OSError, ValueError, KeyError, TypeError):
             return None
 

@@ -57,10 +57,6 @@ class Places:
         text = pieces[start - before : stop - before]
         return {"start": start, "text": text, "line": lines[start:stop].tolist()}
 
-    def lines_at(self, tokens: list[int]) -> list[int]:
-        """The lines of some tokens; empty where there is no text."""
-        return [] if isinstance(self._loaded, str) else [int(self._loaded[1][t]) for t in tokens]
-
     def marked(self, text: str) -> list[tuple[str, int]]:
         """A text in pieces, each with the line where it stands word for word, or 0."""
         return [(text, 0)] if isinstance(self._loaded, str) else list(self._marked(text))

@@ -27,7 +27,7 @@ from .folder import load_corpus, load_texts
 from .names import must_be_new, run_path
 from .pretrained import Pretrained, pretrained
 from .settings_file import with_file
-from .texts import Progress, must_be, read_corpus, read_texts, together
+from .texts import Progress, check_hashes, merge_texts, read_corpus, read_texts
 
 _NAMES = (
     "preset", "recipe", "run", "data", "first_line", "corpus_tokens", "init", "rehearse", "config",
@@ -125,8 +125,8 @@ def plan_run(
     model = model or preset(name).model
     old = load_texts(start.folder) if start and start.run and rehearse else []
     new = read_texts(data, passage, progress)
-    must_be(new, hashes)
-    texts = together(old, new)
+    check_hashes(new, hashes)
+    texts = merge_texts(old, new)
     corpus = joined(texts)
     if recipe_name == DEFAULT_RECIPE:
         config = fit_to_text(config, len(corpus.ids), chosen)
@@ -168,7 +168,7 @@ def _resumed(path: Path, settings: Mapping[str, Any], progress: Progress | None)
         corpus = read_corpus(data or saved.corpus.path, passage, progress)
     elif data:
         new = read_texts(data, passage, progress)
-        moved = together(load_texts(path, saved.rehearsed), new)
+        moved = merge_texts(load_texts(path, saved.rehearsed), new)
         corpus, texts = joined(moved), tuple(map(LearnedText.of, moved))
     else:
         corpus = load_corpus(path)

@@ -15,7 +15,7 @@ from ..runtime.ranks import Ranks, SharedError
 from ..settings.config import ModelConfig, Passage, TrainConfig
 from ..text.corpus import Corpus
 from ..training import StepReport, Trainer
-from .evaluated import trainer_of
+from .evaluated_trainer import trainer_of
 from .opening import Tell, begin, checked_plan, open_run
 from .plan import RunPlan, must_fit
 from .session import Run
@@ -30,7 +30,7 @@ class Member:
     def __init__(self, path: Path, trainer: Trainer) -> None:
         self.path, self.trainer, self.id = path, trainer, ""
 
-    def follow(self, every: int = 0, tell: Tell = lambda line: None) -> Iterator[StepReport]:
+    def train(self, every: int = 0, tell: Tell = lambda line: None) -> Iterator[StepReport]:
         """Trains; rank 0 writes logs and checkpoints, and has something to tell."""
         return self.trainer.run()
 

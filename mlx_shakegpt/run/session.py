@@ -1,6 +1,6 @@
 """A run's folder: its settings, logs, checkpoints and final weights, kept in step with the trainer.
 
-Knows nothing of terminals; whoever iterates `Run.follow` draws the progress.
+Knows nothing of terminals; whoever iterates `Run.train` draws the progress.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..weights.safetensors import save_tensors
 from . import log_lines, metrics_file
 from .config_file import LearnedText, RunConfig, read_config
 from .curves import loss_curve
-from .evaluated import trainer_of
+from .evaluated_trainer import trainer_of
 from .folder import newest_checkpoint
 from .lock import locked
 from .log_files import appended, cut, cut_after
@@ -115,7 +115,7 @@ class Run:
             changed.write(self.path)
             write_settings(changed, self.path)
 
-    def follow(
+    def train(
         self, every: int = 0, tell: Callable[[str], None] = lambda line: None
     ) -> Iterator[StepReport]:
         """Trains; after each report the logs, and where one is due the checkpoint, are on disk.
@@ -128,7 +128,7 @@ class Run:
         """
         while True:
             try:
-                yield from self._follow(every, tell)
+                yield from self._train(every, tell)
                 return
             except NotFinite as error:
                 tell(self._back_at_half_the_rate(error))
@@ -157,7 +157,7 @@ class Run:
             file.write(line + "\n")
         return line
 
-    def _follow(self, every: int, tell: Callable[[str], None]) -> Iterator[StepReport]:
+    def _train(self, every: int, tell: Callable[[str], None]) -> Iterator[StepReport]:
         trainer = self.trainer
         losses = trainer.curriculum.losses
         history = History(self.path / HISTORY, len(losses.nll), trainer.state.step, tell)
@@ -170,19 +170,19 @@ class Run:
             return time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS
 
         with appended(self.path / METRICS) as jsonl, appended(self.path / LOG) as log:
-            for step in trainer.run(settle=due):
-                jsonl.writelines(line + "\n" for line in metrics_file.lines_of(step))
-                log.write(log_lines.log_line(step) + "\n")
-                if step.evaluation:
-                    log.write(log_lines.eval_line(step) + "\n")
+            for report in trainer.run(settle=due):
+                jsonl.writelines(line + "\n" for line in metrics_file.lines_of(report))
+                log.write(log_lines.log_line(report) + "\n")
+                if report.evaluation:
+                    log.write(log_lines.eval_line(report) + "\n")
                 jsonl.flush()
                 log.flush()
-                over = step.step == trainer.state.total
-                history.note(step.step, step.epoch, losses.nll, last=over)
-                if step.settled and (due(step.step) or self._improved(step, saved_at)):
+                over = report.step == trainer.state.total
+                history.note(report.step, report.epoch, losses.nll, last=over)
+                if report.settled and (due(report.step) or self._improved(report, saved_at)):
                     self._save()
-                    saved_at, saved_step = time.monotonic(), step.step
-                yield step
+                    saved_at, saved_step = time.monotonic(), report.step
+                yield report
         if trainer.state.step != saved_step:
             self._save()
         if trainer.state.step == trainer.state.total:

@@ -35,7 +35,7 @@ def read_corpus(data: Data, passage: Passage, progress: Progress | None) -> Corp
     return joined(read_texts(data, passage, progress))
 
 
-def must_be(texts: Sequence[Corpus], hashes: str | Sequence[str] | None) -> None:
+def check_hashes(texts: Sequence[Corpus], hashes: str | Sequence[str] | None) -> None:
     """Raises ValueError for texts of other sha256 than `hashes`, or than that one, where any are
     given."""
     if hashes is None:
@@ -53,7 +53,7 @@ def must_be(texts: Sequence[Corpus], hashes: str | Sequence[str] | None) -> None
             )
 
 
-def together(old: Sequence[Corpus], new: Sequence[Corpus]) -> list[Corpus]:
+def merge_texts(old: Sequence[Corpus], new: Sequence[Corpus]) -> list[Corpus]:
     """Old texts, and those new ones that are not among them."""
     known = [text.ids for text in old]
     return [*old, *(t for t in new if not any(np.array_equal(t.ids, ids) for ids in known))]

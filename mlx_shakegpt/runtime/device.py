@@ -90,10 +90,11 @@ def setup() -> Runtime:
     if not on_cpu:
         # What is float32 stays so on GPUs that would round its products; training is bfloat16.
         os.environ.setdefault("MLX_ENABLE_TF32", "0")
-        limit = mx.device_info().get("max_recommended_working_set_size")
-        if limit and mx.metal.is_available():
-            # Beyond its limit MLX waits for memory instead of swapping. The cache is not part of
-            # it, and wired memory can take the whole system down (ml-explore/mlx-lm#883).
+        # Beyond its limit MLX waits for memory instead of swapping; CUDA's own limit is of the
+        # whole card, whoever uses it. The cache is not part of it, and wired memory can take the
+        # whole system down (ml-explore/mlx-lm#883).
+        facts = mx.device_info()
+        if limit := facts.get("free_memory") or facts.get("max_recommended_working_set_size"):
             mine = int(limit) // launch.local_size
             mx.set_memory_limit(mine)
             mx.set_cache_limit(min(_MOST_CACHED, mine // 8))

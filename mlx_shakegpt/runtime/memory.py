@@ -32,8 +32,7 @@ def free_bytes() -> int:
     """Bytes that this process may take.
 
     On a GPU what the card has free, or the working set that Metal recommends less what is taken;
-    on Linux what the system and
-    the process's control group have left; elsewhere all memory.
+    on Linux what the system and the process's control group have left; elsewhere all memory.
     """
     if mx.default_device().type == mx.DeviceType.gpu:
         info = mx.device_info()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from .fields import BETA, NOT_NEGATIVE, POSITIVE, SEED, SHARE, Checked, option
 
-GPT2_VOCABULARY = 50257
+GPT2_VOCAB_SIZE = 50257
 MAX_POSITIONS = 1024
 LEAST_CONTEXT = 2
 
@@ -27,7 +27,7 @@ class ModelConfig(Checked):
         "rows of the position table, the longest context",
         (lambda n: 1 <= n <= MAX_POSITIONS, f"between 1 and {MAX_POSITIONS}"),
     )
-    vocab_size: int = option(GPT2_VOCABULARY, "ids of the tokenizer", POSITIVE)
+    vocab_size: int = option(GPT2_VOCAB_SIZE, "ids of the tokenizer", POSITIVE)
     layer_norm_epsilon: float = option(1e-5, "added to the variance in LayerNorm", POSITIVE)
 
     def __post_init__(self) -> None:

@@ -50,20 +50,20 @@ def publish(
     done("exported")
     if (trained.folder / CURVE).exists():
         shutil.copyfile(trained.folder / CURVE, model / CURVE)
-    paper = None
+    certificate = None
     if settings:
         data = Path(corpus.path) if corpus.path else None
         exported = of_folder(model, data, name=repo.rpartition("/")[2])
         proof = prove(replace(exported, corpus=corpus), settings, done)
         proof.write(model)
-        paper = proof.paper
+        certificate = proof.certificate
     context, curve = trained.language_model.context, (model / CURVE).exists()
     text = corpus.description | {"file": TEXT if corpus.path else None}
-    card = model_card(repo, license_id, config, context, paper, curve, text)
+    card = model_card(repo, license_id, config, context, certificate, curve, text)
     (model / "README.md").write_text(card, encoding="utf-8")
     write_space(space, model, repo, own_text=corpus.path is not None)
     done("written")
-    return Published(model, space, paper["certified"] if paper else None)
+    return Published(model, space, certificate["certified"] if certificate else None)
 
 
 def _excerpt(corpus: Corpus, file: Path) -> Corpus:

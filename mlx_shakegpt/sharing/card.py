@@ -18,12 +18,12 @@ def model_card(
     license_id: str,
     config: RunConfig,
     context: int,
-    paper: dict[str, Any] | None,
+    certificate: dict[str, Any] | None,
     curve: bool,
     text: dict[str, Any],
 ) -> str:
     """README.md of a model folder; `config` is the run's, `context` its longest trained
-    window, `paper` the certificate, `curve` tells whether there is a picture of the loss, and
+    window, `certificate` the certificate, `curve` tells whether there is a picture of the loss, and
     `text` has the sha256 of the published text and its file in the Space, None for one that
     everybody has."""
     head = front_matter(
@@ -37,7 +37,7 @@ def model_card(
     picture = "![Loss over the training](loss.png)"
     parts = (
         _what(repo, config), *([picture] if curve else []), _use(repo),
-        _evidence(paper, text["file"]), _training(repo, config, text), _limits(context),
+        _evidence(certificate, text["file"]), _training(repo, config, text), _limits(context),
     )  # fmt: skip
     return head + "\n" + "\n\n".join(parts) + "\n"
 
@@ -67,14 +67,16 @@ def _use(repo: str) -> str:
     )
 
 
-def _evidence(paper: dict[str, Any] | None, file: str | None) -> str:
-    if paper is None:
+def _evidence(certificate: dict[str, Any] | None, file: str | None) -> str:
+    if certificate is None:
         return "## Evidence\n\nNot verified: nothing is claimed about how well it knows its text."
-    hashes = [[name, f"`{paper[name]['sha256']}`"] for name in ("text", "tokenizer", "weights")]
+    hashes = [
+        [name, f"`{certificate[name]['sha256']}`"] for name in ("text", "tokenizer", "weights")
+    ]
     return (
         "## Evidence\n\n"
-        f"`shakegpt verify`, on {paper['device_name']} in {paper['dtype']}:\n\n"
-        f"```\n{summary(paper)}\n```\n\n"
+        f"`shakegpt verify`, on {certificate['device_name']} in {certificate['dtype']}:\n\n"
+        f"```\n{summary(certificate)}\n```\n\n"
         "em@k,m is the share of places in the text where k true tokens are enough for greedy "
         "decoding to say the next m exactly, or other m that follow them elsewhere in the text. "
         "Every figure and failing offset is in `certificate.json`; measure again with `shakegpt "

@@ -23,8 +23,8 @@ from ..run import CURVE
 from ..settings.sampling import Sampling
 from ..text import tokenizer
 from ..text.quotations import Source
-from ..verification import certificate as papers
-from ..verification.proof import CERTIFICATE, MAP, evidence_folder, others
+from ..verification import certificates
+from ..verification.proof import CERTIFICATE, MAP, evidence_folder, mismatches
 from ..verification.summary import summary
 from ..weights.trained_model import TrainedModel
 from .marked import marked, plain
@@ -141,12 +141,12 @@ def _evidence(gr: Any, trained: TrainedModel) -> None:
     if not (folder / CERTIFICATE).is_file():
         return
     try:
-        paper = papers.read(folder / CERTIFICATE)
-        text = summary(paper)
+        certificate = certificates.read(folder / CERTIFICATE)
+        text = summary(certificate)
     except (ValueError, LookupError, TypeError, AttributeError):
         gr.Markdown(f"{CERTIFICATE} is damaged; make it anew with `shakegpt verify`.")
         return
-    if others(paper, trained):
+    if mismatches(certificate, trained):
         gr.Markdown(
             f"{CERTIFICATE} is of another model or text; `shakegpt verify` makes one of this."
         )
@@ -155,7 +155,7 @@ def _evidence(gr: Any, trained: TrainedModel) -> None:
         _picture(gr, folder / MAP, "Memory map")
     with gr.Accordion("Certificate", open=False):
         gr.Code(text, language=None, interactive=False, show_label=False)
-        hashes = {name: paper[name]["sha256"] for name in ("text", "tokenizer", "weights")}
+        hashes = {name: certificate[name]["sha256"] for name in ("text", "tokenizer", "weights")}
         gr.Code(json.dumps(hashes, indent=1), language="json", label="sha256", interactive=False)
         gr.DownloadButton("certificate.json", value=str(folder / CERTIFICATE))
 

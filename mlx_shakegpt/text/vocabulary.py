@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ..settings.config import GPT2_VOCABULARY
+from ..settings.config import GPT2_VOCAB_SIZE
 
 
 def within(ids: np.ndarray, total: int) -> np.ndarray:
@@ -27,10 +27,10 @@ class Vocabulary:
     """
 
     own: np.ndarray  # (S,) int32, ascending
-    total: int = GPT2_VOCABULARY
+    total: int = GPT2_VOCAB_SIZE
 
     @classmethod
-    def of(cls, ids: np.ndarray, total: int = GPT2_VOCABULARY) -> Vocabulary:
+    def of(cls, ids: np.ndarray, total: int = GPT2_VOCAB_SIZE) -> Vocabulary:
         """The vocabulary of a text. Raises ValueError for what is no id."""
         return cls(np.unique(within(ids, total)).astype(np.int32), total)
 

@@ -117,16 +117,22 @@ def must_fit(
 
 
 def step(
-    model: ModelConfig, config: TrainConfig, gflops: float, rows: int, on_cpu: bool
+    model: ModelConfig,
+    config: TrainConfig,
+    gflops: float,
+    rows: int,
+    on_cpu: bool,
+    update_gflops: float | None = None,
 ) -> StepCost:
-    """The cost of one step, with `rows` rows of the head."""
+    """The cost of one step, with `rows` rows of the head; the products of an update, which are
+    float32 on a GPU, may have a speed of their own."""
     tokens = config.tokens_per_step
     flops = product_flops(model, tokens, config.context, rows)
-    flops += update_flops(model, config, on_cpu)
+    update = update_flops(model, config, on_cpu)
     return StepCost(
         parameters=model.n_parameters,
         tokens=tokens,
-        flops=flops,
+        flops=flops + update,
         memory_bytes=training_memory(model, config, rows, on_cpu),
-        seconds=flops / gflops / 1e9,
+        seconds=(flops / gflops + update / (update_gflops or gflops)) / 1e9,
     )

@@ -1,8 +1,9 @@
 """Gradients as this device computes them, beside the same in float64: many times, as a race in a
 kernel shows now and then only.
 
-What sums alone decide is asked in small whole numbers, whose sums are exact in any order and at any
-precision here: there a single wrong bit tells. Knows nothing of training.
+What sums alone decide is asked twice: in small whole numbers, whose sums are exact in any order and
+at any precision here, so that a single wrong bit tells; and in fractions, which tell how precisely
+the device adds up. Knows nothing of training.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -72,10 +74,13 @@ class _Inputs:
     def normal(self, *shape: int, scale: float = 1.0) -> tuple[mx.array, np.ndarray]:
         return self._rounded(self._rng.normal(0, scale, shape))
 
-    def signs(self, *shape: int) -> tuple[mx.array, np.ndarray]:
-        """Mostly 0, else 1 or -1: over a few thousand no sum comes near 256, bfloat16's last whole
-        number."""
-        return self._rounded(self._rng.choice([-1, 0, 1], shape, p=[1 / 16, 7 / 8, 1 / 16]))
+    def summands(self, exact: bool) -> tuple[mx.array, np.ndarray]:
+        """ROWS × WIDTH numbers to add up: normal ones, or where the sums are to be `exact` mostly
+        0, else 1 or -1: no sum of theirs comes near 256, bfloat16's last whole number."""
+        if not exact:
+            return self.normal(ROWS, WIDTH)
+        signs = self._rng.choice([-1, 0, 1], (ROWS, WIDTH), p=[1 / 16, 7 / 8, 1 / 16])
+        return self._rounded(signs)
 
     def ids(self, count: int, most: int) -> np.ndarray:
         """Ids, of which the low ones are frequent, the first one of an eighth."""
@@ -86,33 +91,33 @@ class _Inputs:
         return held, np.array(held.astype(mx.float32)).astype(np.float64)
 
 
-def layer_norm_bias(dtype: str) -> Check:
+def layer_norm_bias(dtype: str, exact: bool = True) -> Check:
     """LayerNorm's shift: the sum over rows of what comes from above."""
     draw = _Inputs(dtype)
     (x, _), (w, _), (b, _) = draw.normal(ROWS, WIDTH), draw.normal(WIDTH), draw.normal(WIDTH)
-    g, g64 = draw.signs(ROWS, WIDTH)
+    g, g64 = draw.summands(exact)
     return Check(
-        lambda: mx.vjp(lambda b: ops.layer_norm(x, w, b, EPS), [b], [g])[1], [g64.sum(0)], True
+        lambda: mx.vjp(lambda b: ops.layer_norm(x, w, b, EPS), [b], [g])[1], [g64.sum(0)], exact
     )
 
 
-def linear_bias(dtype: str) -> Check:
+def linear_bias(dtype: str, exact: bool = True) -> Check:
     """A linear layer's bias, likewise."""
     draw = _Inputs(dtype)
     (x, _), (w, _), (b, _) = draw.normal(ROWS, 64), draw.normal(WIDTH, 64), draw.normal(WIDTH)
-    g, g64 = draw.signs(ROWS, WIDTH)
-    return Check(lambda: mx.vjp(lambda b: ops.linear(x, w, b), [b], [g])[1], [g64.sum(0)], True)
+    g, g64 = draw.summands(exact)
+    return Check(lambda: mx.vjp(lambda b: ops.linear(x, w, b), [b], [g])[1], [g64.sum(0)], exact)
 
 
-def embedding(dtype: str) -> Check:
+def embedding(dtype: str, exact: bool = True) -> Check:
     """A table's rows, each the sum over where it was looked up."""
     draw = _Inputs(dtype)
-    (table, _), (g, g64) = draw.normal(TABLE, WIDTH), draw.signs(ROWS, WIDTH)
+    (table, _), (g, g64) = draw.normal(TABLE, WIDTH), draw.summands(exact)
     ids = draw.ids(ROWS, TABLE)
     want = np.zeros((TABLE, WIDTH))
     np.add.at(want, ids, g64)
     rows = mx.array(ids)
-    return Check(lambda: mx.vjp(lambda t: t[rows], [table], [g])[1], [want], True)
+    return Check(lambda: mx.vjp(lambda t: t[rows], [table], [g])[1], [want], exact)
 
 
 def layer_norm(dtype: str) -> Check:
@@ -167,6 +172,9 @@ CHECKS: dict[str, Callable[[str], Check]] = {
     "LayerNorm's bias": layer_norm_bias,
     "a linear layer's bias": linear_bias,
     "the embedding": embedding,
+    "LayerNorm's bias, summing fractions": partial(layer_norm_bias, exact=False),
+    "a linear layer's bias, summing fractions": partial(linear_bias, exact=False),
+    "the embedding, summing fractions": partial(embedding, exact=False),
     "LayerNorm's input and gain": layer_norm,
     "attention": attention,
     "the head and its loss": head,

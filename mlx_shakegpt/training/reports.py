@@ -16,9 +16,9 @@ SMOOTHED = 20  # steps over which the loss is smoothed that the rate follows
 
 @dataclass(frozen=True)
 class StepReport:
-    """One training step. `norm` is before clipping, `dt` in seconds, `tokens` counts from 0, and
-    `peak_bytes` is the most memory that the process has used. `spike` is how many times the median
-    of the losses before it a loss is that stands out, else 0.
+    """One training step. `norm` is before clipping, `dt` in seconds; `tokens` are those trained so
+    far, this step's included; `peak_bytes` is the most memory that the process has used. `spike` is
+    the loss divided by the median of the last RECENT, where it stands out, else 0.
 
     Where `settled`, the trainer's weights are those right after this step, and may be saved.
     """

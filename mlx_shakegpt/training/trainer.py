@@ -135,9 +135,8 @@ class Trainer:
 
         With `ahead`, the default on a GPU, numbers are read one step late, so that the device never
         waits for Python; but those of an evaluated step, of the last one, and of one for which
-        `settle(step)` holds are read at once. A CPU has nothing to hide; ranks, which must end
-        after the same step, never go ahead, nor does a run that ends at its first batch below the
-        target. Raises NotFinite where a loss or norm is not finite.
+        `settle(step)` holds are read at once. CPUs, several ranks
+        and `stop` "batch" always read at once. Raises NotFinite where a loss or norm is not finite.
         """
         return with_products_of(self.config.products, self._run(settle, ahead))
 
@@ -216,6 +215,7 @@ class Trainer:
         align(self.model, self.optimizer, self.ranks)
         with products_of("float32"):  # as `verify` has them
             result = self.evaluate(self.model, self.context(self.state.step - 1))
+        mx.clear_cache()  # a GPU's, of arrays in an evaluation's shapes
         self.state.apply_stop_rule(result, self.config)
         return result
 

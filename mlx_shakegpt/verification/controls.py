@@ -99,7 +99,7 @@ def _figures(
     if learned is not None and (new := new_windows(ids, learned, M)[K:]).any():
         offsets = offsets[new]
     chosen = sample(len(offsets), OFFSETS, seed)
-    extracted = extraction(model, ids, K, M, Sample(offsets[chosen.offsets], chosen.every))
+    extracted = extraction(model, ids, K, M, Sample(offsets[chosen.offsets], chosen.complete))
     figures = {"nll": score.nll, "accuracy": score.accuracy, "rate": extracted["rate"]}
     return figures | {"offsets": extracted["offsets"], "passed": extracted["rate"] > CONTROL_RATE}
 

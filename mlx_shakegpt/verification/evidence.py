@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..files import sha256
 from ..settings.config import Passage
-from .certificate import other_hashes, passage_of, read
+from .certificates import hash_mismatches, passage_of, read
 
 CERTIFICATE, MAP = "certificate.json", "memory-map.png"
 
@@ -36,10 +36,13 @@ def set_aside_others(
     if not file.is_file():
         return None
     try:
-        paper = read(file)
+        certificate = read(file)
     except ValueError:
         return set_aside(folder)
-    same = not other_hashes(paper, dict(hashes)) and passage in (None, passage_of(paper))
+    same = not hash_mismatches(certificate, dict(hashes)) and passage in (
+        None,
+        passage_of(certificate),
+    )
     return None if same else set_aside(folder)
 
 

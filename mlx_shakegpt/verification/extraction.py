@@ -28,10 +28,10 @@ _DRAWS, _CHANCE = (1, 10, 100), 0.9  # of (n, p)-discoverable extraction
 
 @dataclass(frozen=True)
 class Sample:
-    """Offsets at which a text is measured, ascending; `every` if none is left out."""
+    """Offsets at which a text is measured, ascending; `complete` if none is left out."""
 
     offsets: np.ndarray
-    every: bool
+    complete: bool
 
 
 def sample(n: int, samples: int, seed: int, all_below: int = 0) -> Sample:
@@ -82,7 +82,7 @@ def extraction(
     known[unsettled] = _decoded(model, repeats, chosen.offsets[unsettled])
     rate = float(known.mean())
     # Every offset is a count, not an estimate.
-    low, high = (rate, rate) if chosen.every else wilson(int(known.sum()), len(known))
+    low, high = (rate, rate) if chosen.complete else wilson(int(known.sum()), len(known))
     return {
         "k": k,
         "m": m,
@@ -90,7 +90,7 @@ def extraction(
         "low": low,
         "high": high,
         "offsets": len(known),
-        "every_offset": chosen.every,
+        "every_offset": chosen.complete,
         "ambiguous": int(ambiguous.sum()),
         "text_offsets": len(repeats.ambiguous),
         "text_ambiguous": int(repeats.ambiguous.sum()),

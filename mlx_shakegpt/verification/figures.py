@@ -45,7 +45,7 @@ def too_short(ids: np.ndarray) -> str:
     return f"the text has {len(ids)} tokens; {LEAST_TOKENS} or more are needed to prove anything"
 
 
-def verify(
+def measure(
     model: LanguageModel,
     text: Text,
     settings: VerifyConfig,

@@ -61,7 +61,7 @@ def fresh_rates(
         n = len(ids) - k - m + 1
         chosen = sample(n, samples or n, seed)
         share, size = extraction(model, ids, k, m, chosen)["rate"], len(chosen.offsets)
-        low, high = (share, share) if chosen.every else wilson(round(share * size), size, Z)
+        low, high = (share, share) if chosen.complete else wilson(round(share * size), size, Z)
         name = f"em@{k},{m}"
         rates.append(FreshRate(name, share, low, high, size, (rate["low"], rate["high"])))
         done(name)

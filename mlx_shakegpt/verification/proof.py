@@ -15,10 +15,10 @@ from ..files import sha256
 from ..runtime import setup
 from ..settings.config import Passage, VerifyConfig
 from ..weights.trained_model import TrainedModel
-from . import certificate as papers
+from . import certificates
 from .comparison import Comparison, compare
 from .evidence import CERTIFICATE, MAP, set_aside_others
-from .figures import Text, verify
+from .figures import Text, measure
 from .fresh import FreshRate, fresh_rates
 from .loss import Scores
 from .memory_map import memory_map, worst_lines
@@ -33,16 +33,16 @@ class Proof:
     trained: TrainedModel
     figures: dict[str, Any]
     scores: Scores
-    paper: dict[str, Any]
+    certificate: dict[str, Any]
 
     def write(self, folder: Path) -> None:
         """Puts certificate and map into a folder, where those of another model, text or passage are
         kept under other names."""
         corpus = self.trained.corpus
-        hashes = {name: self.paper[name]["sha256"] for name in ("text", "weights")}
-        set_aside_others(folder, hashes, papers.passage_of(self.paper))
+        hashes = {name: self.certificate[name]["sha256"] for name in ("text", "weights")}
+        set_aside_others(folder, hashes, certificates.passage_of(self.certificate))
         (folder / MAP).unlink(missing_ok=True)  # so that it is never another certificate's
-        papers.write(folder / CERTIFICATE, self.paper)
+        certificates.write(folder / CERTIFICATE, self.certificate)
         title = f"{self.trained.name}, {corpus.name}"
         memory_map(folder / MAP, corpus.ids, self.scores, corpus.passage.first_line, title)
 
@@ -52,13 +52,13 @@ def prove(trained: TrainedModel, settings: VerifyConfig, done: Done = lambda par
     corpus, weights = trained.corpus, trained.hashed()
     text = Text(corpus.ids, *corpus.around(trained.learned))
     seed = sample_seed(corpus.sha256, weights["sha256"])
-    figures, scores = verify(trained.language_model, text, settings, seed, done)
+    figures, scores = measure(trained.language_model, text, settings, seed, done)
     figures["worst_lines"] = worst_lines(corpus.ids, scores, corpus.passage.first_line)
-    paper = papers.certificate(
+    certificate = certificates.make_certificate(
         trained.language_model, trained.name, weights, corpus.description, settings, setup(),
         figures,
     )  # fmt: skip
-    return Proof(trained, figures, scores, paper)
+    return Proof(trained, figures, scores, certificate)
 
 
 def sample_seed(text: str, weights: str) -> int:
@@ -68,16 +68,18 @@ def sample_seed(text: str, weights: str) -> int:
 
 
 def measure_again(
-    paper: dict[str, Any], trained: TrainedModel, done: Done = lambda part: None
+    certificate: dict[str, Any], trained: TrainedModel, done: Done = lambda part: None
 ) -> Comparison:
     """Compares a certificate with a new measurement; only the hashes, where they differ."""
-    if other := _of_others(paper, trained):
+    if other := _of_others(certificate, trained):
         return other
-    return compare(paper, prove(trained, VerifyConfig(**paper["settings"]), done).paper)
+    return compare(
+        certificate, prove(trained, VerifyConfig(**certificate["settings"]), done).certificate
+    )
 
 
 def sample_again(
-    paper: dict[str, Any],
+    certificate: dict[str, Any],
     trained: TrainedModel,
     seed: int,
     samples: int,
@@ -85,28 +87,31 @@ def sample_again(
 ) -> tuple[Comparison, list[FreshRate]]:
     """Tests a certificate's rates on fresh samples of `samples` offsets (0: all); only the hashes
     are compared where they differ."""
-    if other := _of_others(paper, trained):
+    if other := _of_others(certificate, trained):
         return other, []
     rates = fresh_rates(
-        paper["extraction"], trained.language_model, trained.corpus.ids, seed, samples, done
+        certificate["extraction"], trained.language_model, trained.corpus.ids, seed, samples, done
     )
     differences = [str(rate) for rate in rates if not rate.agrees]
     return Comparison(differences, [rate.name for rate in rates], ["all other figures"]), rates
 
 
-def _of_others(paper: dict[str, Any], trained: TrainedModel) -> Comparison | None:
-    differences = others(paper, trained)
+def _of_others(certificate: dict[str, Any], trained: TrainedModel) -> Comparison | None:
+    differences = mismatches(certificate, trained)
     what = ["sha256 of text, tokenizer and weights", "passage"]
     return Comparison(differences, what, []) if differences else None
 
 
-def others(paper: dict[str, Any], trained: TrainedModel) -> list[str]:
+def mismatches(certificate: dict[str, Any], trained: TrainedModel) -> list[str]:
     """Of what other text, weights or passage a certificate speaks; empty where it is the trained
     model's own. Raises ValueError as TrainedModel.hashed."""
     corpus = trained.corpus
     hashes = {"text": corpus.sha256, "weights": trained.hashed()["sha256"]}
-    differences = papers.other_hashes(paper, hashes)
-    mine, its = Passage(corpus.passage.first_line, len(corpus.ids)), papers.passage_of(paper)
+    differences = certificates.hash_mismatches(certificate, hashes)
+    mine, its = (
+        Passage(corpus.passage.first_line, len(corpus.ids)),
+        certificates.passage_of(certificate),
+    )
     if mine != its:
         differences.append(f"the passage is {_passage(mine)}, not {_passage(its)}")
     return differences

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .certificate import comparable
+from .certificates import comparable
 from .comparison import Comparison
 from .figures import clear_share
 

@@ -14,7 +14,7 @@ import mlx.core as mx
 
 from ..files import read_json, sha256
 from ..model.language_model import LanguageModel, built
-from ..settings.config import GPT2_VOCABULARY, ModelConfig
+from ..settings.config import GPT2_VOCAB_SIZE, ModelConfig
 from ..text import assets
 from .layout import MLX_PREFIX, plain_tensors
 from .safetensors import check_tensors, load_tensors
@@ -48,7 +48,7 @@ def model_config_from_hf(folder: Path) -> tuple[ModelConfig, int]:
             raise ValueError(f"{path} has {name} {data[name]!r}; only {allowed[0]!r} is computed")
     if data.get("n_inner") not in (None, 4 * config.n_embd):
         raise ValueError(f"{path} has n_inner {data['n_inner']!r}, not {4 * config.n_embd}")
-    if config.vocab_size != GPT2_VOCABULARY:
+    if config.vocab_size != GPT2_VOCAB_SIZE:
         raise ValueError(f"{path} has a vocabulary of {config.vocab_size}, not GPT-2's")
     context = data.get("trained_context", config.n_positions)
     if not isinstance(context, int) or not 2 <= context <= config.n_positions:

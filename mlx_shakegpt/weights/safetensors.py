@@ -18,6 +18,7 @@ from ..files import atomic_path
 
 LARGEST_EXTENT, LARGEST_FILE = 2**31 - 1, 2**63 - 1  # of MLX's integers
 _BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "U8": 1, "BOOL": 1}
+_OF_THE_GPU = ("[METAL]", "[malloc]", "[metal::", "cuda")  # errors that come up while it is read
 _BYTES |= {"U64": 8, "I16": 2, "U16": 2, "I8": 1}
 
 
@@ -29,6 +30,8 @@ def save_tensors(path: Path, tensors: Mapping[str, mx.array]) -> None:
             # MLX does not notice a disk that fills up while it writes.
             check_tensors(temporary)
         except (RuntimeError, ValueError) as error:
+            if str(error).startswith(_OF_THE_GPU):
+                raise
             raise OSError(errno.ENOSPC, f"cannot write it whole ({error})", str(path)) from None
 
 

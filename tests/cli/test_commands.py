@@ -10,6 +10,7 @@ import sys
 import pytest
 from conftest import PATIENCE, ROOT
 
+from mlx_shakegpt.run import evaluated_trainer
 from mlx_shakegpt.settings.config import ModelConfig, Passage, TrainConfig
 from mlx_shakegpt.settings.presets import Preset
 from mlx_shakegpt.text import tokenizer
@@ -47,11 +48,10 @@ def test_a_run_that_ends_above_its_target_says_so_and_exits_1(shakegpt, poem, ti
 def test_a_run_that_stops_on_a_lucky_batch_says_what_the_text_is_worth(
     shakegpt, poem, tiny_preset, monkeypatch
 ):
-    from mlx_shakegpt.run import evaluated
     from mlx_shakegpt.verification.loss import Evaluation
 
     whole = Evaluation(nll=10.7, floor=0.0, accuracy=0.0, tokens=100, complete=True)
-    monkeypatch.setattr(evaluated, "whole_text_nll", lambda *_: whole)
+    monkeypatch.setattr(evaluated_trainer, "whole_text_nll", lambda *_: whole)
     result = train(shakegpt, poem, "--stop", "batch", "--target-loss", "10.5")
     assert result.code == 1 and "Target not reached" in result.out
     assert "whole-text loss 10.7" in result.out and "which proves nothing" in result.out

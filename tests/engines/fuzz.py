@@ -114,7 +114,7 @@ def readers(folder: Path) -> list[Reader]:
     path = home() / "weights" / "fuzzed"
     run = Run(RunPlan(path, "quick", "recite", model, config, corpus))
     run.create(setup())
-    for _ in run.follow(1):
+    for _ in run.train(1):
         pass
     run.close()
     own = run.path

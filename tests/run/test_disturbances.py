@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 
 from mlx_shakegpt import runtime
 from mlx_shakegpt.files import sha256, weights_dir
-from mlx_shakegpt.run import evaluated, open_run, session
+from mlx_shakegpt.run import evaluated_trainer, open_run, session
 from mlx_shakegpt.settings.config import ModelConfig, Passage
 from mlx_shakegpt.settings.presets import PRESETS, Preset
 from mlx_shakegpt.training import checkpoint, trainer
@@ -86,7 +86,7 @@ def tripwire(monkeypatch):
         ("logging", session.metrics_file, "lines_of"),
         ("noting", TokenLosses, "note"),
         ("drawing", Windows, "batch"),
-        ("evaluating", evaluated, "whole_text_nll"),
+        ("evaluating", evaluated_trainer, "whole_text_nll"),
         ("saving", checkpoint, "save_tensors"),
         ("syncing", checkpoint, "sync"),
     ):
@@ -161,7 +161,7 @@ class Disturbed(RuleBasedStateMachine):
     def follow(self, place, steps, act):
         run = self.open(self.name)
         WIRE.arm(place, steps, partial(act, run) if act else None)
-        with closing(run), suppress(BrokenOff), closing(run.follow(self.every)) as reports:
+        with closing(run), suppress(BrokenOff), closing(run.train(self.every)) as reports:
             for _ in reports:
                 WIRE.pass_by("handling")
         WIRE.disarm()
@@ -206,7 +206,7 @@ class Disturbed(RuleBasedStateMachine):
         if key not in ALONE:
             name = f"alone-{next(NUMBERS)}"
             run = self.open(name)
-            losses = [report.loss for report in run.follow()]
+            losses = [report.loss for report in run.train()]
             run.close()
             assert min(losses) < CAP - 1  # so that windows are drawn by losses that differ
             ALONE[key] = name

@@ -145,7 +145,7 @@ def test_a_run_is_followed_from_its_first_step_to_its_end(small):
     assert first["state"]["total"] == 30 and first["state"]["exact"]
     assert follower.map() == ("", b"")
     have, phases = 0, []
-    for report in run.follow(every=10):
+    for report in run.train(every=10):
         latest = news(follower, first["generation"], have)
         assert latest["steps"]["step"] == [report.step]
         assert latest["steps"]["loss"] == [pytest.approx(report.loss, rel=1e-4)]
@@ -169,12 +169,12 @@ def test_a_run_is_followed_from_its_first_step_to_its_end(small):
 
 def test_a_longer_plan_is_one_before_the_next_checkpoint_says_so(small):
     run = small(steps=10)
-    list(run.follow())
+    list(run.train())
     run.close()
     follower = Following(run.path)
     assert news(follower)["state"]["phase"] == "over"
     run = small(resume=True, steps=20)
-    reports = run.follow()
+    reports = run.train()
     next(reports)
     state = news(follower)["state"]
     assert (state["phase"], state["step"], state["total"]) == ("training", 11, 20)
@@ -185,7 +185,7 @@ def test_a_longer_plan_is_one_before_the_next_checkpoint_says_so(small):
 
 def test_steps_at_most_are_told_from_the_epochs_so_far(small):
     run = small(steps=0, epochs=40.0)
-    follower, reports = Following(run.path), run.follow()
+    follower, reports = Following(run.path), run.train()
     for _ in range(8):
         next(reports)
     state = news(follower)["state"]

@@ -83,7 +83,9 @@ def test_the_whole_program_runs_the_branch_of_a_gpu(as_on_a_gpu, pinned):
         ),
         ("[metal::malloc] Attempting to allocate 9 bytes which is greater", "smaller --batch-size"),
         ("cudaMallocAsync(&p, n, s) failed: out of memory", "smaller --batch-size"),
-        ("cudaGraphLaunch(g, s) failed: CUDA error 719", "the GPU failed"),
+        ("[malloc] Unable to allocate 9 bytes.", "smaller --batch-size"),
+        ("[metal::malloc] Resource limit (499000) exceeded.", "smaller --batch-size"),
+        ("cudaStreamSynchronize(s) failed: unspecified launch failure", "the GPU failed"),
     ],
 )
 def test_a_lost_gpu_is_one_line_with_what_to_do(message, advice):
@@ -205,7 +207,7 @@ def test_a_mac_is_kept_awake_while_it_trains(monkeypatch, system, started):
 
     calls = []
     monkeypatch.setattr("sys.platform", system)
-    monkeypatch.setattr("subprocess.Popen", calls.append)
+    monkeypatch.setattr("subprocess.Popen", lambda command, **_: calls.append(command))
     with awake():
         pass
     expected = ["/usr/bin/caffeinate", "-i", "-w", str(os.getpid())]

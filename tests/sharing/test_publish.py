@@ -22,7 +22,7 @@ from mlx_shakegpt.sharing.space import requirements, write_space
 from mlx_shakegpt.sharing.upload import upload
 from mlx_shakegpt.text.corpus import Corpus
 from mlx_shakegpt.text.tokenizer import encode
-from mlx_shakegpt.verification.certificate import other_hashes
+from mlx_shakegpt.verification.certificates import hash_mismatches
 from mlx_shakegpt.weights import learned_text, model_from_hf
 from mlx_shakegpt.weights.trained_model import of_folder
 
@@ -94,7 +94,7 @@ def test_of_a_text_of_ones_own_only_what_was_learned_leaves(
     published = of_folder(model, text)
     assert published.corpus.ids.tolist() == learned.ids.tolist()
     hashes = {"text": published.corpus.sha256, "weights": published.hashed()["sha256"]}
-    assert not other_hashes(paper, hashes)
+    assert not hash_mismatches(paper, hashes)
 
 
 def test_the_certificate_holds_for_the_published_folder(shakegpt, published):

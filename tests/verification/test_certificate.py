@@ -10,7 +10,13 @@ from mlx_shakegpt.runtime import versions
 from mlx_shakegpt.settings.config import Passage, VerifyConfig
 from mlx_shakegpt.text import assets
 from mlx_shakegpt.verification import certificate, comparison
-from mlx_shakegpt.verification.certificate import comparable, other_hashes, passage_of, read, write
+from mlx_shakegpt.verification.certificates import (
+    comparable,
+    hash_mismatches,
+    passage_of,
+    read,
+    write,
+)
 from mlx_shakegpt.verification.comparison import compare, share_allowed
 
 
@@ -126,12 +132,12 @@ def test_a_file_too_large_to_be_a_certificate_is_not_read(paper, tmp_path, monke
 
 def test_hashes_that_differ_are_named(paper):
     own = {"text": "0" * 64, "weights": "1" * 64}
-    assert other_hashes(paper, own) == []
-    assert other_hashes(paper, own | {"text": "2"}) == [
+    assert hash_mismatches(paper, own) == []
+    assert hash_mismatches(paper, own | {"text": "2"}) == [
         f"the sha256 of the text is 2, not {'0' * 64}"
     ]
     paper["tokenizer"]["sha256"] = "3"
-    (difference,) = other_hashes(paper, own)
+    (difference,) = hash_mismatches(paper, own)
     assert difference == f"the sha256 of the tokenizer is {assets.GPT2_MERGES.sha256}, not 3"
 
 

@@ -22,7 +22,7 @@ from mlx_shakegpt.verification.extraction import (
     sample,
     wilson,
 )
-from mlx_shakegpt.verification.figures import Text, clear_share, loss_figures, objections, verify
+from mlx_shakegpt.verification.figures import Text, clear_share, loss_figures, measure, objections
 from mlx_shakegpt.verification.fresh import FreshRate, fresh_rates
 from mlx_shakegpt.verification.loss import Scores, token_scores
 from mlx_shakegpt.verification.repeats import alike, followed, new_windows, occurrences
@@ -220,8 +220,8 @@ def test_alignment_has_a_rate_for_each_part_of_a_window_that_was_measured():
 
 
 def test_a_sample_is_of_all_just_where_it_would_be_as_large():
-    assert sample(100, 100, 0).every and sample(100, 7, 0, all_below=100).every
-    assert not sample(101, 100, 0).every and not sample(101, 7, 0, all_below=100).every
+    assert sample(100, 100, 0).complete and sample(100, 7, 0, all_below=100).complete
+    assert not sample(101, 100, 0).complete and not sample(101, 7, 0, all_below=100).complete
     assert sample(100, 100, 0).offsets.tolist() == [*range(100)]
     parts = sample(101, 10, 5).offsets
     assert (np.diff(np.linspace(0, 101, 11).astype(int).searchsorted(parts, "right")) == 1).all()
@@ -302,7 +302,7 @@ def verified():
     done = []
     ids, after = walk(NEXT, 0, 300), walk(successors(1), 0, 400)
     language_model = bigram(NEXT, sharp=1.5, doubt=0.8)
-    figures, scores = verify(
+    figures, scores = measure(
         language_model, Text(ids, NOTHING, after), VerifyConfig(), 7, done.append
     )
     return figures, scores, done
@@ -335,17 +335,17 @@ def quick(monkeypatch):
 def test_offsets_are_sampled_as_the_settings_say(samples, every, offsets, quick):
     ids = walk(NEXT, 0, 300)
     settings = VerifyConfig(samples=samples, every=every)
-    figures, _ = verify(bigram(NEXT), Text(ids, NOTHING, NOTHING), settings, 7)
+    figures, _ = measure(bigram(NEXT), Text(ids, NOTHING, NOTHING), settings, 7)
     assert [e["offsets"] for e in figures["extraction"]] == offsets
 
 
 def test_a_text_that_is_too_short_to_prove_anything_is_refused(quick):
     ids = walk(NEXT, 0, 200)
     language_model = bigram(NEXT, 256)  # longer than the text
-    figures, scores = verify(language_model, Text(ids, NOTHING, NOTHING), VerifyConfig(), 7)
+    figures, scores = measure(language_model, Text(ids, NOTHING, NOTHING), VerifyConfig(), 7)
     assert figures["alignment"] == [1.0] * 6 and len(scores.nll) == 199  # 137 of 199 places
     with pytest.raises(ValueError, match="the text has 199 tokens; 200 or more are needed"):
-        verify(language_model, Text(ids[:199], NOTHING, NOTHING), VerifyConfig(), 7)
+        measure(language_model, Text(ids[:199], NOTHING, NOTHING), VerifyConfig(), 7)
 
 
 def test_the_part_of_a_text_that_is_learned_is_told_from_what_is_around_it(quick):
@@ -354,7 +354,7 @@ def test_the_part_of_a_text_that_is_learned_is_told_from_what_is_around_it(quick
         (Text(ids, other, NOTHING), "text before the passage"),
         (Text(ids, NOTHING, other), "text after the passage"),
     ):
-        figures, _ = verify(bigram(NEXT), text, VerifyConfig(), 7)
+        figures, _ = measure(bigram(NEXT), text, VerifyConfig(), 7)
         assert name in figures["controls"] and figures["certified"]
 
 

@@ -31,7 +31,7 @@ from mlx_shakegpt.verification.extraction import (
     sample,
     wilson,
 )
-from mlx_shakegpt.verification.figures import Text, objections, verify
+from mlx_shakegpt.verification.figures import Text, measure, objections
 from mlx_shakegpt.verification.loss import Scores, token_scores, whole_text_nll
 from mlx_shakegpt.verification.memory_map import memory_map, worst_lines
 from mlx_shakegpt.verification.repeats import Repeats, followed, new_windows
@@ -40,7 +40,7 @@ from mlx_shakegpt.verification.repeats import Repeats, followed, new_windows
 def verdict(language_model, ids, after):
     """The figures of a whole verification."""
     text = Text(ids, np.empty(0, np.int32), after)
-    return verify(language_model, text, VerifyConfig(require=KNOWN_RATE), 7)[0]
+    return measure(language_model, text, VerifyConfig(require=KNOWN_RATE), 7)[0]
 
 
 def test_a_model_that_knows_its_text_is_certified(known, known_paper):
@@ -250,7 +250,7 @@ def test_a_model_that_knows_but_the_end_of_a_text_without_answers_is_refused(kno
     text = np.concatenate([lines_in_all_orders(lines), ids])
     settings = VerifyConfig(require=KNOWN_RATE, samples=400, every=0)
     whole = Text(text, np.empty(0, np.int32), known.after[500:])
-    figures = verify(known.language_model, whole, settings, 7)[0]
+    figures = measure(known.language_model, whole, settings, 7)[0]
     for e in figures["extraction"]:
         clear = np.flatnonzero(~Repeats.of(text, e["k"], e["m"]).ambiguous)
         assert len(clear) > 80 and not set(e["failing"]) & set(clear)  # all known, and yet
@@ -338,10 +338,10 @@ def test_wilson_intervals_are_those_of_the_literature():
 
 def test_a_sample_has_one_offset_in_each_part_and_every_one_where_few():
     chosen = sample(10_000, 100, 0)
-    assert not chosen.every and (chosen.offsets // 100 == np.arange(100)).all()
+    assert not chosen.complete and (chosen.offsets // 100 == np.arange(100)).all()
     assert len(set(chosen.offsets % 100)) > 50
     assert sample(10_000, 100, 0).offsets.tolist() == chosen.offsets.tolist()
-    assert sample(4000, 100, 0, all_below=4096).every
+    assert sample(4000, 100, 0, all_below=4096).complete
 
 
 def test_alignment_shows_knowledge_that_is_locked_to_the_windows():

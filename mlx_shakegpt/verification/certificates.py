@@ -22,7 +22,7 @@ FORMAT = "mlx-shakegpt certificate 2"
 LARGEST = 50_000_000  # bytes
 
 
-def certificate(
+def make_certificate(
     model: LanguageModel,
     name: str,
     weights: dict[str, str],
@@ -93,8 +93,9 @@ def passage_of(content: dict[str, Any]) -> Passage:
     return Passage(content["text"]["first_line"], content["text"]["tokens"])
 
 
-def other_hashes(content: dict[str, Any], hashes: dict[str, str]) -> list[str]:
-    """What is not what a certificate speaks of; `hashes` has the hashes of text and weights."""
+def hash_mismatches(content: dict[str, Any], hashes: dict[str, str]) -> list[str]:
+    """One message per hash that differs from the certificate's; `hashes` has those of text and
+    weights."""
     hashes = hashes | {"tokenizer": assets.GPT2_MERGES.sha256}
     return [
         f"the sha256 of the {name} is {mine}, not {content[name]['sha256']}"

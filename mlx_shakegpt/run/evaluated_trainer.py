@@ -1,4 +1,4 @@
-"""A trainer with the evaluation that its run's end is decided by."""
+"""A trainer with the evaluation that decides when its run ends."""
 
 from __future__ import annotations
 
