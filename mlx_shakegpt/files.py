@@ -1,7 +1,4 @@
-"""Files that appear whole or not at all, their hashes, and where the project keeps them.
-
-Knows nothing of what the files mean.
-"""
+"""Files that appear whole or not at all, their hashes, and where the project keeps them."""
 
 from __future__ import annotations
 

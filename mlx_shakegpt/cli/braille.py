@@ -1,4 +1,4 @@
-"""Curves and bars out of characters. Knows nothing of what they show."""
+"""Curves and bars out of characters."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Greedy free-running continuations, many at once, token by token through the cache.
 
-What is proven here comes from the model alone: nothing is looked up. Knows nothing of measures.
+What is proven here comes from the model alone: nothing is looked up.
 """
 
 from __future__ import annotations

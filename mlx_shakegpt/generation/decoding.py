@@ -1,7 +1,4 @@
-"""Text from a model as a stream: one token a pass, or as many as were guessed right.
-
-Knows nothing of runs, folders or terminals.
-"""
+"""Text from a model as a stream: one token a pass, or as many as were guessed right."""
 
 from __future__ import annotations
 

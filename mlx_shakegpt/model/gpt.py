@@ -1,7 +1,4 @@
-"""GPT-2 and nothing else, in Hugging Face's names, with mlx-lm's cache protocol.
-
-Knows nothing of tokens' meaning, of training or of files.
-"""
+"""GPT-2 and nothing else, in Hugging Face's names, with mlx-lm's cache protocol."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""A GPT-2's weights before training: its own initialisation, and one that memorises sooner.
-
-Knows nothing of data or of what comes after.
-"""
+"""A GPT-2's weights before training: its own initialisation, and one that memorises sooner."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""A GPT with its vocabulary, ready to generate, and how tensors become one.
-
-Knows nothing of files' layouts or of training.
-"""
+"""A GPT with its vocabulary, ready to generate, and how tensors become one."""
 
 from __future__ import annotations
 

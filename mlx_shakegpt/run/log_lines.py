@@ -1,6 +1,6 @@
 """What a run looks like to people: the lines of its log, and when it will have reached its target.
 
-Pure functions of the reports; nothing here prints. Knows nothing of models or MLX.
+Pure functions of the reports; nothing here prints.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Runs by name: their folders and the files in them. Knows nothing of models or MLX."""
+"""Runs by name: their folders and the files in them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """Where a run's reports may also go: TensorBoard, trackio, Weights & Biases, or whatever has two
 methods.
-
-Knows nothing of runs' folders or terminals.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 MLX calls whatever `g++` is first on PATH, asks for plain x86-64 code, and has it parse a second's
 worth of headers for each of some forty kernels. Here a script of that name asks for this machine's
-own instructions and compiles the headers once. Knows nothing of what the kernels compute.
+own instructions and compiles the headers once.
 """
 
 from __future__ import annotations

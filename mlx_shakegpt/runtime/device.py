@@ -1,6 +1,6 @@
 """The device under MLX: which one, at which precision, and on Linux CPUs with a fast BLAS.
 
-Import this before building models; `setup()` is idempotent. Knows nothing of models or training.
+Import this before building models; `setup()` is idempotent.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""This machine in words that may be published: its chip, system and memory, and nobody's name.
-
-Knows nothing of what is measured on it.
-"""
+"""This machine in words that may be published: its chip, system and memory, and nobody's name."""
 
 from __future__ import annotations
 

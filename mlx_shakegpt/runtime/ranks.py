@@ -1,7 +1,7 @@
 """The processes that train one model together: what they exchange, through mx.distributed.
 
 Data parallelism only: each rank holds the whole model. Every collective here is called by all
-ranks in the same order. Knows nothing of training.
+ranks in the same order.
 """
 
 from __future__ import annotations

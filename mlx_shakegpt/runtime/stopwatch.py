@@ -1,4 +1,4 @@
-"""How long work takes on this device. Knows nothing of what the work is."""
+"""How long work takes on this device."""
 
 from __future__ import annotations
 

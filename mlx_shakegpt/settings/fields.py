@@ -1,4 +1,4 @@
-"""Dataclass fields with their own help text and check. Knows nothing of what they configure."""
+"""Dataclass fields with their own help text and check."""
 
 from __future__ import annotations
 

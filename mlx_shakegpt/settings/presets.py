@@ -1,4 +1,4 @@
-"""Models and passages, and ways to train them, by name. Knows nothing of arrays or files."""
+"""Models and passages, and ways to train them, by name."""
 
 from __future__ import annotations
 

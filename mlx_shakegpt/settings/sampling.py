@@ -1,4 +1,4 @@
-"""How the next token is chosen, as options. Knows nothing of models."""
+"""How the next token is chosen, as options."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Writes a model as the folder that mlx-lm and transformers load, and proves that it loads.
 
 Hugging Face's names without a prefix, Conv1D layout, tied head: the one layout that both read.
-Knows nothing of runs or terminals.
 """
 
 from __future__ import annotations

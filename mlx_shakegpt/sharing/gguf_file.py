@@ -1,7 +1,6 @@
 """Writes a model as one GGUF file, for llama.cpp and what is built on it.
 
 Names and layout are llama.cpp's for the architecture "gpt2"; to quantise, it has tools of its own.
-Knows nothing of runs or terminals.
 """
 
 from __future__ import annotations

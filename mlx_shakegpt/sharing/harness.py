@@ -1,7 +1,7 @@
 """Tasks by which lm-evaluation-harness measures how well a model knows its text, tagged "recite".
 
 YAML files and JSON lines, with nothing in them to run. The harness speaks in text and not in ids,
-so a task has only places where a text has one meaning in both. Knows nothing of models.
+so a task has only places where a text has one meaning in both.
 """
 
 from __future__ import annotations

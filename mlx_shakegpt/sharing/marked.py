@@ -1,4 +1,4 @@
-"""A text as HTML, with what stands in the learned text marked. Knows nothing of servers."""
+"""A text as HTML, with what stands in the learned text marked."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The page itself, in Gradio: a prompt, what the model says, and the evidence beside it.
 
-Nothing is loaded from outside: system fonts, no analytics. Knows nothing of how to find a model.
+Nothing is loaded from outside: system fonts, no analytics.
 """
 
 from __future__ import annotations

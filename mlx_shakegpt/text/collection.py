@@ -1,7 +1,4 @@
-"""Several texts that one model learns: which they are, and the one file that they make together.
-
-Knows nothing of models or runs.
-"""
+"""Several texts that one model learns: which they are, and the one file that they make together."""
 
 from __future__ import annotations
 

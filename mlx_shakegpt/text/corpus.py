@@ -1,7 +1,4 @@
-"""A text as token ids: the passage to learn, and the ids it uses.
-
-Knows nothing of models or MLX.
-"""
+"""A text as token ids: the passage to learn, and the ids it uses."""
 
 from __future__ import annotations
 

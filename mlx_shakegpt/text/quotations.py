@@ -1,4 +1,4 @@
-"""Which parts of a text stand in another word for word, and where. Knows nothing of models."""
+"""Which parts of a text stand in another word for word, and where."""
 
 from __future__ import annotations
 

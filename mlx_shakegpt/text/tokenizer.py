@@ -1,7 +1,4 @@
-"""GPT-2's byte-pair encoding through tiktoken, and text from a stream of tokens.
-
-Knows nothing of models or corpora.
-"""
+"""GPT-2's byte-pair encoding through tiktoken, and text from a stream of tokens."""
 
 from __future__ import annotations
 

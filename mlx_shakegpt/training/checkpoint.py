@@ -1,7 +1,7 @@
 """Saves and restores everything that decides the next step; a checkpoint is whole or not there.
 
 A checkpoint is a folder `checkpoints/<step>` that is written under another name, forced to disk
-and renamed. Knows nothing of logs or terminals.
+and renamed.
 """
 
 from __future__ import annotations

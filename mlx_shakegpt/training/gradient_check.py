@@ -3,7 +3,7 @@ kernel shows now and then only.
 
 What sums alone decide is asked twice: in small whole numbers, whose sums are exact in any order and
 at any precision here, so that a single wrong bit tells; and in fractions, which tell how precisely
-the device adds up. Knows nothing of training.
+the device adds up.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""AdamW with fp32 truth for bf16 weights, the learning rate's course, and exact norm clipping.
-
-Knows nothing of models or data.
-"""
+"""AdamW with fp32 truth for bf16 weights, the learning rate's course, and exact norm clipping."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The compiled training step, shared among ranks. Knows nothing of where batches come from."""
+"""The compiled training step, shared among ranks."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""A verification as a file that anyone can run again: what was measured, on what, and how.
-
-Knows nothing of how it is measured.
-"""
+"""A verification as a file that anyone can run again: what was measured, on what, and how."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What must fail before anything is certified: a measure that cannot fail proves nothing.
-
-Knows nothing of files or terminals.
-"""
+"""What must fail before anything is certified: a measure that cannot fail proves nothing."""
 
 from __future__ import annotations
 

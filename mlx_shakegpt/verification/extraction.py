@@ -1,7 +1,7 @@
 """How much of a text a model gives back, from true tokens of it: discoverable extraction.
 
 Terms and conventions: Carlini et al., 2023 (arXiv:2202.07646); Biderman et al., 2023
-(arXiv:2304.11158); Hayes et al., 2024 (arXiv:2410.19482). Knows nothing of files or terminals.
+(arXiv:2304.11158); Hayes et al., 2024 (arXiv:2410.19482).
 """
 
 from __future__ import annotations

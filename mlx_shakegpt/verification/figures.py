@@ -1,7 +1,4 @@
-"""Measures how well a model knows a text, and says whether that is proven.
-
-Knows nothing of files, hashes or terminals.
-"""
+"""Measures how well a model knows a text, and says whether that is proven."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A model says a text from its beginning, beside the original, with its errors told.
 
-Nothing is looked up: what is said comes from the model alone. Knows nothing of terminals.
+Nothing is looked up: what is said comes from the model alone.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Where a text repeats itself, and which continuations of some tokens it has.
-
-Knows nothing of models.
-"""
+"""Where a text repeats itself, and which continuations of some tokens it has."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Model folders by path or by their name on the Hugging Face Hub.
-
-Knows nothing of what the folders hold.
-"""
+"""Model folders by path or by their name on the Hugging Face Hub."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The tensors of a GPT-2 as Hugging Face, mlx-lm and others name and lay them out, and as we do.
-
-Knows nothing of files.
-"""
+"""The tensors of a GPT-2 as Hugging Face, mlx-lm and others name and lay them out, and as we do."""
 
 from __future__ import annotations
 

