@@ -81,16 +81,17 @@ class Sampler:
         self._model: LanguageModel | None = None
 
     def after(self, report: StepReport, trainer: Trainer) -> Sample | None:
-        """A sample of the weights right after a step, where one is due. That is never so after a
-        step whose report is not settled, as the device would have to wait."""
-        if not report.settled or self._every == 0:
+        """A sample of the weights right after a step, where one is due. After a step whose report
+        is not settled there is none yet, but one that is settled is asked for."""
+        if self._every == 0:
             return None
-        if self._model is None:
+        if report.settled and self._model is None:
             self._compile(trainer)
-        if not self._due(report, trainer):
-            return None
         left = SHARE * (self._clock() - self._began - self._spent) - self._spent
-        if left < self._cost:
+        if left < self._cost or not self._due(report, trainer):
+            return None
+        if not report.settled:
+            trainer.settle_soon()
             return None
         trainer.ranks.tick("speaking")
         self._last_epoch, started = report.epoch, self._clock()

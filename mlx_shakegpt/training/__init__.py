@@ -1,8 +1,8 @@
 """Training: the compiled step, and the loop around it as a generator of reports."""
 
-from .reports import RunState, StepReport
+from .reports import NotFinite, RunState, StepReport, TrainingError
 from .step import Step
-from .trainer import Evaluate, NotFinite, Trainer, TrainingError
+from .trainer import Evaluate, Trainer
 
 __all__ = [
     "Evaluate",

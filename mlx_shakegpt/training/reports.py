@@ -7,11 +7,20 @@ import statistics
 from dataclasses import dataclass, field, replace
 
 from ..settings.config import TrainConfig
+from ..settings.errors import NotReached
 from ..verification.loss import Evaluation
 
 RECENT = 25  # steps whose losses tell what is usual
 SPIKE = 3.0  # times their median
 SMOOTHED = 20  # steps over which the loss is smoothed that the rate follows
+
+
+class TrainingError(NotReached):
+    """Training cannot go on."""
+
+
+class NotFinite(TrainingError):
+    """A loss or a gradient is infinite or no number, as rates that are too high make them."""
 
 
 @dataclass(frozen=True)

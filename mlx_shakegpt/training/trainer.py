@@ -20,28 +20,19 @@ from ..model.language_model import LanguageModel, rows_for
 from ..runtime import on_gpu, peak_bytes, products_of, with_products_of
 from ..runtime.ranks import ALONE, Ranks
 from ..settings.config import ModelConfig, TrainConfig
-from ..settings.errors import NotReached
 from ..text.vocabulary import Vocabulary, within
 from ..verification.loss import Evaluation
 from .curriculum import Curriculum
 from .optimizer import learning_rate, optimizer_of
 from .positions import grow
 from .ranks import align, share
-from .reports import RunState, StepReport
+from .reports import NotFinite, RunState, StepReport
 from .step import Step, StepResult
 from .windows import Batch
 
 Evaluate = Callable[[GPT, int], Evaluation]  # model, context
 
 EVALUATIONS_AT_LEAST_APART = 20  # steps, for texts whose epoch is shorter
-
-
-class TrainingError(NotReached):
-    """Training cannot go on."""
-
-
-class NotFinite(TrainingError):
-    """A loss or a gradient is infinite or no number, as rates that are too high make them."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +100,7 @@ class Trainer:
         )
         self._eval_every = max(self.curriculum.steps(config.eval_every), EVALUATIONS_AT_LEAST_APART)
         self.gpu = on_gpu()
-        self._stop_requested = self._stopping = False
+        self._stop_requested = self._stopping = self._settle_requested = False
 
     def share(self) -> None:
         """Goes to where rank 0's trainer stands; all ranks call it, before they run."""
@@ -119,6 +110,10 @@ class Trainer:
         """Asks the loop to end after the step that runs, or among ranks after the next one, which
         tells all of them; its report will be settled."""
         self._stop_requested, self._stopping = True, self.ranks.size == 1
+
+    def settle_soon(self) -> None:
+        """Asks for a report that is settled, after the step that runs or the next one."""
+        self._settle_requested = True
 
     def batch(self, step: int) -> Batch:
         """The batch of a step, counted from 0: short windows at first, whole ones later."""
@@ -166,7 +161,7 @@ class Trainer:
                 batch = self.batch(state.step)
             if not ahead or self._must_settle(settle):
                 report, clock = self._report(running, clock)
-                running = None
+                running, self._settle_requested = None, False
                 if self._batch_below_target(report):
                     state.total = state.step
                 evaluation = self._evaluate() if self._evaluation_due() else None
@@ -196,7 +191,8 @@ class Trainer:
     def _must_settle(self, settle: Callable[[int], bool]) -> bool:
         """Whether the last step is to be reported at once, with the weights right after it."""
         step = self.state.step
-        return self._stopping or step == self.state.total or self._must_read_now() or settle(step)
+        asked = self._stopping or self._settle_requested or step == self.state.total
+        return asked or self._must_read_now() or settle(step)
 
     def _must_read_now(self) -> bool:
         """Whether the last step's numbers decide the next batch, so that they are read first."""

@@ -128,10 +128,14 @@ def test_samples_are_as_far_apart_as_asked_for(trainer, clock):
     assert taken(seconds=250) == [3, 6, 9]
 
 
-def test_the_last_step_is_sampled_and_an_unsettled_one_never(trainer, clock):
-    sampler = Sampler(trainer.corpus, every=50.0, clock=clock)
+def test_the_last_step_is_sampled_and_an_unsettled_one_never(trainer, clock, monkeypatch):
+    sampler, asked = Sampler(trainer.corpus, every=50.0, clock=clock), []
+    monkeypatch.setattr(trainer, "settle_soon", lambda: asked.append(True))
     clock.now = 100
+    assert sampler.after(report(trainer.state.total - 1, 1.0, False), trainer) is None
+    assert not asked
     assert sampler.after(report(trainer.state.total, 1.0, False), trainer) is None
+    assert asked  # as a GPU's reports come unsettled
     assert sampler.after(report(trainer.state.total - 1, 1.0), trainer) is None
     assert sampler.after(report(trainer.state.total, 1.0), trainer)
 

@@ -118,6 +118,15 @@ def test_reading_numbers_late_changes_none_of_them(ids):
     assert settled == [5, 12]
 
 
+def test_a_settled_report_can_be_asked_for(ids):
+    t, settled = trainer(ids), []
+    for report in t.run(ahead=True):
+        settled += [report.step] * report.settled
+        if report.step == 4 and not report.settled:
+            t.settle_soon()
+    assert settled == [5, 12]
+
+
 def test_a_rate_that_follows_the_loss_is_the_same_however_late_numbers_are_read(ids):
     changes = {"steps": 60, "lr": 0.02, "hold": 1.0, "follow": 5.0, "hard": 0.6}
     at_once = losses(trainer(ids, **changes), ahead=False)
