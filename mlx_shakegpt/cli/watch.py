@@ -47,6 +47,8 @@ def command(
             tokenizer.gpt2(progress)
     except ValueError as error:  # the page then shows all but the text
         note(f"Warning: {error}")
+    else:
+        following.check_text()
     server = watch_server(following, host, port)
     say(f"{path.resolve().name} is shown at {server.address}")
     note("Ctrl-C ends it.")

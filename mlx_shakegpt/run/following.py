@@ -45,6 +45,12 @@ class Following:
         self._mark, self._lock = secrets.token_hex(4), Lock()
         self._grown: float | None = None  # when the metrics last did, by the monotonic clock
 
+    def check_text(self) -> None:
+        """Raises ValueError where the text was said to lie somewhere and cannot be shown from
+        there; where the run had it, it may be gone."""
+        if self._data and self._places.missing:
+            raise ValueError(f"{self._places.missing}; name its place with `data`, or none")
+
     def progress(self, generation: str, steps: int, evaluations: int, samples: int) -> dict:
         """All that is new to somebody who has so many steps, evaluations and samples of a
         generation; of another one, everything, up to MOST_STEPS steps at a time."""

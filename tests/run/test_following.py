@@ -303,3 +303,11 @@ def test_following_needs_no_mlx():
         "assert not {'mlx', 'mlx.core', 'mlx_lm', 'gradio'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_a_text_that_is_not_where_it_was_said_to_be_is_refused(golden, tmp_path):
+    folder, text = golden
+    with pytest.raises(ValueError, match=r"no text file .*; name its place"):
+        Following(folder, tmp_path / "nowhere").check_text()
+    Following(folder, text).check_text()
+    Following(folder).check_text()  # which may be gone
