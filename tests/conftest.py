@@ -214,7 +214,7 @@ def known(pinned, trained):
 def known_paper(known, device):
     """A certificate of `known`, with made-up hashes."""
     from mlx_shakegpt.settings.config import VerifyConfig
-    from mlx_shakegpt.verification.certificates import certificate
+    from mlx_shakegpt.verification.certificates import make_certificate
     from mlx_shakegpt.verification.figures import Text, measure
     from mlx_shakegpt.verification.memory_map import worst_lines
 
@@ -225,7 +225,7 @@ def known_paper(known, device):
     description = {"name": "tinyshakespeare.txt", "sha256": "0" * 64, "first_line": 1}
     description |= {"tokens": KNOWN_TOKENS}
     weights = {"name": "model.safetensors", "sha256": "1" * 64, "dtype": "F32"}
-    return certificate(
+    return make_certificate(
         known.language_model, "known", weights, description, settings, device, figures
     )
 
@@ -234,7 +234,7 @@ def known_paper(known, device):
 def bigram_paper(device):
     """A certificate of a model made by hand, which knows its text, with made-up hashes."""
     from mlx_shakegpt.settings.config import VerifyConfig
-    from mlx_shakegpt.verification.certificates import certificate
+    from mlx_shakegpt.verification.certificates import make_certificate
     from mlx_shakegpt.verification.figures import Text, measure
     from mlx_shakegpt.verification.memory_map import worst_lines
 
@@ -244,7 +244,7 @@ def bigram_paper(device):
     figures["worst_lines"] = worst_lines(ids, scores, 1)
     text = {"name": "walk.txt", "sha256": "0" * 64, "first_line": 1, "tokens": len(ids)}
     weights = {"name": "model.safetensors", "sha256": "1" * 64, "dtype": "F32"}
-    return certificate(language_model, "bigram", weights, text, settings, device, figures)
+    return make_certificate(language_model, "bigram", weights, text, settings, device, figures)
 
 
 @pytest.fixture

@@ -102,7 +102,7 @@ def readers(folder: Path) -> list[Reader]:
     from mlx_shakegpt.sharing.export import export
     from mlx_shakegpt.text.corpus import Corpus
     from mlx_shakegpt.training import checkpoint
-    from mlx_shakegpt.verification import certificate, comparison
+    from mlx_shakegpt.verification import certificates, comparison
     from mlx_shakegpt.weights import model_from_hf, model_from_run
     from mlx_shakegpt.weights.safetensors import load_tensors
 
@@ -138,10 +138,10 @@ def readers(folder: Path) -> list[Reader]:
         ],
     }  # fmt: skip
     weights = of_run("fuzzed").hashed()
-    paper = certificate.certificate(
+    paper = certificates.make_certificate(
         language_model, "fuzzed", weights, corpus.description, VerifyConfig(), setup(), figures
     )
-    certificate.write(folder / "paper" / "certificate.json", paper)
+    certificates.write(folder / "paper" / "certificate.json", paper)
     saved = checkpoint.newest(own / "checkpoints")[0]
     assert saved is not None
 
@@ -150,8 +150,8 @@ def readers(folder: Path) -> list[Reader]:
         assert held <= (path / checkpoint.MODEL).stat().st_size
 
     def certificate_text(path: Path) -> None:
-        content = certificate.read(path / "certificate.json")
-        certificate.passage_of(content)
+        content = certificates.read(path / "certificate.json")
+        certificates.passage_of(content)
         comparison.compare(content, paper)
 
     def own_weights(path: Path) -> None:

@@ -9,7 +9,7 @@ from mlx_shakegpt.files import sha256
 from mlx_shakegpt.run import of_run
 from mlx_shakegpt.settings.config import Passage
 from mlx_shakegpt.verification.evidence import CERTIFICATE, MAP
-from mlx_shakegpt.verification.proof import evidence_folder, others
+from mlx_shakegpt.verification.proof import evidence_folder, mismatches
 from mlx_shakegpt.weights.trained_model import of_folder
 
 LENGTH = ("--corpus-tokens", 250)
@@ -38,8 +38,10 @@ def test_a_certificate_makes_way_when_its_run_trains_on(shakegpt, verified):
     assert (folder / f"certificate-{mark}.json").read_bytes() == paper
     assert (folder / f"memory-map-{mark}.png").read_bytes() == picture
     assert shakegpt("verify").code == 1
-    assert not others(json.loads((folder / CERTIFICATE).read_text()), of_run("tiny"))
-    assert others(json.loads(paper), of_run("tiny"))[0].startswith("the sha256 of the weights is")
+    assert not mismatches(json.loads((folder / CERTIFICATE).read_text()), of_run("tiny"))
+    assert mismatches(json.loads(paper), of_run("tiny"))[0].startswith(
+        "the sha256 of the weights is"
+    )
 
 
 def test_another_text_or_passage_leaves_the_certificate_of_the_learned_one(
@@ -54,7 +56,7 @@ def test_another_text_or_passage_leaves_the_certificate_of_the_learned_one(
         written = result.json()["certificate"]
         assert written.startswith(str(folder / "other-texts")), written
         assert f"Certificate and map are in {folder / 'other-texts'}" in result.err
-        assert others(json.loads(Path(written).read_text()), of_run("tiny"))
+        assert mismatches(json.loads(Path(written).read_text()), of_run("tiny"))
     assert len(list((folder / "other-texts").iterdir())) == 2
     assert (folder / CERTIFICATE).read_bytes() == paper
     assert (folder / MAP).read_bytes() == picture

@@ -9,7 +9,7 @@ from conftest import bigram, successors
 from mlx_shakegpt.runtime import versions
 from mlx_shakegpt.settings.config import Passage, VerifyConfig
 from mlx_shakegpt.text import assets
-from mlx_shakegpt.verification import certificate, comparison
+from mlx_shakegpt.verification import certificates, comparison
 from mlx_shakegpt.verification.certificates import (
     comparable,
     hash_mismatches,
@@ -112,9 +112,9 @@ def test_a_file_too_large_to_be_a_certificate_is_not_read(paper, tmp_path, monke
     file = tmp_path / "paper.json"
     write(file, paper)
     size = file.stat().st_size
-    monkeypatch.setattr(certificate, "LARGEST", size)
+    monkeypatch.setattr(certificates, "LARGEST", size)
     assert read(file) == paper
-    monkeypatch.setattr(certificate, "LARGEST", size - 1)
+    monkeypatch.setattr(certificates, "LARGEST", size - 1)
     with pytest.raises(ValueError, match=f"is no certificate: it has {size:,} bytes"):
         read(file)
     monkeypatch.undo()

@@ -6,7 +6,7 @@ import json
 import pytest
 from conftest import KNOWN_TOKENS
 
-from mlx_shakegpt.verification import certificate
+from mlx_shakegpt.verification import certificates
 from mlx_shakegpt.verification.comparison import LABELS, compare
 from mlx_shakegpt.verification.extraction import wilson
 from mlx_shakegpt.verification.fresh import FreshRate
@@ -114,9 +114,9 @@ def test_rounding_is_no_difference(paper):
 def test_a_certificate_without_the_lengths_is_not_sound(paper, tmp_path, lengths):
     first = paper["extraction"][0]
     paper["extraction"] = [first | {"k": k, "m": m} for k, m in lengths]
-    certificate.write(tmp_path / "paper.json", paper)
+    certificates.write(tmp_path / "paper.json", paper)
     with pytest.raises(ValueError, match="em@32,32 and em@50,50"):
-        certificate.read(tmp_path / "paper.json")
+        certificates.read(tmp_path / "paper.json")
 
 
 def test_the_seed_of_a_sample_is_that_of_text_and_weights():

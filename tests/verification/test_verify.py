@@ -270,8 +270,10 @@ def test_a_model_that_knows_a_text_with_a_refrain_is_certified(known, trained):
     verse, refrain = known.after, known.ids[:36]
     text = np.concatenate([verse[:44], refrain, verse[44:90], refrain, verse[90:136]])
     sure = {"positions": "look-back", "zero_residual": True}
-    # Of steps enough: what follows a refrain is known last, sooner or later as a machine rounds.
-    figures = verdict(trained(text, 800, **sure), text, verse[200:])
+    for steps in (800, 1200, 1600):  # what follows a refrain is known last, as a machine rounds
+        figures = verdict(trained(text, steps, **sure), text, verse[200:])
+        if figures["certified"]:
+            break
     assert figures["reasons"] == [] and figures["certified"]
     shorter, longer = figures["extraction"]
     assert (shorter["ambiguous"], longer["ambiguous"]) == (10, 0)
