@@ -103,16 +103,17 @@ def _expectation(run: Run, runtime: Runtime) -> str:
     steps = min(total, math.ceil(epochs * tokens / config.tokens_per_step))
     with products_of(config.products):
         # Muon's products are float32, whatever the weights are.
-        speeds = [
-            matmul_gflops(dtype=getattr(mx, dtype)) * cost.OF_PEAK[runtime.device]
-            for dtype in (config.dtype, "float32")
-        ]
+        speeds = {
+            dtype: matmul_gflops(dtype=getattr(mx, dtype)) * cost.OF_PEAK[runtime.device]
+            for dtype in {config.dtype, "float32"}
+        }
+    own, update = speeds[config.dtype], speeds["float32"]
     rows = run.trainer.model.wte.weight.shape[0]
     on_cpu = runtime.device == "cpu"
-    a_step = cost.step(model, config, speeds[0], rows, on_cpu, speeds[1]).seconds
+    a_step = cost.step(model, config, own, rows, on_cpu, update).seconds
     if config.first_blocks:
         shallow = replace(model, n_layer=min(config.first_blocks, model.n_layer))
-        first = cost.step(shallow, config, speeds[0], rows, on_cpu, speeds[1]).seconds
+        first = cost.step(shallow, config, own, rows, on_cpu, update).seconds
         a_step += cost.SHALLOW * (first - a_step)
     seconds = steps * a_step
     minutes = f"{seconds / 60:,.0f} minutes" if seconds > 90 else f"{seconds:.0f} seconds"
