@@ -11,7 +11,7 @@ import click
 from ..settings.config import TrainConfig
 from ..settings.presets import PRESETS, RECIPES
 from .common import Grouped, downloads, emit, json_option, note, options, prepare
-from .following import following, sample_options
+from .display import display, sample_options
 from .long import awake, interrupts
 from .ranks import joined, silent
 from .watch import page_if
@@ -117,7 +117,7 @@ def command(
             step, config = run.trainer.state.step, run.trainer.config.to_json()
             kinds = report_to if first else ()
             sinks = open_sinks(kinds, run.path, f"{run.path.name}-{run.id}", config, step, tell)
-            shown = following(run, sample_every, sample_prompt)
+            shown = display(run, sample_every, sample_prompt)
             page = page_if(watch and first, run.path, tell)
             with awake(), interrupts(run, tell), page, shown as show, closing(sinks):
                 for report in run.train(checkpoint_every or 0, tell):

@@ -54,6 +54,7 @@ def command(
         )
     prepare()
     from ..run import of_each_text
+    from ..verification import certificates
 
     config = VerifyConfig(**settings)
     texts = []
@@ -66,22 +67,22 @@ def command(
     # What came from the hub lies in its cache, where nobody looks.
     local = not model or Path(model).expanduser().is_dir()
     own = trained.folder if local else Path(trained.name)
-    result, text = _verified(trained, own, target, compare, config)
+    before = certificates.read(Path(compare).expanduser()) if compare else None
+    result, text = _verified(trained, own, target, config, before, compare)
     emit(as_json, result, text)
     if not result["certified"]:
         raise NotReached(f"not certified: {'; '.join(result['reasons'])}")
 
 
 def _verified(
-    trained: Any, own: Path, target: str | None, compare: str | None, config: VerifyConfig
-) -> tuple[dict[str, Any], str]:
+    trained: Any, own: Path, target: str | None, config: VerifyConfig,
+    before: dict[str, Any] | None, compared: str | Path | None,
+) -> tuple[dict[str, Any], str]:  # fmt: skip
     """The figures of a model with one text, whose certificate and map are written, and the same for
-    people."""
-    from ..verification import certificates
+    people; beside the certificate `before`, of the file `compared`, where there is one."""
     from ..verification.proof import CERTIFICATE, MAP, evidence_folder, prove
     from ..verification.summary import changes, summary
 
-    before = certificates.read(Path(compare).expanduser()) if compare else None
     folder = _writable(Path(target).expanduser() if target else evidence_folder(trained, own))
     _announce(trained)
     with awake():
@@ -92,7 +93,7 @@ def _verified(
     text = summary(figures)
     if before:
         result["changes"] = changes(before, figures)
-        text += f"\n\nBeside {compare}:\n" + "\n".join(result["changes"])
+        text += f"\n\nBeside {compared}:\n" + "\n".join(result["changes"])
     note(f"Certificate and map are in {folder}.")
     return result, text
 
@@ -103,12 +104,12 @@ def _verify_each(
     """Certifies a model that learned several texts for each of them; one that it had learned before
     is shown beside its certificate of that time."""
     from ..run import certificates_before
-    from ..verification.certificates import read
+    from ..verification import certificates
     from ..verification.figures import too_short
 
     if compare:
         raise click.UsageError("--compare is for one text; choose it with --data")
-    before = certificates_before(texts[0].folder)
+    files = certificates_before(texts[0].folder)
     results: dict[str, dict[str, Any]] = {}
     parts = []
     for trained in texts:
@@ -118,14 +119,12 @@ def _verify_each(
             parts.append(f"{name}\n\nnot measured: {reason}")
             continue
         folder = str(Path(target) / name) if target else None
-        old = before.get(corpus.sha256)
+        file, old = files.get(corpus.sha256), None
         try:
-            if old:
-                read(old)
+            old = certificates.read(file) if file else None
         except (ValueError, OSError) as error:
             note(f"Not compared with the certificate before: {error}")
-            old = None
-        result, text = _verified(trained, trained.folder, folder, str(old) if old else None, config)
+        result, text = _verified(trained, trained.folder, folder, config, old, file)
         results[name] = result
         parts.append(f"{name}\n\n{text}")
     missed = [name for name, result in results.items() if not result["certified"]]

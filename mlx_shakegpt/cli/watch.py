@@ -35,21 +35,21 @@ def command(
     """
     import webbrowser
 
-    from ..run.following import Following
     from ..run.names import find_run
+    from ..run.watched_run import WatchedRun
     from ..sharing.watch_server import serve_until_interrupted, watch_server
     from ..text import tokenizer
 
     path = Path(run).expanduser() if run and os.sep in run else find_run(run)
-    following = Following(path, Path(data) if data else None)
+    watched = WatchedRun(path, Path(data) if data else None)
     try:
         with downloads() as progress:
             tokenizer.gpt2(progress)
     except ValueError as error:  # the page then shows all but the text
         note(f"Warning: {error}")
     else:
-        following.check_text()
-    server = watch_server(following, host, port)
+        watched.check_text()
+    server = watch_server(watched, host, port)
     say(f"{path.resolve().name} is shown at {server.address}")
     note("Ctrl-C ends it.")
     if has_screen() if browser is None else browser:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 
 from ..files import sync
 from ..runtime import Runtime, versions
@@ -90,16 +91,19 @@ class Run:
                 )
             newest, damaged = newest_checkpoint(self.path)
             checkpoint.set_aside(self.path / "checkpoints", newest)
-            sizes = checkpoint.restore(newest, self.trainer)["logs"] if newest else {}
-            self._note_changes(saved)
             problems = [f"{problem}; going back to the one before" for problem in damaged]
-            for log in (self.path / METRICS, self.path / LOG):
-                if not cut(log, sizes.get(log.name, 0)):
-                    problems.append(
-                        f"{log} lacks lines, which no step depends on; going on without"
-                    )
-            cut_after(self.path / SAMPLES, self.trainer.state.step)
+            problems += self._go_back_to(newest)
+            self._note_changes(saved)
             return problems
+
+    def _go_back_to(self, saved: Path | None) -> list[str]:
+        """Puts trainer and logs back to a checkpoint, or, with a new trainer, to the start. Returns
+        what the logs lack."""
+        sizes = checkpoint.restore(saved, self.trainer)["logs"] if saved else {}
+        logs = self.path / METRICS, self.path / LOG
+        short = [log for log in logs if not cut(log, sizes.get(log.name, 0))]
+        cut_after(self.path / SAMPLES, self.trainer.state.step)
+        return [f"{log} lacks lines, which no step depends on; going on without" for log in short]
 
     def _note_changes(self, saved: RunConfig) -> None:
         """Writes down where the texts are now, and a longer plan with what it was before."""
@@ -116,19 +120,19 @@ class Run:
             write_settings(changed, self.path)
 
     def train(
-        self, every: int = 0, tell: Callable[[str], None] = lambda line: None
+        self, checkpoint_every: int = 0, tell: Callable[[str], None] = lambda line: None
     ) -> Iterator[StepReport]:
         """Trains; after each report the logs, and where one is due the checkpoint, are on disk.
 
-        `every` is the number of steps between checkpoints; 0: one every two minutes. When the
-        iteration ends, the state is saved, and the final weights if the run is over. From a loss
-        that is not finite the run goes back to its newest checkpoint, with half the rate from there
-        on, and says so to `tell`. Raises TrainingError where that has happened HALVINGS times, or
-        among several ranks.
+        `checkpoint_every` is the number of steps between checkpoints; 0: one every two minutes.
+        When the iteration ends, the state is saved, and the final weights if the run is over. From
+        a loss that is not finite the run goes back to its newest checkpoint, with half the rate
+        from there on, and says so to `tell`. Raises TrainingError where that has happened HALVINGS
+        times, or among several ranks.
         """
         while True:
             try:
-                yield from self._train(every, tell)
+                yield from self._train(checkpoint_every, tell)
                 return
             except NotFinite as error:
                 tell(self._back_at_half_the_rate(error))
@@ -139,15 +143,10 @@ class Run:
         if halvings > HALVINGS or ranks.size > 1:
             raise TrainingError(f"{error}; start another `run` with a lower `lr`") from None
         newest, _ = newest_checkpoint(self.path)
-        if newest:
-            sizes = checkpoint.restore(newest, self.trainer)["logs"]
-        else:
-            sizes = {}
+        if not newest:
             self.trainer = self._new_trainer(ranks)
-        for log in (self.path / METRICS, self.path / LOG):
-            cut(log, sizes.get(log.name, 0))
+        self._go_back_to(newest)
         state = self.trainer.state
-        cut_after(self.path / SAMPLES, state.step)
         state.halvings = max(state.halvings + 1, halvings)
         line = (
             f"{error}; going back to step {state.step} with half the rate, for the "
@@ -157,7 +156,7 @@ class Run:
             file.write(line + "\n")
         return line
 
-    def _train(self, every: int, tell: Callable[[str], None]) -> Iterator[StepReport]:
+    def _train(self, checkpoint_every: int, tell: Callable[[str], None]) -> Iterator[StepReport]:
         trainer = self.trainer
         losses = trainer.curriculum.losses
         history = History(self.path / HISTORY, len(losses.nll), trainer.state.step, tell)
@@ -165,8 +164,8 @@ class Run:
         saved_step = trainer.state.step
 
         def due(step: int) -> bool:
-            if every:
-                return step % every == 0
+            if checkpoint_every:
+                return step % checkpoint_every == 0
             return time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS
 
         with appended(self.path / METRICS) as jsonl, appended(self.path / LOG) as log:

@@ -23,9 +23,9 @@ def model_card(
     text: dict[str, Any],
 ) -> str:
     """README.md of a model folder; `config` is the run's, `context` its longest trained
-    window, `certificate` the certificate, `curve` tells whether there is a picture of the loss, and
-    `text` has the sha256 of the published text and its file in the Space, None for one that
-    everybody has."""
+    window, `certificate` what `verify` wrote, if it was run, `curve` tells whether there is a
+    picture of the loss, and `text` has the sha256 of the published text and its file in the Space,
+    None for one that everybody has."""
     head = front_matter(
         {
             "license": license_id,

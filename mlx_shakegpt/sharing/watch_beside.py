@@ -83,14 +83,14 @@ def serve(folder: str, browser: str = "", patience: float = SECONDS_WITHOUT_PAGE
     When stdin has ended, which the training's process held, it goes on until no page has asked for
     `patience` seconds, and writes STAYS if that is not now.
     """
-    from ..run.following import Following
+    from ..run.watched_run import WatchedRun
     from .watch_server import watch_server
 
     with suppress(OSError):
         os.nice(NICENESS)
     try:
-        following = Following(Path(folder))
-        server = watch_server(following)
+        watched = WatchedRun(Path(folder))
+        server = watch_server(watched)
     except (OSError, ValueError) as error:
         print(" ".join(str(error).split()), flush=True)
         return
@@ -104,9 +104,9 @@ def serve(folder: str, browser: str = "", patience: float = SECONDS_WITHOUT_PAGE
     def until_the_training_ends() -> None:
         while sys.stdin.read(1):
             pass
-        following.ended = True
+        watched.ended = True
         with suppress(OSError):  # whoever heard may be gone
             print(STAYS if shown() else "", flush=True)
 
     Thread(target=until_the_training_ends, daemon=True).start()
-    server.serve_while(lambda: not following.ended or shown())
+    server.serve_while(lambda: not watched.ended or shown())

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from ..run.following import Following
+from ..run.watched_run import WatchedRun
 from .own_page import OwnNames
 
 PAGE = Path(__file__).with_name("watch.html")
@@ -32,10 +32,10 @@ class WatchServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, following: Following, host: str, port: int) -> None:
+    def __init__(self, watched: WatchedRun, host: str, port: int) -> None:
         """Raises ValueError where host and port cannot be had."""
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self.following, self.own, self.asked, self.timeout = following, OwnNames(host), 0.0, 0.25
+        self.watched, self.own, self.asked, self.timeout = watched, OwnNames(host), 0.0, 0.25
         self.page, self.policy = _page()
         try:
             super().__init__((host, port), _Answers)
@@ -68,16 +68,16 @@ class WatchServer(ThreadingHTTPServer):
             self.server_close()
 
 
-def watch_server(following: Following, host: str = "127.0.0.1", port: int | None = None) -> Any:
+def watch_server(watched: WatchedRun, host: str = "127.0.0.1", port: int | None = None) -> Any:
     """A server on a port, or on the first free one of PORTS, a WatchServer. Raises ValueError where
     there is none."""
     for free in PORTS if port is None else ():
         try:
-            return WatchServer(following, host, free)
+            return WatchServer(watched, host, free)
         except ValueError:
             if free == PORTS[-1]:
                 raise
-    return WatchServer(following, host, port or 0)
+    return WatchServer(watched, host, port or 0)
 
 
 def serve_until_interrupted(server: WatchServer) -> None:
@@ -124,15 +124,15 @@ class _Answers(BaseHTTPRequestHandler):
     def _progress(self, query: dict[str, list[str]]) -> None:
         places = [_number(query, name) for name in ("steps", "evaluations", "samples")]
         generation = query.get("generation", [""])[0]
-        self._send_json(self.server.following.progress(generation, *places))
+        self._send_json(self.server.watched.progress(generation, *places))
 
     def _map(self, _: dict[str, list[str]]) -> None:
-        version, levels = self.server.following.map()
+        version, levels = self.server.watched.map()
         self._send(200, "application/octet-stream", levels, version)
 
     def _tokens(self, query: dict[str, list[str]]) -> None:
         start, stop = _number(query, "start"), _number(query, "stop")
-        self._send_json(self.server.following.tokens(start, stop))
+        self._send_json(self.server.watched.tokens(start, stop))
 
     def _send_json(self, answer: dict[str, Any]) -> None:
         text = json.dumps(answer, allow_nan=False, separators=(",", ":"))

@@ -1,6 +1,7 @@
 """Training: the compiled step, and the loop around it as a generator of reports."""
 
-from .reports import NotFinite, RunState, StepReport, TrainingError
+from .reports import NotFinite, StepReport, TrainingError
+from .run_state import RunState
 from .step import Step
 from .trainer import Evaluate, Trainer
 

@@ -23,7 +23,7 @@ from ..model.trees import flat
 from ..settings.config import LENGTH, ModelConfig, TrainConfig
 from ..weights import CLOSED_IDS, TRAINED_CONTEXT, run_tensors
 from ..weights.safetensors import check_tensors, load_tensors, save_tensors
-from .reports import RunState
+from .run_state import RunState
 from .trainer import Trainer
 
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"

@@ -12,7 +12,7 @@ from ..model.gpt import GPT
 from ..model.trees import assign, flat
 from ..runtime.ranks import Ranks
 from .curriculum import Curriculum
-from .reports import RunState
+from .run_state import RunState
 
 _WORDS = {1: mx.uint8, 2: mx.uint16, 4: mx.uint32, 8: mx.uint32}
 _MIXER = 2654435761  # 2³² over the golden ratio (Knuth, The Art of Computer Programming, 6.4)

@@ -1,18 +1,11 @@
-"""What the trainer reports, and where its run stands: plain dataclasses of numbers."""
+"""What the trainer reports of a step, and the errors that end a training."""
 
 from __future__ import annotations
 
-import math
-import statistics
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
-from ..settings.config import TrainConfig
 from ..settings.errors import NotReached
 from ..verification.loss import Evaluation
-
-RECENT = 25  # steps whose losses tell what is usual
-SPIKE = 3.0  # times their median
-SMOOTHED = 20  # steps over which the loss is smoothed that the rate follows
 
 
 class TrainingError(NotReached):
@@ -27,7 +20,7 @@ class NotFinite(TrainingError):
 class StepReport:
     """One training step. `norm` is before clipping, `dt` in seconds; `tokens` are those trained so
     far, this step's included; `peak_bytes` is the most memory that the process has used. `spike` is
-    the loss divided by the median of the last RECENT, where it stands out, else 0.
+    the loss divided by the median of recent ones, where it stands out, else 0.
 
     Where `settled`, the trainer's weights are those right after this step, and may be saved.
     """
@@ -44,94 +37,3 @@ class StepReport:
     spike: float = 0.0
     settled: bool = False
     evaluation: Evaluation | None = None
-
-
-@dataclass
-class RunState:
-    """Where a run stands: with the configuration and the text, all that decides what follows."""
-
-    step: int = 0
-    full_at: int = 0  # first step with windows of the full context
-    decay_at: int = 0  # first step of the falling rate
-    total: int = 0  # steps in all
-    deep: bool = True  # all blocks are trained
-    pretrained: bool = False  # began with weights that know all positions
-    reached: bool = False  # the last evaluation was below the target
-    known: bool = False  # the last evaluation found the text known by heart
-    evaluations: list[dict[str, float]] = field(default_factory=list)
-    recent: list[float] = field(default_factory=list)  # losses of the last steps
-    halvings: int = 0  # of the rate, after losses that were not finite
-    noted: int = 0  # steps whose losses were read
-    paces: list[float] = field(default_factory=list)  # smoothed losses after the last two of them
-
-    def extended(self, plan: RunState) -> RunState:
-        """This state with the steps of a longer plan; whole windows and the rate's fall, where they
-        have not begun, begin as it says. Raises ValueError where it is not longer."""
-        if plan.total <= self.total:
-            raise ValueError(
-                f"the run has {self.total:,} steps, and {plan.total:,} were asked for; ask for more"
-            )
-        full_at = plan.full_at if self.step <= self.full_at else self.full_at
-        decay_at = plan.decay_at if self.step <= self.decay_at else self.decay_at
-        return replace(self, full_at=full_at, decay_at=decay_at, total=plan.total)
-
-    def apply_stop_rule(self, result: Evaluation, config: TrainConfig) -> None:
-        """Takes the evaluation of the last step, and applies the stop rule.
-
-        A run that stops when the text is known is over then, and not before. On target, any other
-        without a finish is over. One with a finish goes on to whole windows; where they are on
-        target too, its rate falls to the end, over as large a share of the steps as planned.
-        """
-        on_target = result.complete and result.nll < config.target_loss
-        self.known = on_target and result.known
-        self.reached = self.known if config.stop == "known" else on_target
-        entry = {"step": self.step, "nll": result.nll, "complete": result.complete}
-        if result.extracted is not None:
-            entry["extracted"] = result.extracted
-        self.evaluations.append(entry)
-        if not on_target or self.step == self.total:
-            return
-        falls = config.finish and self.decay_at < self.total
-        if self.known or (not falls and config.stop != "known"):
-            self.total = self.step
-        elif self.step <= self.full_at:
-            self.full_at = self.step
-        elif falls and self.step < self.decay_at:
-            share = (self.total - self.decay_at) / self.decay_at
-            self.decay_at = self.step
-            if config.stop != "known":
-                self.total = self.step + max(1, math.ceil(share * self.step))
-
-    def note_loss(self, loss: float) -> float:
-        """Takes a step's loss; how many times the recent ones' median it is if it is a spike."""
-        median = statistics.median(self.recent) if len(self.recent) == RECENT else math.inf
-        self.recent = [*self.recent[1 - RECENT :], loss]
-        return loss / median if loss > max(SPIKE * median, median + 1) else 0.0
-
-    def note_pace(self, loss: float) -> None:
-        """Takes the loss of a step's targets with context, which the rate may follow."""
-        before = self.paces[-1] if self.paces else loss
-        share = 1 / min(self.noted + 1, SMOOTHED)
-        self.noted += 1
-        self.paces = [*self.paces[-1:], before + share * (loss - before)]
-
-    @property
-    def pace(self) -> float:
-        """The smoothed loss by which a step goes; infinite before there is one.
-
-        The loss of the step just before is never taken, read or not, so that it makes no difference
-        when numbers are read.
-        """
-        late = self.noted - (self.step - 1)  # 1 where the last step's loss was read, else 0
-        return self.paces[-1 - late] if len(self.paces) > late else math.inf
-
-    def deepens(self, below: float) -> bool:
-        """Whether all blocks are to be trained from the next step on, and were not before."""
-        joins = not self.deep and self.pace < below
-        self.deep |= joins
-        return joins
-
-    def slowing(self, follow: float) -> float:
-        """What a step's rate is multiplied with: below a smoothed loss of `follow`, their ratio;
-        and a half for each halving."""
-        return 0.5**self.halvings * (min(1.0, self.pace / follow) if follow else 1.0)

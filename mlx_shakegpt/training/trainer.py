@@ -26,7 +26,8 @@ from .curriculum import Curriculum
 from .optimizer import learning_rate, optimizer_of
 from .positions import grow
 from .ranks import align, share
-from .reports import NotFinite, RunState, StepReport
+from .reports import NotFinite, StepReport
+from .run_state import RunState
 from .step import Step, StepResult
 from .windows import Batch
 

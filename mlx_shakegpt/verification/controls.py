@@ -25,7 +25,7 @@ LEAKS = 1e-3  # share of the largest logit
 def controls(
     model: LanguageModel, ids: np.ndarray, unseen: tuple[str, np.ndarray], seed: int
 ) -> dict[str, dict[str, Any]]:
-    """Loss and extraction of texts and models that must fail; `passed` says where one did not.
+    """Loss and extraction of texts and models that must fail; `extracted` says where one did not.
 
     `unseen` is a text that was not trained, and its name. The controls: that text, the learned one
     with its lines shuffled, and an untrained model of the same shape on the learned text. What they
@@ -98,7 +98,10 @@ def _figures(
     chosen = sample(len(offsets), OFFSETS, seed)
     extracted = extraction(model, ids, K, M, Sample(offsets[chosen.offsets], chosen.complete))
     figures = {"nll": score.nll, "accuracy": score.accuracy, "rate": extracted["rate"]}
-    return figures | {"offsets": extracted["offsets"], "passed": extracted["rate"] > CONTROL_RATE}
+    return figures | {
+        "offsets": extracted["offsets"],
+        "extracted": extracted["rate"] > CONTROL_RATE,
+    }
 
 
 def _untrained(model: GPT) -> GPT:

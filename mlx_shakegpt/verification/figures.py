@@ -109,7 +109,7 @@ def objections(figures: dict[str, Any], require: float) -> list[str]:
     reasons += [
         f"the control “{name}” passed: {c['rate']:.4f} of it was extracted"
         for name, c in figures["controls"].items()
-        if c["passed"]
+        if c["extracted"]
     ]
     if not figures["free_running_agrees"]:
         reasons.append("free-running does not say what teacher forcing tells: the mask may leak")

@@ -72,7 +72,7 @@ def _recall(f: dict[str, Any]) -> str:
 def _controls(f: dict[str, Any]) -> str:
     lines = []
     for name, c in f["controls"].items():
-        verdict = "PASSED, which it must not" if c["passed"] else "fails, as it must"
+        verdict = "PASSED, which it must not" if c["extracted"] else "fails, as it must"
         lines.append(f"control    {name}: {verdict}; {c['rate']:.4f} extracted, nll {c['nll']:.3f}")
     lines.append(f"causality  later tokens change earlier logits by {f['leak']:.2g}")
     return "\n".join(lines)

@@ -17,8 +17,8 @@ from contextlib import contextmanager
 import pytest
 from conftest import PATIENCE, ROOT, free_port
 
-from mlx_shakegpt.run.following import Following
 from mlx_shakegpt.run.token_losses import newest_losses
+from mlx_shakegpt.run.watched_run import WatchedRun
 from mlx_shakegpt.sharing import watch_beside
 from mlx_shakegpt.sharing.watch_server import PAGE, WatchServer, watch_server
 
@@ -47,7 +47,7 @@ def browser():
 @contextmanager
 def served(folder, data=None, **more):
     """A run's page on a server in this process; its address, and the server."""
-    server = watch_server(Following(folder, data), **more)
+    server = watch_server(WatchedRun(folder, data), **more)
     over = threading.Event()
     thread = threading.Thread(target=server.serve_while, args=[lambda: not over.is_set()])
     thread.start()
@@ -317,11 +317,11 @@ def test_a_taken_port_is_one_line_and_without_one_the_next_is_taken(home, shakeg
         failed = shakegpt("watch", "golden", "--port", busy.getsockname()[1])
     assert failed.code == 2 and failed.err.count("\n") == 1, failed.err
     assert "cannot listen on 127.0.0.1" in failed.err and "choose another --port" in failed.err
-    following = Following(home / "weights" / "golden")
-    with watch_server(following) as first, watch_server(following) as second:
+    watched = WatchedRun(home / "weights" / "golden")
+    with watch_server(watched) as first, watch_server(watched) as second:
         assert first.server_port < second.server_port
     with pytest.raises(ValueError, match="choose another `port` or `host`"):
-        WatchServer(following, "192.0.2.1", free_port())
+        WatchServer(watched, "192.0.2.1", free_port())
 
 
 def test_ctrl_c_ends_it_cleanly(home):

@@ -431,8 +431,8 @@ SOUND |= {"determined_accuracy": 1.0, "excess": 0.0, "extraction": [RATE]}
         ({"leak": 1e-3}, None),
         ({"leak": 1.1e-3}, "later tokens change earlier logits by 0.0011 of the largest"),
         ({"free_running_agrees": False}, "the mask may leak"),
-        ({"controls": {"x": {"rate": 0.04, "passed": False}}}, None),
-        ({"controls": {"x": {"rate": 0.06, "passed": True}}}, "the control “x” passed: 0.0600 of"),
+        ({"controls": {"x": {"rate": 0.04, "extracted": False}}}, None),
+        ({"controls": {"x": {"rate": 0.06, "extracted": True}}}, "the control “x” passed: 0.0600"),
         # 0.99 ** 8 = 0.9227: 55 of 64 may be that, and 54 may not.
         ({"free_running": RUNS | {"right": 55 / 64}}, None),
         (

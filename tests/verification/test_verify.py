@@ -53,7 +53,7 @@ def test_a_model_that_knows_its_text_is_certified(known, known_paper):
     ]
     for e in figures["extraction"]:
         assert e["every_offset"] and e["rate"] >= KNOWN_RATE and e["p_z_half"] > 0.8
-    assert {name: c["passed"] for name, c in figures["controls"].items()} == {
+    assert {name: c["extracted"] for name, c in figures["controls"].items()} == {
         "text after the passage": False,
         "shuffled lines": False,
         "untrained model": False,
@@ -77,7 +77,9 @@ def test_a_model_of_another_text_is_refused(known):
     figures = verdict(known.language_model, known.after, known.ids)
     assert not figures["certified"]
     assert all(e["rate"] == 0 for e in figures["extraction"])
-    assert figures["controls"]["text after the passage"]["passed"]  # here that is what it learned
+    assert figures["controls"]["text after the passage"][
+        "extracted"
+    ]  # here that is what it learned
 
 
 def without_mask(monkeypatch):
@@ -102,7 +104,7 @@ def test_a_model_trained_without_the_mask_is_refused(known, trained, monkeypatch
 
 
 def test_nothing_is_certified_where_a_control_passes(known_paper):
-    controls = known_paper["controls"] | {"untrained model": {"rate": 0.2, "passed": True}}
+    controls = known_paper["controls"] | {"untrained model": {"rate": 0.2, "extracted": True}}
     (reason,) = objections(known_paper | {"controls": controls}, KNOWN_RATE)
     assert "the control “untrained model” passed" in reason
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from conftest import ROOT, TINY, tiny_training
 
-from mlx_shakegpt.run import following, names, open_run, token_losses
-from mlx_shakegpt.run.following import Following
+from mlx_shakegpt.run import names, open_run, token_losses, watched_run
 from mlx_shakegpt.run.metrics_file import STEP, GrowingMetrics
 from mlx_shakegpt.run.places import Places
+from mlx_shakegpt.run.watched_run import WatchedRun
 from mlx_shakegpt.settings.config import Passage
 from mlx_shakegpt.settings.presets import PRESETS, Preset
 from mlx_shakegpt.text.corpus import Corpus
@@ -51,8 +51,8 @@ def small(monkeypatch, device, poem):
     return start
 
 
-def news(follower, generation="", steps=0, evaluations=0, samples=0):
-    return follower.progress(generation, steps, evaluations, samples)
+def news(watched, generation="", steps=0, evaluations=0, samples=0):
+    return watched.progress(generation, steps, evaluations, samples)
 
 
 def test_a_line_counts_once_it_is_whole(tmp_path):
@@ -103,7 +103,7 @@ def test_what_it_knows_of_files_is_what_training_writes():
     assert token_losses.FINAL == checkpoint.MODEL
     assert windows.CAP == token_losses.UNTRAINED
     assert memory_map.LEAST_NLL == token_losses.LEAST
-    assert following.CERTIFICATE == evidence.CERTIFICATE
+    assert watched_run.CERTIFICATE == evidence.CERTIFICATE
 
 
 def test_a_token_has_a_byte_that_says_its_loss(golden):
@@ -139,30 +139,30 @@ def test_a_damaged_or_half_removed_checkpoint_gives_way_to_the_one_before(golden
 
 def test_a_run_is_followed_from_its_first_step_to_its_end(small):
     run = small(steps=30)
-    follower = Following(run.path)
-    first = news(follower)
+    watched = WatchedRun(run.path)
+    first = news(watched)
     assert first["state"]["phase"] == "waiting" and first["map"] is None
     assert first["state"]["total"] == 30 and first["state"]["exact"]
-    assert follower.map() == ("", b"")
+    assert watched.map() == ("", b"")
     have, phases = 0, []
-    for report in run.train(every=10):
-        latest = news(follower, first["generation"], have)
+    for report in run.train(checkpoint_every=10):
+        latest = news(watched, first["generation"], have)
         assert latest["steps"]["step"] == [report.step]
         assert latest["steps"]["loss"] == [pytest.approx(report.loss, rel=1e-4)]
         have += 1
         phases.append(latest["state"]["phase"])
     assert set(phases[:-1]) == {"training"}
     run.close()
-    last = news(follower, first["generation"], have)
+    last = news(watched, first["generation"], have)
     state = last["state"]
     assert (state["phase"], state["step"], state["reached"]) == ("over", 30, False)
     assert state["left"] is None and last["steps"]["step"] == []
     assert last["map"]["step"] == 30 and last["map"]["tokens"] == len(run.corpus.ids)
-    version, levels = follower.map()
+    version, levels = watched.map()
     assert version == last["map"]["version"] and len(levels) == len(run.corpus.ids)
     trained = run.trainer.curriculum.losses.nll != windows.CAP
     assert [level != 255 for level in levels] == trained.tolist() and trained.any()
-    everything = news(follower, "another")
+    everything = news(watched, "another")
     assert len(everything["steps"]["step"]) == 30 and everything["evaluations"]
     assert json.loads(json.dumps(everything, allow_nan=False)) == everything
 
@@ -171,12 +171,12 @@ def test_a_longer_plan_is_one_before_the_next_checkpoint_says_so(small):
     run = small(steps=10)
     list(run.train())
     run.close()
-    follower = Following(run.path)
-    assert news(follower)["state"]["phase"] == "over"
+    watched = WatchedRun(run.path)
+    assert news(watched)["state"]["phase"] == "over"
     run = small(resume=True, steps=20)
     reports = run.train()
     next(reports)
-    state = news(follower)["state"]
+    state = news(watched)["state"]
     assert (state["phase"], state["step"], state["total"]) == ("training", 11, 20)
     assert state["exact"] and state["left"] == pytest.approx(9 * state["pace"])
     reports.close()
@@ -185,10 +185,10 @@ def test_a_longer_plan_is_one_before_the_next_checkpoint_says_so(small):
 
 def test_steps_at_most_are_told_from_the_epochs_so_far(small):
     run = small(steps=0, epochs=40.0)
-    follower, reports = Following(run.path), run.train()
+    watched, reports = WatchedRun(run.path), run.train()
     for _ in range(8):
         next(reports)
-    state = news(follower)["state"]
+    state = news(watched)["state"]
     assert not state["exact"]
     assert state["total"] == pytest.approx(run.trainer.state.total, rel=0.1)
     reports.close()
@@ -200,32 +200,32 @@ def test_a_silent_run_is_not_said_to_train(golden):
     file = folder / names.METRICS
     lines = file.read_text().splitlines(keepends=True)
     file.write_text("".join(lines[:200]))
-    assert news(Following(folder))["state"]["phase"] == "training"
+    assert news(WatchedRun(folder))["state"]["phase"] == "training"
     hour_ago = time.time() - 3600
     os.utime(file, (hour_ago, hour_ago))
-    follower = Following(folder)
-    state = news(follower)["state"]
+    watched = WatchedRun(folder)
+    state = news(watched)["state"]
     assert state["phase"] == "quiet" and 3590 < state["silent"] < 3700
     assert state["left"] is None
-    follower.ended = True
-    assert news(follower)["state"]["phase"] == "stopped"
+    watched.ended = True
+    assert news(watched)["state"]["phase"] == "stopped"
 
 
 def test_answers_are_of_a_bounded_size(golden, monkeypatch):
     folder, text = golden
-    monkeypatch.setattr(following, "MOST_STEPS", 500)
-    monkeypatch.setattr(following, "MOST_TOKENS", 10)
-    follower, have, generation, sizes = Following(folder, text), 0, "", []
+    monkeypatch.setattr(watched_run, "MOST_STEPS", 500)
+    monkeypatch.setattr(watched_run, "MOST_TOKENS", 10)
+    watched, have, generation, sizes = WatchedRun(folder, text), 0, "", []
     while True:
-        answer = news(follower, generation, have)
+        answer = news(watched, generation, have)
         generation = answer["generation"]
         sizes.append(len(answer["steps"]["step"]))
         have += sizes[-1]
         if not answer["more"]:
             break
     assert sizes == [500, 500, 200]
-    assert len(follower.tokens(0, 10**9)["text"]) == 10
-    assert follower.tokens(10**9, 10**9 + 5) == {"start": 10**9, "text": [], "line": []}
+    assert len(watched.tokens(0, 10**9)["text"]) == 10
+    assert watched.tokens(10**9, 10**9 + 5) == {"start": 10**9, "text": [], "line": []}
 
 
 def test_samples_are_shown_with_what_stands_in_the_text(golden):
@@ -233,7 +233,7 @@ def test_samples_are_shown_with_what_stands_in_the_text(golden):
     said = "And lo: Shall I compare thee to a summer's day? <b>"
     with open(folder / names.SAMPLES, "a") as file:
         file.write(json.dumps({"step": 1200, "sample": said}) + "\n")
-    answer = news(Following(folder, text))
+    answer = news(WatchedRun(folder, text))
     (sample,) = answer["samples"]
     assert "".join(piece for piece, _ in sample["pieces"]) == said and sample["step"] == 1200
     marked = [(piece, line) for piece, line in sample["pieces"] if line]
@@ -261,45 +261,45 @@ def test_each_token_has_its_own_characters_and_its_line(tmp_path):
 
 def test_a_text_that_is_gone_or_another_is_said_to_be(golden, tmp_path):
     folder, _ = golden
-    gone = news(Following(folder, tmp_path / "gone.txt"))["map"]["missing"]
+    gone = news(WatchedRun(folder, tmp_path / "gone.txt"))["map"]["missing"]
     assert "no text file" in gone and "gone.txt" in gone
     other = tmp_path / "other.txt"
     other.write_text("Another text altogether, of some length. " * 80)
-    follower = Following(folder, other)
-    assert "is another one now" in news(follower)["map"]["missing"]
-    assert follower.tokens(0, 5)["text"] == []
+    watched = WatchedRun(folder, other)
+    assert "is another one now" in news(watched)["map"]["missing"]
+    assert watched.tokens(0, 5)["text"] == []
 
 
 def test_a_certificate_is_shown_in_short_and_a_damaged_one_not(golden):
     folder, _ = golden
-    shown = news(Following(folder))["certificate"]
+    shown = news(WatchedRun(folder))["certificate"]
     assert shown["certified"] and [rate["k"] for rate in shown["rates"]] == [32, 50]
     for damage in ("{", "[]", '{"extraction": 3}', '{"extraction": [], "nll": "x"}'):
         (folder / "certificate.json").write_text(damage)
-        assert news(Following(folder))["certificate"] is None
+        assert news(WatchedRun(folder))["certificate"] is None
 
 
 def test_a_folder_that_cannot_be_read_for_a_while_is_said_and_not_the_end(golden):
     folder, _ = golden
-    follower = Following(folder)
-    steps = len(news(follower)["steps"]["step"])
+    watched = WatchedRun(folder)
+    steps = len(news(watched)["steps"]["step"])
     config = (folder / "config.json").read_text()
     (folder / "config.json").write_text(config[:50])
-    broken = news(follower)
+    broken = news(watched)
     assert "cannot be read now" in broken["problems"][0]
     assert len(broken["steps"]["step"]) == steps
     (folder / "config.json").write_text(config)
-    assert news(follower)["problems"] == []
+    assert news(watched)["problems"] == []
 
 
-def test_following_needs_no_mlx():
+def test_a_watched_run_needs_no_mlx():
     code = (
         "import sys\n"
         "from mlx_shakegpt.run.names import find_run\n"
         "from mlx_shakegpt.sharing import watch_beside, watch_server\n"
         f"from pathlib import Path; folder = Path({str(GOLDEN / 'run')!r})\n"
-        "follower = watch_server.Following(folder)\n"
-        "assert follower.progress('', 0, 0, 0)['map'] and follower.map()[1]\n"
+        "watched = watch_server.WatchedRun(folder)\n"
+        "assert watched.progress('', 0, 0, 0)['map'] and watched.map()[1]\n"
         "assert not {'mlx', 'mlx.core', 'mlx_lm', 'gradio'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
@@ -308,6 +308,6 @@ def test_following_needs_no_mlx():
 def test_a_text_that_is_not_where_it_was_said_to_be_is_refused(golden, tmp_path):
     folder, text = golden
     with pytest.raises(ValueError, match=r"no text file .*; name its place"):
-        Following(folder, tmp_path / "nowhere").check_text()
-    Following(folder, text).check_text()
-    Following(folder).check_text()  # which may be gone
+        WatchedRun(folder, tmp_path / "nowhere").check_text()
+    WatchedRun(folder, text).check_text()
+    WatchedRun(folder).check_text()  # which may be gone

@@ -1,4 +1,4 @@
-"""How a training is followed: by a panel in a terminal, by sparse lines in a log."""
+"""How a training is shown: by a panel in a terminal, by sparse lines in a log."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _checked_prompt(_context: Any, _parameter: Any, prompt: str | None) -> str |
 
 
 @contextmanager
-def following(run: Any, every: float | None, prompt: str | None) -> Iterator[Show]:
+def display(run: Any, sample_every: float | None, prompt: str | None) -> Iterator[Show]:
     """A function that shows each report of a run, on stderr; of several ranks, on the first."""
     if run.trainer.ranks.rank:
         yield silent
@@ -57,12 +57,14 @@ def following(run: Any, every: float | None, prompt: str | None) -> Iterator[Sho
     encoding = getattr(sys.stderr, "encoding", None) or ""  # which must have blocks and dots
     drawn = console.is_interactive and encoding.lower().startswith("utf")
     shown = _panel if drawn and not os.environ.get("CI") else _lines
-    with shown(run, console, every, prompt) as show:
+    with shown(run, console, sample_every, prompt) as show:
         yield show
 
 
 @contextmanager
-def _panel(run: Any, console: Any, every: float | None, prompt: str | None) -> Iterator[Show]:
+def _panel(
+    run: Any, console: Any, sample_every: float | None, prompt: str | None
+) -> Iterator[Show]:
     from ..run.progress import RunProgress
     from ..run.samples import Sampler
     from .live import Live
@@ -70,7 +72,7 @@ def _panel(run: Any, console: Any, every: float | None, prompt: str | None) -> I
 
     progress = RunProgress(run)
     panel = Panel(console, run.path.name, progress)
-    sampler = Sampler(run.corpus, prompt, every, SAMPLES_APART)
+    sampler = Sampler(run.corpus, prompt, sample_every, SAMPLES_APART)
 
     def show(report: Any) -> None:
         progress.note(report)
@@ -83,12 +85,14 @@ def _panel(run: Any, console: Any, every: float | None, prompt: str | None) -> I
 
 
 @contextmanager
-def _lines(run: Any, _console: Any, every: float | None, prompt: str | None) -> Iterator[Show]:
+def _lines(
+    run: Any, _console: Any, sample_every: float | None, prompt: str | None
+) -> Iterator[Show]:
     from ..run import log_lines as text
     from ..run.progress import known
     from ..run.samples import Sampler
 
-    sampler = Sampler(run.corpus, prompt, every, LOGGED_SAMPLES_APART)
+    sampler = Sampler(run.corpus, prompt, sample_every, LOGGED_SAMPLES_APART)
 
     def show(report: Any) -> None:
         if report.step % LINES_EVERY == 0 or report.step == 1 or report.spike:

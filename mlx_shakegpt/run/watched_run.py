@@ -30,7 +30,7 @@ RECENT = 50  # steps whose median time tells the pace
 QUIET_SECONDS, QUIET_STEPS = 60, 20  # without a step, after which it may no longer train
 
 
-class Following:
+class WatchedRun:
     """A run to follow. Its answers are JSON-ready, and any thread may ask."""
 
     def __init__(self, folder: Path, data: Path | None = None) -> None:
