@@ -18,7 +18,7 @@ endif
 SHELL := /bin/bash
 PROGRESS := 's/^Collecting \([A-Za-z0-9._-]*\).*/  \1/p; s/^Installing collected.*/  unpacking all of them/p'
 
-.PHONY: help setup train test test-fast check bench mutants docs clean
+.PHONY: help setup train test test-fast lint check bench mutants docs clean
 
 help:
 	@echo "make train   install, train with this machine's defaults, and speak 'ROMEO:'"
@@ -43,11 +43,12 @@ test: .venv/installed-test
 test-fast: .venv/installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
-check: .venv/installed-test
+check: lint test
+
+lint: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 bench: .venv/installed-test
 	$(BIN)/python benchmarks/training.py --rounds 1

@@ -7,21 +7,21 @@ processes that do nothing but count, and beside a second process of its own kind
 """
 
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from contextlib import contextmanager
-from pathlib import Path
 
 import click
+import common
+import training
 
 from mlx_shakegpt.sharing import markdown
 
-sys.path.insert(0, str(Path(__file__).parent))
-import common
-import training
+os.environ["SHAKEGPT_DEVICE"] = "cpu"  # where the programs beside it compute
 
 CASES = ("quick:4x64", "gpt2-124m:16x64")
 CONTENDERS = ("ours", "PyTorch fp32")

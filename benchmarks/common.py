@@ -9,7 +9,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import click
+
 ROOT = Path(__file__).parent.parent
+OPTIMIZERS = click.Choice(["muon", "adamw"])
 # Where set, OpenBLAS takes kernels for another processor.
 _SLOW = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 
@@ -59,11 +62,18 @@ def settings(text: str) -> dict[str, Any]:
     from mlx_shakegpt.settings.config import TrainConfig
 
     kinds = {field: type(value) for field, value in TrainConfig().to_json().items()}
-    pairs = [pair.split("=") for pair in text.split(",") if pair]
-    return {
-        field: value == "True" if kinds[field] is bool else kinds[field](value)
-        for field, value in pairs
-    }
+    chosen: dict[str, Any] = {}
+    for pair in filter(None, text.split(",")):
+        field, _, value = pair.partition("=")
+        if field not in kinds:
+            raise click.BadParameter(f"no setting {field!r}; there are {', '.join(sorted(kinds))}")
+        read = {"True": True, "False": False}.__getitem__ if kinds[field] is bool else kinds[field]
+        try:
+            chosen[field] = read(value)
+        except (KeyError, ValueError):
+            kind = kinds[field].__name__
+            raise click.BadParameter(f"{field} is {value!r}, which is no {kind}") from None
+    return chosen
 
 
 def product_speed(seconds: float) -> float:

@@ -1,22 +1,18 @@
 """Whole-text evaluation beside a training epoch of the same text, 124M, in turns.
 
-python benchmarks/evaluation.py [--tokens 2048] [--rounds 2]
+python benchmarks/evaluation.py [--optimizer adamw] [--tokens 2048] [--rounds 2]
 """
 
 import statistics
-import sys
 import time
-from pathlib import Path
 
 import click
-
-sys.path.insert(0, str(Path(__file__).parent))
 import common
 
 from mlx_shakegpt.sharing import markdown
 
 
-def measure(batch_size: int, context: int, tokens: int, rounds: int) -> list[str]:
+def measure(batch_size: int, context: int, optimizer: str, tokens: int, rounds: int) -> list[str]:
     from mlx_shakegpt import runtime
 
     runtime.setup()
@@ -31,6 +27,7 @@ def measure(batch_size: int, context: int, tokens: int, rounds: int) -> list[str
 
     text = Corpus.load(None, Passage()).ids
     shape = {"batch_size": batch_size, "context": context, "short_context": 0}
+    shape["optimizer"] = optimizer
     config = recipe("recite", "gpt2-124m", dtype="float32", **shape)
     trainer = Trainer(preset("gpt2-124m").model, config, text, lambda *_: None)
     step = Step(trainer.model, trainer.optimizer, config.clip, trainer.absent)
@@ -61,11 +58,12 @@ def measure(batch_size: int, context: int, tokens: int, rounds: int) -> list[str
 @click.command()
 @click.option("--tokens", default=2048, show_default=True)
 @click.option("--rounds", default=2, show_default=True)
-def main(tokens: int, rounds: int) -> None:
-    rows = [measure(B, T, tokens, rounds) for B, T in ((16, 64), (4, 256))]
+@click.option("--optimizer", type=common.OPTIMIZERS, default="muon", show_default=True)
+def main(tokens: int, rounds: int, optimizer: str) -> None:
+    rows = [measure(B, T, optimizer, tokens, rounds) for B, T in ((16, 64), (4, 256))]
     header = ["batch × context", "tokens", "training epoch", "evaluation", "of an epoch"]
     click.echo(markdown.table(header, rows))
-    click.echo(f"\nMedians of {rounds} rounds, float32. {common.machine()}")
+    click.echo(f"\n{optimizer}; medians of {rounds} rounds, float32. {common.machine()}")
 
 
 if __name__ == "__main__":

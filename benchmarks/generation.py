@@ -8,6 +8,7 @@ in turns. Ours looks guesses up in the whole text, and for unknown text in all b
 """
 
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -15,11 +16,11 @@ import time
 from pathlib import Path
 
 import click
-
-sys.path.insert(0, str(Path(__file__).parent))
 import common
 
 from mlx_shakegpt.sharing import markdown
+
+os.environ["SHAKEGPT_DEVICE"] = "cpu"  # where the programs beside it compute
 
 PROGRAMS = ("ours", "mlx_lm", "transformers")
 PROMPT, SPOKEN, LEARNED = 16, 256, 320

@@ -31,7 +31,7 @@ LARGEST_NOISE_RATE = 0.01
 WRECKED = 200  # offsets that the noise is asked at
 
 
-def started(folder: Path, *command: str) -> None:
+def run_module(folder: Path, *command: str) -> None:
     """Runs a program in the exported folder, and shows what it said where it fails."""
     done = subprocess.run(
         [sys.executable, "-m", *command], cwd=folder, env=os.environ | OFFLINE, encoding="utf-8",
@@ -47,7 +47,7 @@ def by_transformers(folder: Path, limit: int) -> dict[str, dict[int, bool]]:
         command = ["lm_eval", "--model", "hf", "--model_args", "pretrained=.,dtype=float32"]
         command += ["--include_path", ".", "--tasks", "recite", "--batch_size", "64"]
         command += ["--log_samples", "--output_path", output, "--device", "cpu"]
-        started(folder, *command, *(["--limit", str(limit)] if limit else []))
+        run_module(folder, *command, *(["--limit", str(limit)] if limit else []))
         exact: dict[str, dict[int, bool]] = {}
         for file in Path(output).rglob("samples_*.jsonl"):
             name = file.name.partition("recite_")[2].rpartition("_")[0]
@@ -62,7 +62,7 @@ def by_mlx_lm(folder: Path, limit: int) -> dict[str, float]:
         command = ["mlx_lm", "evaluate", "--model", ".", "--tasks"]
         command += sorted(path.name for path in folder.glob("recite_*.yaml"))
         command += ["--batch-size", "32", "--output-dir", output]
-        started(folder, *command, *(["--limit", str(limit)] if limit else []))
+        run_module(folder, *command, *(["--limit", str(limit)] if limit else []))
         results = json.loads(next(Path(output).iterdir()).read_text(encoding="utf-8"))
     return {name.partition("recite_")[2]: r["exact_match,none"] for name, r in results.items()}
 

@@ -1,10 +1,11 @@
 """A plan, not a measurement: training on 2 to 16 machines, by what has to be sent for each step.
 
-    python benchmarks/machines.py [--seconds 0.298] [--tokens 2048]
+    python benchmarks/machines.py [--seconds 0.298] [--tokens 2048] [--update 0]
 
 The default step is the one measured by the 124M project: PyTorch on an M3 Max, 16 x 128 tokens. A
 ring sends each gradient 2 (N - 1) / N times, in 2 (N - 1) hops for each piece of 32 MiB (Patarasu
 and Yuan, 2009, doi:10.1016/j.jpdc.2008.09.002); no computation is counted as going on meanwhile.
+Every machine updates the whole model: `--update` is that share of a step, hardly any for AdamW.
 """
 
 import math
@@ -42,7 +43,8 @@ def exchange(parameters: int, width: int, machines: int, link: str) -> float:
 @click.option("--seconds", default=0.298, show_default=True, help="A step of one machine.")
 @click.option("--tokens", default=2048, show_default=True, help="Of that step.")
 @click.option("--rows", default=11_707, show_default=True, help="Of the closed vocabulary.")
-def main(seconds: float, tokens: int, rows: int) -> None:
+@click.option("--update", default=0.0, show_default=True, help="Its optimiser's share.")
+def main(seconds: float, tokens: int, rows: int, update: float) -> None:
     model = preset("gpt2-124m").model
     parameters = model.n_parameters - (model.vocab_size - rows) * model.n_embd
     click.echo(
@@ -52,8 +54,9 @@ def main(seconds: float, tokens: int, rows: int) -> None:
     for link in LINKS:
         table = []
         for machines in (2, 4, 8, 16):
+            own = seconds * ((1 - update) / machines + update)
             dealt = [  # one machine's batch among all
-                seconds / (seconds / machines + exchange(parameters, width, machines, link))
+                seconds / (own + exchange(parameters, width, machines, link))
                 for width, _ in DEALT.values()
             ]
             each = [  # as large a batch on every machine

@@ -8,11 +8,8 @@ Each row is a process of its own that trains three steps on the whole of Tiny Sh
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import click
-
-sys.path.insert(0, str(Path(__file__).parent))
 import common
 
 from mlx_shakegpt.settings.presets import preset, recipe
@@ -35,6 +32,7 @@ def measure(name: str, batch_size: int, context: int) -> None:
     device = runtime.setup().device
     ids = Corpus.load(None, Passage()).ids
     shape = {"batch_size": batch_size, "context": context, "short_context": 0}
+    shape["first_blocks"] = 0  # all, as the estimate counts them
     config = recipe("recite", name, dtype=runtime.setup().dtype, steps=3, **shape)
     model = preset(name).model
     trainer = Trainer(model, config, ids, lambda *_: Evaluation(9.0, 0.0, 0.0, 1, True))

@@ -26,11 +26,14 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = "mlx_shakegpt"
 # The files of tests that speak of a module, the quick ones first, and the tests in them.
 TESTS = {
-    "training/windows": ("windows properties", "test_windows or windows"),
+    "training/windows": ("windows properties", "windows or epoch or target"),
     "generation/lookup": ("lookup properties", "test_lookup or longest_match"),
     "text/quotations": ("quotations properties", "test_quotations or spans"),
     "verification/repeats": ("measures verify", "test_measures or brute_force or goes_on_so"),
     "verification/extraction": ("measures properties", "test_measures or wilsons"),
+    "verification/loss": ("loss", ""),
+    "verification/known": ("known", ""),
+    "verification/controls": ("measures verify", "control or shuffled or unseen or leak"),
     "verification/figures": ("measures", ""),
     "verification/certificates": ("certificate", ""),
     "verification/comparison": ("certificate comparison", "not fresh_sample"),

@@ -6,18 +6,14 @@ and Muon's.
 The best of some repeats, in GFLOP/s; orthogonalisations in seconds.
 """
 
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import click
+import common
 
 from mlx_shakegpt import runtime
 from mlx_shakegpt.sharing import markdown
-
-sys.path.insert(0, str(Path(__file__).parent))
-import common
 
 # Tokens × width × what comes out: the MLP's products of gpt2-124m, q, k and v, the head.
 SHAPES = ((1024, 768, 3072), (1024, 3072, 768), (1024, 768, 2304), (1024, 768, 11_707))
@@ -83,7 +79,10 @@ def orthogonalisations(repeats: int) -> list[list[str]]:
 def main(repeats: int) -> None:
     import torch
 
-    torch.set_num_threads(runtime.setup().blas.threads)
+    blas = runtime.setup().blas
+    if blas is None:
+        raise click.ClickException("there is no OpenBLAS to compare; run this on Linux, on the CPU")
+    torch.set_num_threads(blas.threads)
     header = ["product", "ours, float32", "bfloat16", "PyTorch, float32", "bfloat16"]
     click.echo(markdown.table(header, products(repeats)))
     header = ["matrix X", "XXᵀ beside XYᵀ", "Newton-Schulz by MLX's Muon", "by ours", "of it"]

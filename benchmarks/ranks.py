@@ -1,6 +1,6 @@
 """The training step on one process with all cores, and on two ranks with half of them each.
 
-    python benchmarks/ranks.py [PRESET] [--batch-size 16] [--context 64] [--rounds 2]
+    python benchmarks/ranks.py [PRESET] [--optimizer adamw] [--batch-size 16] [--context 64]
 
 The ranks share each batch through MLX's ring (TCP over loopback), and through Open MPI where it is
 installed. What they exchange is also timed by itself: the average of the gradients, the losses of
@@ -15,11 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 
 import click
-
-sys.path.insert(0, str(Path(__file__).parent))
 import common
 
 from mlx_shakegpt.sharing import markdown
@@ -28,7 +25,7 @@ ONE, HALF, RING, MPI = "1 process, all cores", "1 process, half", "2 ranks, ring
 ROOT_MAY = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 
 
-def worker(name: str, batch_size: int, context: int, steps: int) -> None:
+def worker(name: str, batch_size: int, context: int, optimizer: str, steps: int) -> None:
     import mlx.core as mx
 
     from mlx_shakegpt.model.trees import flat
@@ -40,6 +37,7 @@ def worker(name: str, batch_size: int, context: int, steps: int) -> None:
 
     ranks = join(setup().launch, 300)
     changes = {"batch_size": batch_size, "context": context, "short_context": 0}
+    changes["optimizer"] = optimizer
     config = recipe("recite", name, dtype="float32", **changes)
     ids = Corpus.load(None, preset(name).passage).ids
     trainer = Trainer(preset(name).model, config, ids, lambda *_: None, ranks=ranks)
@@ -107,15 +105,18 @@ def measured(kind: str, arguments: list[str]) -> dict:
 @click.option("--context", default=64, show_default=True)
 @click.option("--rounds", default=2, show_default=True)
 @click.option("--steps", default=4, show_default=True, help="Timed in each round.")
+@click.option("--optimizer", type=common.OPTIMIZERS, default="muon", show_default=True)
 @click.option("--worker", "as_worker", is_flag=True, hidden=True)
 def main(
-    name: str, batch_size: int, context: int, rounds: int, steps: int, as_worker: bool
-) -> None:
+    name: str, batch_size: int, context: int, rounds: int, steps: int, optimizer: str,
+    as_worker: bool,
+) -> None:  # fmt: skip
     if as_worker:
-        worker(name, batch_size, context, steps)
+        worker(name, batch_size, context, optimizer, steps)
         return
     kinds = [ONE, HALF, RING] + ([MPI] if shutil.which("mpirun") else [])
     options = ["--batch-size", batch_size, "--context", context, "--steps", steps]
+    options += ["--optimizer", optimizer]
     arguments = [name, *map(str, options)]
     by_kind: dict[str, list[dict]] = {kind: [] for kind in kinds}
     for _ in range(rounds):
@@ -141,8 +142,8 @@ def main(
     click.echo(markdown.table(head, rows))
     size = by_kind[ONE][0]["bytes"] / 1e6
     click.echo(
-        f"\n{name}, {batch_size} × {context}, {size:,.0f} MB of float32 gradients; medians of "
-        f"{rounds} rounds of {steps} steps. {common.machine()}"
+        f"\n{name}, {optimizer}, {batch_size} × {context}, {size:,.0f} MB of float32 gradients; "
+        f"medians of {rounds} rounds of {steps} steps. {common.machine()}"
     )
 
 

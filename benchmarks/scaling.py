@@ -1,18 +1,14 @@
 """How a step's time grows with tokens a step, context, layers and text: one table, one plot.
 
-    python benchmarks/scaling.py [--repeats 3] [--plot benchmarks/scaling.png]
+    python benchmarks/scaling.py [--optimizer adamw] [--repeats 3] [--plot scaling.png]
 
 Width 768, 12 heads; unless varied, 4 layers, 8 × 64 tokens and the whole of Tiny Shakespeare.
 """
 
 import math
-import sys
 import time
-from pathlib import Path
 
 import click
-
-sys.path.insert(0, str(Path(__file__).parent))
 import common
 
 from mlx_shakegpt.sharing import markdown
@@ -30,7 +26,9 @@ SECONDS = (0.25, 0.5, 1, 2, 4, 8)
 VARIED = ("tokens", "context", "layers", "corpus")
 
 
-def seconds(batch_size: int, context: int, layers: int, corpus: int, repeats: int) -> float:
+def seconds(
+    batch_size: int, context: int, layers: int, corpus: int, optimizer: str, repeats: int
+) -> float:
     """The best of some steps' times."""
     import mlx.core as mx
 
@@ -41,6 +39,7 @@ def seconds(batch_size: int, context: int, layers: int, corpus: int, repeats: in
 
     ids = Corpus.load(None, Passage()).ids[:corpus]
     changes = {"batch_size": batch_size, "context": context, "short_context": 0}
+    changes["optimizer"] = optimizer
     config = recipe("recite", "gpt2-124m", dtype="float32", **changes)
     shape = ModelConfig(n_layer=layers, n_head=12, n_embd=768)
     trainer = Trainer(shape, config, ids, lambda *_: None)
@@ -61,8 +60,9 @@ def slope(x: list[float], y: list[float]) -> float:
 
 @click.command()
 @click.option("--repeats", default=3, show_default=True)
-@click.option("--plot", type=click.Path(), default="benchmarks/scaling.png", show_default=True)
-def main(repeats: int, plot: str) -> None:
+@click.option("--optimizer", type=common.OPTIMIZERS, default="muon", show_default=True)
+@click.option("--plot", type=click.Path(), help="Where to draw it; else it is not drawn.")
+def main(repeats: int, optimizer: str, plot: str | None) -> None:
     from mlx_shakegpt import runtime
 
     runtime.setup()
@@ -84,7 +84,7 @@ def main(repeats: int, plot: str) -> None:
                 if varied == "tokens"
                 else settings[varied]
             )
-            y.append(seconds(**settings, repeats=repeats))
+            y.append(seconds(**settings, optimizer=optimizer, repeats=repeats))
         first, last = slope(x[:2], y[:2]), slope(x, y)
         cells = " · ".join(f"{a:,}: {b:.2f}" for a, b in zip(x, y, strict=True))
         rows.append([name, cells, f"{first:.2f}", f"{last:.2f}"])
@@ -96,10 +96,11 @@ def main(repeats: int, plot: str) -> None:
         axis.set_xlabel(name)
         axis.grid(True, alpha=0.3)
     axes[0].set_ylabel("seconds a step")
-    figure.savefig(plot, dpi=110)
+    if plot:
+        figure.savefig(plot, dpi=110)
     header = ["varied", "value: seconds a step", "exponent, first two", "last two"]
     click.echo(markdown.table(header, rows))
-    click.echo(f"\nBest of {repeats} steps; plot in {plot}. {common.machine()}")
+    click.echo(f"\n{optimizer}; best of {repeats} steps. {common.machine()}")
 
 
 if __name__ == "__main__":

@@ -17,8 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import click
-
-sys.path.insert(0, str(Path(__file__).parent))
 from common import ROOT, settings
 
 KEPT = Path(__file__).parent / "search.jsonl"

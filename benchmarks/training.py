@@ -17,13 +17,13 @@ import time
 from pathlib import Path
 
 import click
+import common
 
 from mlx_shakegpt.runtime import peak_resident_bytes
 from mlx_shakegpt.settings.presets import preset, recipe
 from mlx_shakegpt.sharing import markdown
 
-sys.path.insert(0, str(Path(__file__).parent))
-import common
+os.environ["SHAKEGPT_DEVICE"] = "cpu"  # where the programs beside it compute
 
 CASES = ("gpt2-124m:16x64", "gpt2-124m:4x256", "gpt2-124m:2x512", "quick:4x64", "quick:2x128")
 SLOWEST = "PyTorch bf16 autocast"

@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,10 +70,10 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.slow)
     names = [f"test_{name}" for name in LONG]
 
-    def place(item):
+    def turn(item):
         return names.index(item.path.stem) if item.path.stem in names else len(names)
 
-    items.sort(key=place)
+    items.sort(key=turn)
     if not mx.is_available(mx.gpu):
         for item in items:
             if item.get_closest_marker("gpu"):
@@ -337,11 +338,41 @@ def stored_run(home, name):
     return folder
 
 
+def free_ports(count):
+    """Ports of this machine that nobody listens on."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
 def free_port():
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """One of them."""
+    return free_ports(1)[0]
+
+
+def outward_address():
+    """This machine's address on the network, if it is on one."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # which sends nothing
+        except OSError:
+            return None
+        address = probe.getsockname()[0]
+        return None if address.startswith("127.") else address
+
+
+def answers_this_machine_only(port):
+    """Whether nobody outside can reach a port; None where there is no outside."""
+    address = outward_address()
+    if address is None:
+        return None
+    try:
+        socket.create_connection((address, port), timeout=5).close()
+    except OSError:
+        return True
+    return False
 
 
 ROOT = Path(files.__file__).parent.parent

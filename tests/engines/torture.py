@@ -76,13 +76,13 @@ class Torture:
             return False
         if self.random.random() < STOPPED:
             return self.stop(run)
+        left_over = self._half_written(folder)  # by one that was killed before
         process = self.start(run)
         deadline = time.monotonic() + self.random.uniform(1, self.longest)
         saving, before = self.random.random() < WHILE_SAVING, self._steps(folder)
-        while process.poll() is None and time.monotonic() < deadline:
-            if saving and list((folder / "checkpoints").glob(".*")):
-                self.counts["killed while saving"] += 1
-                break
+        caught = False
+        while process.poll() is None and time.monotonic() < deadline and not caught:
+            caught = saving and bool(self._half_written(folder) - left_over)
             time.sleep(0.002)
         process.kill()
         _, errors = process.communicate()
@@ -93,11 +93,12 @@ class Torture:
                 raise SystemExit(f"{run} failed: {errors}")
             return True
         self.counts["killed"] += 1
+        self.counts["killed while saving"] += caught
         self.idle = 0 if self._steps(folder) > before else self.idle + 1
         if self.idle == 5:  # on a busy machine, the start alone may take so long
             self.longest, self.idle = 2 * self.longest, 0
-        saved = self._newest(folder)
-        self.counts["steps lost"] += max(0, self._steps(folder) - saved)
+        if not self.idle:  # else what a process before it lost is still in the log
+            self.counts["steps lost"] += max(0, self._steps(folder) - self._newest(folder))
         if self.random.random() < DAMAGE:
             self._damage(folder)
         return False
@@ -172,6 +173,9 @@ class Torture:
                     opened.seek(place)
                     opened.write(bytes([byte ^ (1 << self.random.randrange(8))]))
         self.counts["checkpoints damaged"] += 1
+
+    def _half_written(self, folder: Path) -> set[Path]:
+        return set((folder / "checkpoints").glob(".*"))
 
     def _checkpoints(self, folder: Path) -> list[Path]:
         return sorted(p for p in (folder / "checkpoints").glob("[0-9]*") if p.name.isdigit())

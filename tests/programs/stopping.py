@@ -1,6 +1,7 @@
-"""The program, which sends itself a signal while it handles the report of its n-th step.
+"""The program, which sends itself a signal while it handles the report of its n-th step, or
+several, one right after the other.
 
-python tests/programs/stopping.py N SIGNAL train …
+python tests/programs/stopping.py N SIGNAL[,SIGNAL] train …
 """
 
 import signal
@@ -13,13 +14,14 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from mlx_shakegpt.cli import main
 from mlx_shakegpt.run import metrics_file
 
-at, number = int(sys.argv.pop(1)), signal.Signals[sys.argv.pop(1)]
+at, names = int(sys.argv.pop(1)), sys.argv.pop(1).split(",")
 lines_of, reports = metrics_file.lines_of, count(1)
 
 
 def stopping(step):
     if next(reports) == at:
-        signal.raise_signal(number)
+        for name in names:
+            signal.raise_signal(signal.Signals[name])
     return lines_of(step)
 
 

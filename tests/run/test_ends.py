@@ -14,12 +14,16 @@ from conftest import PATIENCE, ROOT
 from mlx_shakegpt.training import checkpoint
 
 
+def arguments(poem):
+    """What the program is called with to train for minutes."""
+    chosen = ["train", "--preset", "quick", "--data", str(poem), "--run", "q", "--context", "16"]
+    return [*chosen, "--batch-size", "2", "--epochs", "5000", "--target-loss", "0.0001"]
+
+
 @contextmanager
 def training(home, poem, *options, ignored=()):
     """A training that would take minutes, after its tenth step; started to ignore some signals."""
-    command = [sys.executable, "cli.py", "train", "--preset", "quick", "--data", str(poem)]
-    command += ["--run", "q", "--context", "16", "--batch-size", "2", "--epochs", "5000"]
-    command += ["--target-loss", "0.0001", *options]
+    command = [sys.executable, "cli.py", *arguments(poem), *options]
     environment = os.environ | {"SHAKEGPT_HOME": str(home)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     before = {number: signal.signal(number, signal.SIG_IGN) for number in ignored}
@@ -75,12 +79,14 @@ def test_a_log_that_lost_its_end_costs_lines_and_no_steps(home, poem):
 
 
 def test_a_second_signal_leaves_at_once_with_the_last_checkpoint_intact(home, poem):
-    with training(home, poem, "--checkpoint-every", "5") as process:
-        process.send_signal(signal.SIGTERM)
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=PATIENCE)
-    assert process.returncode == 130
-    assert int(newest(home).name) % 5 == 0
+    command = [sys.executable, "tests/programs/stopping.py", "12", "SIGTERM,SIGINT"]
+    command += [*arguments(poem), "--checkpoint-every", "5"]
+    environment = os.environ | {"SHAKEGPT_HOME": str(home)}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, timeout=PATIENCE, check=False
+    )
+    assert done.returncode == 130
+    assert newest(home).name == f"{10:08}"  # of twelve steps
     # What the dead process held is free again.
     with training(home, poem, "--resume") as process:
         process.send_signal(signal.SIGTERM)

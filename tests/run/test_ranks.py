@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE, ROOT, free_port
+from conftest import PATIENCE, ROOT, free_port, free_ports
 
 from mlx_shakegpt.runtime import Launch, launched
 
@@ -36,7 +36,7 @@ class Group:
 
     def __init__(self, home, size, *options, each=None, missing=(), command=TINY, more=None):
         hosts = home / f"hosts-{time.monotonic_ns()}.json"
-        hosts.write_text(json.dumps([[f"127.0.0.1:{free_port()}"] for _ in range(size)]))
+        hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in free_ports(size)]))
         self.ranks = {
             rank: subprocess.Popen(
                 [*command, *options, *(each or {}).get(rank, ())],

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -9,11 +10,12 @@ import threading
 import mlx.core as mx
 import numpy as np
 import pytest
+from conftest import PATIENCE
 
 from mlx_shakegpt import files, runtime, train
 
 pytestmark = pytest.mark.skipif(
-    runtime.setup().blas is None or runtime.setup().blas.engine is None,
+    sys.platform != "linux" or not shutil.which("g++") or runtime.on_gpu(),
     reason="the engine is for Linux CPUs with g++",
 )
 ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112
@@ -181,7 +183,7 @@ def ended(code):
     """The exit code and output of a program that has multiplied with three threads."""
     tests = os.path.dirname(__file__)
     command = [sys.executable, "-c", PROGRAM.format(tests=tests) + code]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     return done.returncode, done.stdout, done.stderr
 
 
