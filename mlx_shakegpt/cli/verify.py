@@ -158,12 +158,20 @@ def _rerun(
         result, fresh = sample_again(stated, trained, *sample, _done)
     else:
         result = measure_again(stated, trained, _done)
-    held = "" if result.differences else f"{file} holds: {trained.name} was measured again.\n"
+    rates = {f"em@{e['k']},{e['m']}": e["rate"] for e in stated["extraction"]}
+    require = stated["settings"]["require"]
+    held = "" if result.differences else (
+        f"{file} holds: {trained.name} was measured again. It states "
+        f"{' and '.join(f'{name} {rate:.4f}' for name, rate in rates.items())}, and "
+        f"{'certifies' if stated['certified'] else 'does not certify'} {require:g}.\n"
+    )  # fmt: skip
     emit(
         as_json,
         {
             "holds": not result.differences,
             "certified": stated["certified"],
+            "require": require,
+            "rates": rates,
             "differences": result.differences,
             "compared": result.compared,
             "not_compared": result.not_compared,

@@ -15,15 +15,15 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from ..files import as_text, read_json
+from ..files import as_text
 from .config_file import read_config
 from .log_lines import steps_to_target
 from .metrics_file import STEP, GrowingMetrics
 from .names import METRICS, SAMPLES
 from .places import Places
+from .shown_certificate import ShownCertificate
 from .token_losses import FINAL, LEAST, LEVELS, MOST, NOT_TRAINED, Checkpoint, newest_losses
 
-CERTIFICATE = "certificate.json"
 MOST_STEPS = 5000  # in one answer
 MOST_TOKENS = 2048  # in one answer
 RECENT = 50  # steps whose median time tells the pace
@@ -42,6 +42,7 @@ class WatchedRun:
         self._metrics = GrowingMetrics(folder / METRICS)
         self._samples = GrowingMetrics(folder / SAMPLES)
         self._checkpoint: Checkpoint | None = None
+        self._certificate = ShownCertificate(folder)
         self._mark, self._lock = secrets.token_hex(4), Lock()
         self._grown: float | None = None  # when the metrics last did, by the monotonic clock
 
@@ -73,7 +74,7 @@ class WatchedRun:
                     {"step": s["step"], "pieces": self._places.marked(s["text"])} for s in new
                 ],
                 "map": self._map(),
-                "certificate": self._certificate(),
+                "certificate": self._certificate.of_text(self.config.corpus.sha256),
                 "problems": problems,
             }
 
@@ -189,24 +190,6 @@ class WatchedRun:
         share = latest.share_likeliest
         more = {"tokens": len(latest.losses), "likeliest": share, "missing": self._places.missing}
         return {"version": latest.version, "step": latest.step} | scale | more
-
-    def _certificate(self) -> dict[str, Any] | None:
-        """What the run's certificate says, in short; None without one that can be read."""
-        try:
-            certificate = read_json(self.folder / CERTIFICATE)
-            rates = [
-                {name: e[name] for name in ("k", "m", "rate")} for e in certificate["extraction"]
-            ]
-            numbers = [certificate["nll"], *(value for rate in rates for value in rate.values())]
-            if not all(isinstance(number, (int, float)) for number in numbers):
-                return None
-            return {
-                "certified": certificate["certified"] is True,
-                "nll": certificate["nll"],
-                "rates": rates,
-            }
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
 
 
 def _short(value: float) -> float:

@@ -58,8 +58,11 @@ class Corpus:
         return source | {"first_line": self.passage.first_line, "tokens": len(self.ids)}
 
     def around(self, passage: Passage | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """The ids before and after a passage of the same file, else of this one."""
-        lines = _read(Path(self.path) if self.path else None)[2]
+        """The ids before and after a passage of the same file, else of this one. Raises ValueError
+        where the file has changed."""
+        _, content, lines = _read(Path(self.path) if self.path else None)
+        if sha256(content) != self.sha256:
+            raise ValueError(f"{self.path} was written anew since it was read; once more")
         around = passage or self.passage
         first = around.first_line - 1
         before = tokenizer.encode("".join(lines[:first]))

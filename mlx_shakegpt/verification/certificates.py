@@ -13,9 +13,9 @@ from ..model.language_model import LanguageModel
 from ..runtime import Runtime, versions
 from ..settings.config import Passage, VerifyConfig
 from ..text import assets
-from .extraction import LENGTHS
+from .extraction import LENGTHS, interval
 
-FORMAT = "mlx-shakegpt certificate 2"
+FORMAT = "mlx-shakegpt certificate 3"
 LARGEST = 50_000_000  # bytes
 
 
@@ -30,14 +30,13 @@ def make_certificate(
 ) -> dict[str, Any]:
     """The certificate of some figures: of the model called `name`, of its weights, which have name,
     sha256 and dtype, and of a text, which has name, sha256, first_line and tokens."""
-    config = model.gpt.config
     return {
         "format": FORMAT,
         "text": text,
         "tokenizer": {"name": "gpt2", "sha256": assets.GPT2_MERGES.sha256},
         "name": name,
         "weights": weights,
-        "model": config.to_json() | {"trained_context": model.context},
+        "model": shape_of(model),
         "settings": asdict(settings),
         "versions": versions(),
         "device": runtime.device,
@@ -46,6 +45,11 @@ def make_certificate(
         "decoding": "greedy, KV cache, no look-up",
         **figures,
     }
+
+
+def shape_of(model: LanguageModel) -> dict[str, Any]:
+    """What makes a model of its weights: its configuration, and the longest trained window."""
+    return model.gpt.config.to_json() | {"trained_context": model.context}
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
@@ -68,21 +72,36 @@ def read(path: Path) -> dict[str, Any]:
         for name in ("text", "tokenizer", "weights"):
             if not isinstance(content[name]["sha256"], str):
                 raise ValueError(f"it has no hash of the {name}")
-        if [(e["k"], e["m"]) for e in content["extraction"]] != list(LENGTHS):
-            lengths = " and ".join(f"em@{k},{m}" for k, m in LENGTHS)
-            raise ValueError(f"its rates are not {lengths}")
-        for e in content["extraction"]:
-            if not 0 <= e["low"] <= e["high"] <= 1:
-                raise ValueError(f"the interval of em@{e['k']},{e['m']} is none")
+        _check_rates(content["extraction"])
         for name, value in comparable(content).items():
             if not math.isfinite(value):
                 raise ValueError(f"{name} is not a number")
         if not isinstance(content["certified"], bool):
             raise ValueError("it does not say whether anything is certified")
+        require = content["settings"]["require"]
+        if content["certified"] and not all(e["low"] >= require for e in content["extraction"]):
+            raise ValueError(f"it certifies {require:g} with rates that may be lower")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{path} is no sound certificate: {what}") from None
     return content
+
+
+def _check_rates(rates: list[dict[str, Any]]) -> None:
+    """Raises ValueError for other rates than LENGTHS, or one that is no share of its offsets or has
+    another interval."""
+    if [(e["k"], e["m"]) for e in rates] != list(LENGTHS):
+        lengths = " and ".join(f"em@{k},{m}" for k, m in LENGTHS)
+        raise ValueError(f"its rates are not {lengths}")
+    for e in rates:
+        name, rate, offsets = f"em@{e['k']},{e['m']}", e["rate"], e["offsets"]
+        if type(offsets) is not int or offsets < 1 or not 0 <= rate <= 1:
+            raise ValueError(f"{name} is no share of its offsets")
+        hits = round(rate * offsets)
+        if hits / offsets != rate:
+            raise ValueError(f"{name} is no share of its offsets")
+        if (e["low"], e["high"]) != interval(hits, offsets, e["every_offset"]):
+            raise ValueError(f"the interval of {name} is not that of its rate")
 
 
 def passage_of(content: dict[str, Any]) -> Passage:

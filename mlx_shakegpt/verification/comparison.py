@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from .controls import LEAKS
-from .extraction import TIES, run_lengths
+from .extraction import TIES, interval, run_lengths
 
 Figures = dict[str, Any]
 
 NLL_SHARE, NLL_TOLERANCE = 0.02, 1e-4  # of a loss, in nats a token
 FLOOR_TOLERANCE = 1e-9  # counted, not measured
 RATE_TOLERANCE, PLACES = 0.005, 2  # of a share; or so many places, where that is more
+THRESHOLD_TOLERANCE = 0.03  # of a share above some chance, which a loss within its own may cross
+ROUNDING = 1e-13  # of a difference itself
 COMPRESSED_SHARE = 0.01  # between versions of bz2 and xz
 LINES = 2  # worst lines that may have changed
 
@@ -38,7 +40,10 @@ class Comparison:
 
 def compare(stated: Figures, measured: Figures) -> Comparison:
     """Compares all that a certificate states with what was measured, of the same structure."""
-    a, b = _flat(stated), _flat(json.loads(json.dumps(measured)))
+    try:
+        a, b = _flat(stated), _flat(json.loads(json.dumps(measured)))
+    except ValueError as error:
+        return Comparison([str(error)], ["the names of all entries"], [])
     differences, compared, not_compared = [], [], []
     for name in [*a, *(name for name in b if name not in a)]:
         if name not in a or name not in b:
@@ -58,13 +63,19 @@ def compare(stated: Figures, measured: Figures) -> Comparison:
 
 
 def _flat(value: Any, name: str = "") -> Figures:
-    """A certificate's entries by their path, lists whole."""
+    """A certificate's entries by their path, lists whole. Raises ValueError for a key by which one
+    entry would pass for another."""
     if name == "extraction":
         value = {f"em@{e['k']},{e['m']}": e for e in value}
     if not isinstance(value, dict) or name.endswith("histogram"):
         return {name.removeprefix("extraction."): value}
-    parts = (_flat(v, f"{name}.{key}".removeprefix(".")) for key, v in value.items())
-    return {path: leaf for part in parts for path, leaf in part.items()}
+    entries: Figures = {}
+    for key, part in value.items():
+        for path, leaf in _flat(part, f"{name}.{key}" if name else key).items():
+            if not key or "." in key or path in entries:
+                raise ValueError(f"an entry of {name or 'the certificate'} is called {key!r}")
+            entries[path] = leaf
+    return entries
 
 
 def _same(name: str, a: Figures, b: Figures) -> bool:
@@ -89,11 +100,16 @@ def _equal(name: str, a: Figures, b: Figures) -> bool:
 
 def _near(stated: Any, measured: Any, allowed: float) -> bool:
     number = isinstance(stated, (int, float)) and not isinstance(stated, bool)
-    return number and abs(measured - stated) <= allowed
+    return number and abs(measured - stated) <= allowed + ROUNDING
 
 
 def _loss(name: str, a: Figures, b: Figures) -> bool:
     return _near(a[name], b[name], NLL_TOLERANCE + NLL_SHARE * abs(b[name]))
+
+
+def _excess(name: str, a: Figures, b: Figures) -> bool:
+    """As far from each other as the losses may be, as the floor is counted."""
+    return _near(a[name], b[name], NLL_TOLERANCE + NLL_SHARE * b["nll"])
 
 
 def _bits(name: str, a: Figures, b: Figures) -> bool:
@@ -120,8 +136,23 @@ def _rate(name: str, a: Figures, b: Figures) -> bool:
 
 def _places(name: str, b: Figures) -> int:
     """How many places a rate was measured at."""
+    if name == "determined_accuracy":
+        return int(b["determined"])
     group = name.partition(".")[0] if name.startswith("em@") else name.rpartition(".")[0]
     return int(b[f"{group}.offsets"] if group else b["tokens"])
+
+
+def _bound(name: str, a: Figures, b: Figures) -> bool:
+    """An interval's end is that of the stated rate, whose own rule says how far it may be off."""
+    rate, offsets, complete = (
+        a[f"{name.rpartition('.')[0]}.{part}"] for part in ("rate", "offsets", "every_offset")
+    )
+    ends = interval(round(rate * offsets), offsets, complete)
+    return _near(a[name], ends[name.endswith("high")], 0)
+
+
+def _above_a_chance(name: str, a: Figures, b: Figures) -> bool:
+    return _near(a[name], b[name], max(THRESHOLD_TOLERANCE, share_allowed(_places(name, b))))
 
 
 def share_allowed(places: int) -> float:
@@ -188,10 +219,13 @@ def _worst(name: str, a: Figures, b: Figures) -> bool:
 
 # By the whole name of a figure, its last part, or that before it.
 _RULES: dict[str, Callable[[str, Figures, Figures], bool]] = {
-    **dict.fromkeys(("nll", "excess"), _loss),
+    "nll": _loss,
+    "excess": _excess,
     **dict.fromkeys(("bits", "bits_per_byte"), _bits),
     **dict.fromkeys(("bits_bz2", "bits_xz"), _compressed),
-    **dict.fromkeys(("rate", "low", "high", "p_z_half", "discoverable"), _rate),
+    "rate": _rate,
+    **dict.fromkeys(("low", "high"), _bound),
+    **dict.fromkeys(("p_z_half", "discoverable"), _above_a_chance),
     **dict.fromkeys(("accuracy", "determined_accuracy"), _rate),
     **dict.fromkeys(("free_running.score", "free_running.right"), _run_share),
     **{

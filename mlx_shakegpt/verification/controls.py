@@ -83,7 +83,7 @@ def leak(model: LanguageModel, ids: np.ndarray) -> float:
         changed = row_ids.copy()
         changed[cut:] = (row_ids[cut:] + 1) % model.gpt.wte.weight.shape[0]
         got = np.array(model.gpt(changed[None]).astype(mx.float32))[0]
-        largest = max(largest, float(np.abs(got - plain)[:cut].max()))
+        largest = float(np.maximum(largest, np.abs(got - plain)[:cut].max()))  # NaN stays NaN
     return largest / max(float(np.abs(plain).max()), 1e-9)
 
 

@@ -47,6 +47,10 @@ def set_aside_others(
 
 
 def set_aside_unless_of(folder: Path, weights: Path) -> None:
-    """Sets certificate and map aside unless they are of the weights in a file."""
-    if (folder / CERTIFICATE).is_file():
-        set_aside_others(folder, {"weights": sha256(weights)})
+    """Sets certificates and maps aside, of each text that a model learned, unless they are of the
+    weights in a file."""
+    found = [*folder.glob(CERTIFICATE), *folder.glob(f"texts/*/{CERTIFICATE}")]
+    if found:
+        hashes = {"weights": sha256(weights)}
+        for certificate in found:
+            set_aside_others(certificate.parent, hashes)

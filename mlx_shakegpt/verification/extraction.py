@@ -17,7 +17,7 @@ import numpy as np
 from ..generation.batched import continuations
 from ..model.language_model import LanguageModel
 from .loss import window_scores
-from .repeats import Repeats, followed
+from .repeats import Repeats, followed, periodic
 
 LENGTHS = ((32, 32), (50, 50))  # k given and m said: Biderman's and Carlini's
 RUN = 256  # tokens that a free run is followed at most
@@ -51,6 +51,12 @@ def wilson(hits: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     return min(max(0.0, middle - half), share), max(min(1.0, middle + half), share)
 
 
+def interval(hits: int, n: int, complete: bool) -> tuple[float, float]:
+    """Wilson's interval of `hits` in a sample of n; where that is `complete`, the share itself: a
+    count, not an estimate."""
+    return (hits / n, hits / n) if complete else wilson(hits, n)
+
+
 def extraction(
     model: LanguageModel, ids: np.ndarray, k: int, m: int, chosen: Sample
 ) -> dict[str, Any]:
@@ -80,9 +86,9 @@ def extraction(
     else:
         known, unsettled = np.zeros(len(chosen.offsets), bool), np.arange(len(chosen.offsets))
     known[unsettled] = _decoded(model, repeats, chosen.offsets[unsettled])
-    rate = float(known.mean())
-    # Every offset is a count, not an estimate.
-    low, high = (rate, rate) if chosen.complete else wilson(int(known.sum()), len(known))
+    hits = int(known.sum())
+    rate = hits / len(known)
+    low, high = interval(hits, len(known), chosen.complete)
     return {
         "k": k,
         "m": m,
@@ -94,6 +100,7 @@ def extraction(
         "ambiguous": int(ambiguous.sum()),
         "text_offsets": len(repeats.ambiguous),
         "text_ambiguous": int(repeats.ambiguous.sum()),
+        "text_periodic": int((periodic(ids, k, m) & ~repeats.ambiguous).sum()),
         "free_running": not more,
         **more,
         "failing": chosen.offsets[~known].tolist(),

@@ -102,12 +102,14 @@ def objections(figures: dict[str, Any], require: float) -> list[str]:
             )
         if clear_share(e) < LEAST_CLEAR:
             reasons.append(
-                f"{name} has a single answer at {clear_share(e):.4f} of the text's offsets, below "
-                f"{LEAST_CLEAR:g}: the text repeats itself too much"
+                f"{name} has a single answer, and one that cannot be copied, at "
+                f"{clear_share(e):.4f} of the text's offsets, below {LEAST_CLEAR:g}: the text "
+                "repeats itself too much"
             )
     reasons += _contradictions(figures, require)
     reasons += [
         f"the control “{name}” passed: {c['rate']:.4f} of it was extracted"
+        + ("; if the model learned that text too, verify both as one" if "passage" in name else "")
         for name, c in figures["controls"].items()
         if c["extracted"]
     ]
@@ -121,8 +123,9 @@ def objections(figures: dict[str, Any], require: float) -> list[str]:
 
 
 def clear_share(rate: dict[str, Any]) -> float:
-    """Share of a text's offsets whose k tokens have a single continuation, of an `extraction`."""
-    return 1 - rate["text_ambiguous"] / rate["text_offsets"]
+    """Share of a text's offsets whose k tokens have a single continuation, of an `extraction`, and
+    not the one that goes on with their own period."""
+    return 1 - (rate["text_ambiguous"] + rate["text_periodic"]) / rate["text_offsets"]
 
 
 def _contradictions(figures: dict[str, Any], require: float) -> list[str]:

@@ -62,8 +62,9 @@ def prove(trained: TrainedModel, settings: VerifyConfig, done: Done = lambda par
 
 
 def sample_seed(text: str, weights: str) -> int:
-    """The seed of a verification, from the hashes of text and weights: nobody can choose it without
-    changing one of them, and no training can know it."""
+    """The seed of a verification, from the hashes of text and weights: no training can know it. Who
+    changes a byte of the file until a sample suits him is found out by `sample_again`, with a seed
+    that he could not foresee."""
     return int.from_bytes(hashlib.sha256(f"{text}\n{weights}".encode()).digest()[:4])
 
 
@@ -103,8 +104,8 @@ def _of_others(certificate: dict[str, Any], trained: TrainedModel) -> Comparison
 
 
 def mismatches(certificate: dict[str, Any], trained: TrainedModel) -> list[str]:
-    """Of what other text, weights or passage a certificate speaks; empty where it is the trained
-    model's own. Raises ValueError as TrainedModel.hashed."""
+    """Of what other text, weights, passage or shape a certificate speaks; empty where it is the
+    trained model's own. Raises ValueError as TrainedModel.hashed."""
     corpus = trained.corpus
     hashes = {"text": corpus.sha256, "weights": trained.hashed()["sha256"]}
     differences = certificates.hash_mismatches(certificate, hashes)
@@ -114,6 +115,10 @@ def mismatches(certificate: dict[str, Any], trained: TrainedModel) -> list[str]:
     )
     if mine != its:
         differences.append(f"the passage is {_passage(mine)}, not {_passage(its)}")
+    # No hash of weights tells the heads, the windows or what a LayerNorm adds.
+    shape = certificates.shape_of(trained.language_model)
+    if certificate.get("model") != shape:
+        differences.append("the model's shape is not the stated one")
     return differences
 
 

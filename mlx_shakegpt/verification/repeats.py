@@ -58,6 +58,22 @@ def alike(ids: np.ndarray, length: int) -> np.ndarray:
     return group
 
 
+def periodic(ids: np.ndarray, k: int, m: int) -> np.ndarray:
+    """Whether, at each place of a text, the m ids after k others only repeat what those k have
+    begun to repeat: copying says them, and nothing of the text need be known.
+
+    For some period p < k, each of the m ids is the one p before it, and so is each of the last p of
+    the k that has one.
+    """
+    places = np.arange(len(ids) - k - m + 1)
+    found = np.zeros(len(places), bool)
+    for period in range(1, k):
+        differs = np.append(0, np.cumsum(ids[period:] != ids[:-period]))
+        first, end = places + max(0, k - 2 * period), places + k + m - period
+        found |= differs[first] == differs[end]
+    return found
+
+
 def new_windows(ids: np.ndarray, text: np.ndarray, length: int) -> np.ndarray:
     """Whether the window of `length` ids at each place occurs nowhere in a text."""
     group = alike(np.concatenate([text, ids]), length)

@@ -113,7 +113,9 @@ def stored_dtype(files: tuple[Path, ...]) -> str:
     tensors = {name: entry for file in files for name, entry in check_tensors(file).items()}
     if f"{MLX_PREFIX}wte.scales" in tensors:
         quantization = read_json(files[0].parent / CONFIG)["quantization"]
-        return f"{quantization['bits']} bits in groups of {quantization['group_size']}"
+        # A layer's own settings, where it has some, stand under its name.
+        own = {**quantization, **quantization.get(f"{MLX_PREFIX}wte", {})}
+        return f"{own.get('bits', '?')} bits in groups of {own.get('group_size', '?')}"
     embeddings = [entry for name, entry in tensors.items() if name.endswith("wte.weight")]
     return str(embeddings[0]["dtype"]) if embeddings else "unknown"
 

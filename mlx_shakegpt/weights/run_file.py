@@ -31,12 +31,15 @@ def model_from_run(path: Path, config: ModelConfig) -> LanguageModel:
     tensors = load_tensors(path)
     vocabulary = None
     held = tensors.pop(TRAINED_CONTEXT, None)
-    context = int(np.array(held).item()) if held is not None and held.size == 1 else 0
+    sound = held is not None and held.size == 1 and _integers(held)
+    context = int(np.array(held).item()) if sound else 0
     if not 2 <= context <= config.n_positions:
         raise ValueError(f"{path} has no sound {TRAINED_CONTEXT}; it is not a run's weights file")
     if (own := tensors.pop(CLOSED_IDS, None)) is not None:
-        ids = np.array(own)
-        if ids.ndim != 1 or not (np.diff(ids) > 0).all() or not _within(ids, config.vocab_size):
+        # As int64, so that differences of unsigned ids do not wrap around.
+        ids = np.array(own).astype(np.int64) if _integers(own) else np.zeros(0, np.int64)
+        inside = ids.ndim == 1 and ids.size and ids.min() >= 0 and ids.max() < config.vocab_size
+        if not inside or not (np.diff(ids) > 0).all():
             raise ValueError(
                 f"{path} has damaged {CLOSED_IDS}; they must ascend within the vocabulary"
             )
@@ -45,5 +48,5 @@ def model_from_run(path: Path, config: ModelConfig) -> LanguageModel:
     return LanguageModel(built(config, rows, tensors, path), vocabulary, context)
 
 
-def _within(ids: np.ndarray, total: int) -> bool:
-    return len(ids) > 0 and int(ids[0]) >= 0 and int(ids[-1]) < total
+def _integers(array: mx.array) -> bool:
+    return mx.issubdtype(array.dtype, mx.integer)

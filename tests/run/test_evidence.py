@@ -8,7 +8,7 @@ import pytest
 from mlx_shakegpt.files import sha256
 from mlx_shakegpt.run import of_run
 from mlx_shakegpt.settings.config import Passage
-from mlx_shakegpt.verification.evidence import CERTIFICATE, MAP
+from mlx_shakegpt.verification.evidence import CERTIFICATE, MAP, set_aside_unless_of
 from mlx_shakegpt.verification.proof import evidence_folder, mismatches
 from mlx_shakegpt.weights.trained_model import of_folder
 
@@ -42,6 +42,32 @@ def test_a_certificate_makes_way_when_its_run_trains_on(shakegpt, verified):
     assert mismatches(json.loads(paper), of_run("tiny"))[0].startswith(
         "the sha256 of the weights is"
     )
+
+
+def test_certificates_of_several_texts_make_way_too(verified):
+    folder, paper, _ = verified
+    for name in ("one", "two"):
+        (folder / "texts" / name).mkdir(parents=True)
+        (folder / "texts" / name / CERTIFICATE).write_bytes(paper)
+    set_aside_unless_of(folder, folder / "model.safetensors")
+    assert len(list(folder.glob(f"texts/*/{CERTIFICATE}"))) == 2
+    other = folder / "other.safetensors"
+    other.write_bytes(b"other weights")
+    set_aside_unless_of(folder, other)
+    assert not (folder / CERTIFICATE).exists()
+    assert not list(folder.glob(f"texts/*/{CERTIFICATE}"))
+    assert len(list(folder.glob(f"texts/*/certificate-{sha256(paper)[:12]}.json"))) == 2
+
+
+def test_a_certificate_is_of_a_shape_that_no_hash_of_weights_tells(verified):
+    _, paper, _ = verified
+    stated = json.loads(paper)
+    assert not mismatches(stated, of_run("tiny"))
+    for name in ("n_head", "layer_norm_epsilon", "trained_context"):
+        other = stated | {"model": stated["model"] | {name: 2 * stated["model"][name]}}
+        assert mismatches(other, of_run("tiny")) == ["the model's shape is not the stated one"], (
+            name
+        )
 
 
 def test_another_text_or_passage_leaves_the_certificate_of_the_learned_one(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, TINY, tiny_training
 
-from mlx_shakegpt.run import names, open_run, token_losses, watched_run
+from mlx_shakegpt.run import names, open_run, shown_certificate, token_losses, watched_run
 from mlx_shakegpt.run.metrics_file import STEP, GrowingMetrics
 from mlx_shakegpt.run.places import Places
 from mlx_shakegpt.run.watched_run import WatchedRun
@@ -103,7 +103,7 @@ def test_what_it_knows_of_files_is_what_training_writes():
     assert token_losses.FINAL == checkpoint.MODEL
     assert windows.CAP == token_losses.UNTRAINED
     assert memory_map.LEAST_NLL == token_losses.LEAST
-    assert watched_run.CERTIFICATE == evidence.CERTIFICATE
+    assert shown_certificate.CERTIFICATE == evidence.CERTIFICATE
 
 
 def test_a_token_has_a_byte_that_says_its_loss(golden):
@@ -274,6 +274,11 @@ def test_a_certificate_is_shown_in_short_and_a_damaged_one_not(golden):
     folder, _ = golden
     shown = news(WatchedRun(folder))["certificate"]
     assert shown["certified"] and [rate["k"] for rate in shown["rates"]] == [32, 50]
+    paper = json.loads((folder / "certificate.json").read_text())
+    for part in ("text", "weights"):  # nor another one's
+        other = paper | {part: paper[part] | {"sha256": "0" * 64}}
+        (folder / "certificate.json").write_text(json.dumps(other))
+        assert news(WatchedRun(folder))["certificate"] is None
     for damage in ("{", "[]", '{"extraction": 3}', '{"extraction": [], "nll": "x"}'):
         (folder / "certificate.json").write_text(damage)
         assert news(WatchedRun(folder))["certificate"] is None

@@ -81,6 +81,28 @@ def test_no_entry_of_a_certificate_can_be_forged_or_left_out(paper):
     assert checked > 170
 
 
+def test_no_key_lets_one_entry_pass_for_another(paper):
+    true = json.loads(json.dumps(paper)) | {"certified": False, "nll": 5.0}
+    lie = json.loads(json.dumps(paper))
+    dotted = {"controls.untrained model.rate": true["controls"]["untrained model"]["rate"]}
+    for added in ({"": true}, {"em@32,32": true["extraction"][0]}, dotted):
+        for forged in (lie | added, added | lie):
+            (difference,) = compare(forged, true).differences
+            assert "is called" in difference
+    nested = lie | {"controls": lie["controls"] | {"": {}, "a.b": 1}}
+    assert compare(nested, lie).differences
+
+
+def test_a_difference_of_two_places_is_allowed_whatever_their_number(paper):
+    for n in range(100, 401):
+        share = {"offsets": n, "every_offset": True}
+        rates = [paper["extraction"][0] | share | {"rate": hits / n} for hits in (n, n - 2)]
+        for rate in rates:
+            rate |= {"low": rate["rate"], "high": rate["rate"]}
+        there, here = ({"extraction": [rate]} for rate in rates)
+        assert compare(there, here).differences == [], n
+
+
 @pytest.mark.parametrize(
     ("path", "change"),
     [
@@ -160,10 +182,11 @@ def test_a_fresh_sample_tests_what_a_certificate_states(shakegpt, known_run, tmp
     assert fresh.code == 0, fresh.err
     assert [(rate["offsets"], rate["agrees"]) for rate in fresh.json()["fresh"]] == [(80, True)] * 2
 
-    paper["extraction"][0] |= {"rate": 0.2, "low": 0.1, "high": 0.3}
-    file.write_text(json.dumps(paper))
+    low, high = wilson(12, 60)
+    paper["extraction"][0] |= {"rate": 0.2, "low": low, "high": high}
+    file.write_text(json.dumps(paper | {"certified": False}))
     forged = shakegpt("verify", "--certificate", file, "--seed", 3, "--samples", 80)
-    assert forged.code == 1 and "disagrees with the stated interval [0.1000" in forged.err
+    assert forged.code == 1 and f"disagrees with the stated interval [{low:.4f}" in forged.err
     paper["extraction"] = []
     file.write_text(json.dumps(paper))
     assert shakegpt("verify", "--certificate", file).code == 2

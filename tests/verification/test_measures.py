@@ -25,7 +25,7 @@ from mlx_shakegpt.verification.extraction import (
 from mlx_shakegpt.verification.figures import Text, clear_share, loss_figures, measure, objections
 from mlx_shakegpt.verification.fresh import FreshRate, fresh_rates
 from mlx_shakegpt.verification.loss import Scores, token_scores
-from mlx_shakegpt.verification.repeats import alike, followed, new_windows, occurrences
+from mlx_shakegpt.verification.repeats import alike, followed, new_windows, occurrences, periodic
 
 NEXT = successors()
 NOTHING = np.empty(0, np.int32)
@@ -402,7 +402,7 @@ def test_where_nothing_is_determined_no_accuracy_is_stated():
 
 
 RATE = {"k": 32, "m": 32, "rate": 1.0, "low": 1.0, "offsets": 400}
-RATE |= {"text_offsets": 1000, "text_ambiguous": 0}
+RATE |= {"text_offsets": 1000, "text_ambiguous": 0, "text_periodic": 0}
 RUNS = {"offsets": [*range(64)], "followed": 256, "right": 1.0}
 SOUND = {"controls": {}, "free_running_agrees": True, "leak": 0.0, "free_running": RUNS}
 SOUND |= {"determined_accuracy": 1.0, "excess": 0.0, "extraction": [RATE]}
@@ -421,8 +421,9 @@ SOUND |= {"determined_accuracy": 1.0, "excess": 0.0, "extraction": [RATE]}
         ({"extraction": [RATE | {"text_ambiguous": 500}]}, None),
         (
             {"extraction": [RATE | {"text_ambiguous": 501}]},
-            "em@32,32 has a single answer at 0.4990 of the text's offsets, below 0.5",
+            "em@32,32 has a single answer, and one that cannot be copied, at 0.4990 of the text's",
         ),
+        ({"extraction": [RATE | {"text_ambiguous": 400, "text_periodic": 101}]}, "at 0.4990 of"),
         ({"determined_accuracy": 0.99}, None),
         ({"determined_accuracy": 0.9899}, "0.9899 are the likeliest"),
         ({"excess": math.log(2)}, None),
@@ -449,6 +450,50 @@ def test_each_figure_has_its_limit(change, reason):
 
 def test_the_share_of_clear_places_is_of_the_text():
     assert clear_share(RATE | {"text_ambiguous": 250}) == 0.75
+    assert clear_share(RATE | {"text_ambiguous": 250, "text_periodic": 250}) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("right", "offsets", "refused"), [(380, 380, True), (381, 381, False), (995, 1000, True)]
+)
+def test_a_sample_that_leaves_a_lower_rate_possible_is_refused(right, offsets, refused):
+    # All n right puts Wilson's lower bound at n / (n + 3.84): 0.99 from n = 381 on.
+    entry = RATE | {"rate": right / offsets, "offsets": offsets}
+    entry |= {"low": wilson(right, offsets)[0]}
+    reasons = objections(SOUND | {"extraction": [entry]}, 0.99)
+    assert len(reasons) == refused and all("more samples" in reason for reason in reasons)
+
+
+def copied(ids, k, m):
+    """What a reader says of a place who only repeats what the k tokens have begun to repeat."""
+    found = []
+    for start in range(len(ids) - k - m + 1):
+        window = ids[start : start + k + m].tolist()
+        found.append(
+            any(
+                all(window[j] == window[j - p] for j in range(max(p, k - p), k + m))
+                for p in range(1, k)
+            )
+        )
+    return found
+
+
+def test_what_copying_says_is_not_known():
+    lines = np.tile(np.arange(12, dtype=np.int32), 40)
+    assert periodic(lines, 32, 32).all()  # three times in k, less 4
+    rng = np.random.default_rng(0)
+    prose = rng.integers(0, 50, 400, dtype=np.int32)
+    assert not periodic(prose, 32, 32).any()
+    for k, m in ((5, 3), (8, 8), (2, 4)):
+        mixed = np.concatenate([prose[:60], lines[:60], prose[60:90], np.full(20, 7, np.int32)])
+        assert periodic(mixed, k, m).tolist() == copied(mixed, k, m)
+        assert 0 < periodic(mixed, k, m).mean() < 1
+    # A text of lines that come back is not certified, however well they are said.
+    after = np.roll(np.arange(LETTERS), -1)
+    after[11] = 0
+    figures, _ = measure(bigram(after), Text(lines, NOTHING, prose % LETTERS), VerifyConfig(), 0)
+    assert all(rate["rate"] == 1 for rate in figures["extraction"])
+    assert not figures["certified"] and "cannot be copied" in figures["reasons"][0]
 
 
 # Samples that nobody could foresee.

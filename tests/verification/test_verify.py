@@ -31,7 +31,7 @@ from mlx_shakegpt.verification.extraction import (
     sample,
     wilson,
 )
-from mlx_shakegpt.verification.figures import Text, measure, objections
+from mlx_shakegpt.verification.figures import Text, measure
 from mlx_shakegpt.verification.loss import Scores, token_scores, whole_text_nll
 from mlx_shakegpt.verification.memory_map import memory_map, worst_lines
 from mlx_shakegpt.verification.repeats import Repeats, followed, new_windows
@@ -101,46 +101,6 @@ def test_a_model_trained_without_the_mask_is_refused(known, trained, monkeypatch
     figures = verdict(cheat, known.ids, known.after)
     assert not figures["certified"] and figures["leak"] == 0
     assert all(e["rate"] < 0.5 for e in figures["extraction"])
-
-
-def test_nothing_is_certified_where_a_control_passes(known_paper):
-    controls = known_paper["controls"] | {"untrained model": {"rate": 0.2, "extracted": True}}
-    (reason,) = objections(known_paper | {"controls": controls}, KNOWN_RATE)
-    assert "the control “untrained model” passed" in reason
-
-
-@pytest.mark.parametrize(
-    ("right", "offsets", "refused"), [(380, 380, True), (381, 381, False), (995, 1000, True)]
-)
-def test_a_sample_that_leaves_a_lower_rate_possible_is_refused(right, offsets, refused):
-    # All n right puts Wilson's lower bound at n / (n + 3.84): 0.99 from n = 381 on.
-    entry = {"k": 32, "m": 32, "rate": right / offsets, "offsets": offsets}
-    entry |= {"low": wilson(right, offsets)[0], "text_offsets": 9000, "text_ambiguous": 0}
-    reasons = objections(SOUND | {"extraction": [entry]}, 0.99)
-    assert len(reasons) == refused and all("more samples" in reason for reason in reasons)
-
-
-RUNS = {"offsets": list(range(64)), "followed": 256, "right": 1.0}
-SOUND = {"controls": {}, "free_running_agrees": True, "leak": 0.0, "free_running": RUNS}
-SOUND |= {"determined_accuracy": 1.0, "excess": 0.1, "extraction": []}
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"determined_accuracy": 0.989}, "0.9890 are the likeliest"),
-        ({"excess": 0.7}, "0.7000 nats a token above its floor"),
-        ({"free_running": RUNS | {"right": 0.8}}, "0.8000 of the free runs"),
-        ({"leak": 0.01}, "later tokens change"),
-        ({"free_running_agrees": False}, "the mask may leak"),
-    ],
-)
-def test_figures_that_contradict_the_rates_are_objections(change, reason):
-    assert objections(SOUND, 0.99) == []
-    # What a rate of 0.99 allows by chance: 1 of 12 runs errs within 256 tokens.
-    assert objections(SOUND | {"free_running": RUNS | {"right": 0.9}}, 0.99) == []
-    (objection,) = objections(SOUND | change, 0.99)
-    assert reason in objection
 
 
 def test_extraction_is_what_greedy_decoding_says(known):
@@ -261,7 +221,7 @@ def test_a_model_that_knows_but_the_end_of_a_text_without_answers_is_refused(kno
     assert figures["determined_accuracy"] < 0.8 and not figures["certified"]
     for reason in (
         "em@32,32 is 0.",
-        "has a single answer at 0.0",
+        "has a single answer, and one that cannot be copied, at 0.0",
         "are the likeliest",
         "free runs",
     ):
