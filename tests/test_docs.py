@@ -205,6 +205,37 @@ def test_scripts_and_make_targets_in_the_documents_exist():
             assert set(named) <= targets, f"{page.name}: {words}"
 
 
+def benchmark_calls():
+    """Each benchmark that the documents call, and with which arguments, where they are no more than
+    its name."""
+    for page in PAGES:
+        code = [line for _, block in FENCE.findall(text_of(page)) for line in block.splitlines()]
+        spans = re.findall(r"`(python benchmarks/[^`]*)`", FENCE.sub("", text_of(page)))
+        for line in [*code, *(span.replace("\n", " ") for span in spans)]:
+            if found := re.search(r"python benchmarks/(\w+)\.py([^#]*)", line):
+                yield page, found[1], shlex.split(found[2])
+
+
+def test_options_of_benchmarks_in_the_documents_exist():
+    parsed = set()
+    for page, name, arguments in benchmark_calls():
+        if importlib.util.find_spec(name) is None or name == "llama_cpp":
+            continue  # which needs a package of its own
+        command = getattr(importlib.import_module(name), "main", None)
+        if not isinstance(command, click.Command):
+            continue
+        try:
+            values, _, _ = command.make_parser(click.Context(command)).parse_args(arguments)
+            for parameter in command.params:
+                value, path = values.get(parameter.name), isinstance(parameter.type, click.Path)
+                if isinstance(value, (str, tuple)) and not path:
+                    parameter.type_cast_value(click.Context(command), value)
+        except click.ClickException as error:
+            pytest.fail(f"{page.name}: {name} {arguments}: {error}")
+        parsed.add(name)
+    assert len(parsed) > 15
+
+
 def test_python_in_the_documents_compiles_and_imports_what_there_is():
     for page, code in blocks("python"):
         for node in ast.walk(ast.parse(textwrap.dedent(code), page.name)):
