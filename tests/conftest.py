@@ -348,7 +348,7 @@ def free_ports(count):
 
 
 def free_port():
-    """One of them."""
+    """A port of this machine that nobody listens on."""
     return free_ports(1)[0]
 
 

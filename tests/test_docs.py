@@ -206,8 +206,7 @@ def test_scripts_and_make_targets_in_the_documents_exist():
 
 
 def benchmark_calls():
-    """Each benchmark that the documents call, and with which arguments, where they are no more than
-    its name."""
+    """Each benchmark that the documents call, by its page and name, with its arguments, if any."""
     for page in PAGES:
         code = [line for _, block in FENCE.findall(text_of(page)) for line in block.splitlines()]
         spans = re.findall(r"`(python benchmarks/[^`]*)`", FENCE.sub("", text_of(page)))

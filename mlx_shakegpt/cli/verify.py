@@ -160,10 +160,11 @@ def _rerun(
         result = measure_again(stated, trained, _done)
     rates = {f"em@{e['k']},{e['m']}": e["rate"] for e in stated["extraction"]}
     require = stated["settings"]["require"]
+    again = "agrees with a fresh sample" if sample else "was measured again"
     held = "" if result.differences else (
-        f"{file} holds: {trained.name} was measured again. It states "
+        f"{file} holds: {trained.name} {again}. It states "
         f"{' and '.join(f'{name} {rate:.4f}' for name, rate in rates.items())}, and "
-        f"{'certifies' if stated['certified'] else 'does not certify'} {require:g}.\n"
+        f"{'certifies' if stated['certified'] else 'does not certify'} a rate of {require:g}.\n"
     )  # fmt: skip
     emit(
         as_json,
@@ -171,7 +172,7 @@ def _rerun(
             "holds": not result.differences,
             "certified": stated["certified"],
             "require": require,
-            "rates": rates,
+            "stated_rates": rates,
             "differences": result.differences,
             "compared": result.compared,
             "not_compared": result.not_compared,

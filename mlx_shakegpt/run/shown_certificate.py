@@ -5,6 +5,7 @@ Without MLX, and so without `verification`; the tests compare names.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from ..files import read_json, sha256
 from .token_losses import CHECKPOINTS, FINAL
 
-CERTIFICATE = "certificate.json"
+CERTIFICATE, FORMAT = "certificate.json", "mlx-shakegpt certificate 3"
 
 
 class ShownCertificate:
@@ -28,9 +29,10 @@ class ShownCertificate:
         try:
             certificate = read_json(self.folder / CERTIFICATE)
             shown = _in_short(certificate)
-            hashes = certificate["text"]["sha256"], certificate["weights"]["sha256"]
-            return shown if hashes == (text, self._weights()) else None
-        except (OSError, ValueError, KeyError, TypeError):
+            if certificate["format"] != FORMAT or certificate["text"]["sha256"] != text:
+                return None
+            return shown if certificate["weights"]["sha256"] == self._weights() else None
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
             return None
 
     def _weights(self) -> str:
@@ -47,10 +49,10 @@ class ShownCertificate:
 
 
 def _in_short(certificate: Mapping[str, Any]) -> dict[str, Any]:
-    """Raises ValueError, KeyError or TypeError where it is none."""
+    """Raises ValueError, KeyError, TypeError or OverflowError where it is none."""
     rates = [{name: e[name] for name in ("k", "m", "rate")} for e in certificate["extraction"]]
     numbers = [certificate["nll"], *(value for rate in rates for value in rate.values())]
-    if not all(isinstance(number, (int, float)) for number in numbers):
+    if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers):
         raise ValueError("a figure is no number")
     certified = certificate["certified"] is True
     return {"certified": certified, "nll": certificate["nll"], "rates": rates}

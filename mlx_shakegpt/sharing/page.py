@@ -143,12 +143,12 @@ def _evidence(gr: Any, trained: TrainedModel) -> None:
     try:
         certificate = certificates.read(folder / CERTIFICATE)
         text = summary(certificate)
-    except (ValueError, LookupError, TypeError, AttributeError):
-        gr.Markdown(f"{CERTIFICATE} is damaged; make it anew with `shakegpt verify`.")
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError):
+        gr.Markdown(f"{CERTIFICATE} cannot be read; make it anew with `shakegpt verify`.")
         return
     if mismatches(certificate, trained):
         gr.Markdown(
-            f"{CERTIFICATE} is of another model or text; `shakegpt verify` makes one of this."
+            f"{CERTIFICATE} is of another model or text; make one of this with `shakegpt verify`."
         )
         return
     if (folder / MAP).is_file():

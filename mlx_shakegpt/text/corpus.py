@@ -62,7 +62,9 @@ class Corpus:
         where the file has changed."""
         _, content, lines = _read(Path(self.path) if self.path else None)
         if sha256(content) != self.sha256:
-            raise ValueError(f"{self.path} was written anew since it was read; once more")
+            raise ValueError(
+                f"{self.path or self.name} was written anew since it was read; run this again"
+            )
         around = passage or self.passage
         first = around.first_line - 1
         before = tokenizer.encode("".join(lines[:first]))
@@ -87,7 +89,9 @@ class Corpus:
             with suppress(UnicodeDecodeError):  # within a character
                 if tokenizer.encode(rest[:size].decode())[: len(ids)] == ids:
                     return rest[:size]
-        raise ValueError(f"{self.path} was written anew since it was read; once more")
+        raise ValueError(
+            f"{self.path or self.name} was written anew since it was read; run this again"
+        )
 
 
 def _read(path: Path | None) -> tuple[Path, bytes, list[str]]:

@@ -78,13 +78,22 @@ def read(path: Path) -> dict[str, Any]:
                 raise ValueError(f"{name} is not a number")
         if not isinstance(content["certified"], bool):
             raise ValueError("it does not say whether anything is certified")
-        require = content["settings"]["require"]
-        if content["certified"] and not all(e["low"] >= require for e in content["extraction"]):
-            raise ValueError(f"it certifies {require:g} with rates that may be lower")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        _check_verdict(content)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{path} is no sound certificate: {what}") from None
     return content
+
+
+def _check_verdict(content: dict[str, Any]) -> None:
+    """Raises ValueError for a verdict that the certificate's own entries contradict."""
+    require = content["settings"]["require"]
+    if content["require"] != require:
+        raise ValueError(f"it requires {content['require']}, and was asked for {require:g}")
+    if content["certified"] == bool(content["reasons"]):
+        raise ValueError("its verdict is not what its reasons say")
+    if content["certified"] and not all(e["low"] >= require for e in content["extraction"]):
+        raise ValueError(f"it certifies {require:g} with rates that may be lower")
 
 
 def _check_rates(rates: list[dict[str, Any]]) -> None:
@@ -102,6 +111,8 @@ def _check_rates(rates: list[dict[str, Any]]) -> None:
             raise ValueError(f"{name} is no share of its offsets")
         if (e["low"], e["high"]) != interval(hits, offsets, e["every_offset"]):
             raise ValueError(f"the interval of {name} is not that of its rate")
+        if e["every_offset"] and offsets != e["text_offsets"]:
+            raise ValueError(f"{name} is not of every offset")
 
 
 def passage_of(content: dict[str, Any]) -> Passage:

@@ -83,7 +83,7 @@ def _same(name: str, a: Figures, b: Figures) -> bool:
     rule = _RULES.get(name) or _RULES.get(last) or _RULES.get(group.rpartition(".")[2])
     try:
         return (rule or _equal)(name, a, b)
-    except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
         return False  # an entry is of another kind than it should be
 
 
@@ -157,7 +157,7 @@ def _above_a_chance(name: str, a: Figures, b: Figures) -> bool:
 
 def share_allowed(places: int) -> float:
     """How far two shares of so many places may lie from each other."""
-    return max(RATE_TOLERANCE, PLACES / places)
+    return max(RATE_TOLERANCE, PLACES / max(1, places))
 
 
 def _failing(name: str, a: Figures, b: Figures) -> bool:

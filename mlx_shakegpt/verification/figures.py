@@ -20,7 +20,7 @@ from .loss import Scores, token_scores, window_floor
 from .repeats import Repeats
 
 LEAST_TOKENS = 2 * sum(LENGTHS[-1])
-LEAST_CLEAR = 0.5  # share of offsets with a single answer: elsewhere the order of a text is open
+LEAST_CLEAR = 0.5  # share of offsets with a single answer, and not one to copy from the prompt
 # Nats a token above the floor: with more, sampling errs more often than not at each token, which no
 # model does whose likeliest token is the right one nearly everywhere.
 LARGEST_EXCESS = math.log(2)
@@ -109,7 +109,7 @@ def objections(figures: dict[str, Any], require: float) -> list[str]:
     reasons += _contradictions(figures, require)
     reasons += [
         f"the control “{name}” passed: {c['rate']:.4f} of it was extracted"
-        + ("; if the model learned that text too, verify both as one" if "passage" in name else "")
+        + ("; if it was learned too, verify a passage with both" if "passage" in name else "")
         for name, c in figures["controls"].items()
         if c["extracted"]
     ]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..model.language_model import LanguageModel
-from .comparison import share_allowed
+from .comparison import PLACES, share_allowed
 from .extraction import extraction, sample, wilson
 
 CONFIDENCE, Z = 0.99, 2.575829  # of a fresh sample's interval, two-sided
@@ -31,6 +31,10 @@ class FreshRate:
         """Whether the intervals meet; a count of every offset may differ by what rounding does."""
         rounding = share_allowed(self.offsets) if self.low == self.high else 0.0
         return self.low - rounding <= self.stated[1] and self.stated[0] <= self.high + rounding
+
+    def may_be(self, least: float) -> bool:
+        """Whether the rate may be `least` or more, but for the places that rounding changes."""
+        return self.high + PLACES / self.offsets >= least
 
     def to_json(self) -> dict[str, Any]:
         """All fields, and whether the intervals agree."""

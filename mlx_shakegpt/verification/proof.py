@@ -62,9 +62,11 @@ def prove(trained: TrainedModel, settings: VerifyConfig, done: Done = lambda par
 
 
 def sample_seed(text: str, weights: str) -> int:
-    """The seed of a verification, from the hashes of text and weights: no training can know it. Who
-    changes a byte of the file until a sample suits him is found out by `sample_again`, with a seed
-    that he could not foresee."""
+    """The seed of a verification, from the hashes of text and weights: no training can know it.
+
+    Who changes a byte of the file until a sample suits him may be found out by `sample_again`, the
+    more surely the more offsets it measures.
+    """
     return int.from_bytes(hashlib.sha256(f"{text}\n{weights}".encode()).digest()[:4])
 
 
@@ -86,20 +88,25 @@ def sample_again(
     samples: int,
     done: Done = lambda part: None,
 ) -> tuple[Comparison, list[FreshRate]]:
-    """Tests a certificate's rates on fresh samples of `samples` offsets (0: all); only the hashes
-    are compared where they differ."""
+    """Tests a certificate's rates, and what it certifies, on fresh samples of `samples` offsets (0:
+    all); only the hashes are compared where they differ."""
     if other := _of_others(certificate, trained):
         return other, []
     rates = fresh_rates(
         certificate["extraction"], trained.language_model, trained.corpus.ids, seed, samples, done
     )
-    differences = [str(rate) for rate in rates if not rate.agrees]
+    require = certificate["settings"]["require"] if certificate["certified"] else 0.0
+    differences = [
+        str(rate) if not rate.agrees else f"{rate.name} is below the certified {require:g}: {rate}"
+        for rate in rates
+        if not (rate.agrees and rate.may_be(require))
+    ]
     return Comparison(differences, [rate.name for rate in rates], ["all other figures"]), rates
 
 
 def _of_others(certificate: dict[str, Any], trained: TrainedModel) -> Comparison | None:
     differences = mismatches(certificate, trained)
-    what = ["sha256 of text, tokenizer and weights", "passage"]
+    what = ["sha256 of text, tokenizer and weights", "passage", "shape of the model"]
     return Comparison(differences, what, []) if differences else None
 
 
@@ -116,9 +123,14 @@ def mismatches(certificate: dict[str, Any], trained: TrainedModel) -> list[str]:
     if mine != its:
         differences.append(f"the passage is {_passage(mine)}, not {_passage(its)}")
     # No hash of weights tells the heads, the windows or what a LayerNorm adds.
-    shape = certificates.shape_of(trained.language_model)
-    if certificate.get("model") != shape:
-        differences.append("the model's shape is not the stated one")
+    shape, stated = certificates.shape_of(trained.language_model), certificate.get("model")
+    if not isinstance(stated, dict) or stated.keys() != shape.keys():
+        return [*differences, "the model has another shape than the stated one"]
+    differences += [
+        f"the model's {name} is {value}, not {stated[name]}"
+        for name, value in shape.items()
+        if stated[name] != value
+    ]
     return differences
 
 

@@ -90,6 +90,6 @@ def _end(f: dict[str, Any]) -> str:
     measured = "all" if first["every_offset"] else f"{first['offsets']:,} of"
     verdict += (
         f"; {measured} {first['text_offsets']:,} offsets measured, and {clear_share(first):.1%} of "
-        "all have a single answer"
+        "all have a single answer that cannot be copied"
     )
     return "\n".join(["worst lines" if lines else "no line has a wrong token", *lines, "", verdict])

@@ -51,7 +51,8 @@ class TrainedModel:
             same = False
         if not same:
             raise ValueError(
-                f"the weights of {self.name!r} were written anew since they were read; once more"
+                f"the weights of {self.name!r} were written anew since they were read; run "
+                "this again"
             )
         return {"name": self.weights[0].name} | identity
 

@@ -29,7 +29,7 @@ from mlx_shakegpt.sharing import markdown
 SLOW = 5.0  # seconds of computing for one file of some kilobytes
 MEMORY = 100_000_000  # bytes that reading thousands of them may add
 ABSURD = (
-    0, -1, 1, 2**31, 2**63, 2**64, 10**30, 1.5, 1e308, True, None, "", "0", "F32",
+    0, -1, 1, 2**31, 2**63, 2**64, 10**30, 10**400, 1.5, 1e308, True, None, "", "0", "F32",
     "../../etc/passwd", "/dev/zero", "\x00", [], [0], [-1], [2**62, 4], {}, {"": {}},
     [[[[]]]], "🎭" * 50,
 )  # fmt: skip
@@ -93,6 +93,15 @@ def variant(content: bytes, file: Path, chance: random.Random) -> bytes:
     return claimed.to_bytes(8, "little") + header + content[8 + length :]
 
 
+def rate(length: int, hits: int) -> dict[str, object]:
+    """A stated rate of `hits` of 100 offsets."""
+    from mlx_shakegpt.verification.extraction import wilson
+
+    low, high = wilson(hits, 100)
+    size = {"k": length, "m": length, "offsets": 100, "every_offset": False}
+    return size | {"rate": hits / 100, "low": low, "high": high, "text_offsets": 800}
+
+
 def readers(folder: Path) -> list[Reader]:
     """Everything in the program that reads a file which somebody else may have made."""
     from mlx_shakegpt.files import home
@@ -132,10 +141,8 @@ def readers(folder: Path) -> list[Reader]:
     )
     figures = {
         "nll": 0.1, "accuracy": 0.9, "certified": False,
-        "extraction": [
-            {"k": 32, "m": 32, "rate": 0.5, "low": 0.4, "high": 0.6},
-            {"k": 50, "m": 50, "rate": 0.4, "low": 0.3, "high": 0.5},
-        ],
+        "require": 0.99, "reasons": ["it was made by hand"],
+        "extraction": [rate(32, 50), rate(50, 40)],
     }  # fmt: skip
     weights = of_run("fuzzed").hashed()
     paper = certificates.make_certificate(

@@ -65,9 +65,11 @@ def test_a_certificate_is_of_a_shape_that_no_hash_of_weights_tells(verified):
     assert not mismatches(stated, of_run("tiny"))
     for name in ("n_head", "layer_norm_epsilon", "trained_context"):
         other = stated | {"model": stated["model"] | {name: 2 * stated["model"][name]}}
-        assert mismatches(other, of_run("tiny")) == ["the model's shape is not the stated one"], (
-            name
-        )
+        (difference,) = mismatches(other, of_run("tiny"))
+        assert difference.startswith(f"the model's {name} is "), difference
+    for other in ({}, None, stated["model"] | {"more": 1}):
+        (difference,) = mismatches(stated | {"model": other}, of_run("tiny"))
+        assert "another shape" in difference
 
 
 def test_another_text_or_passage_leaves_the_certificate_of_the_learned_one(

@@ -20,7 +20,7 @@ from mlx_shakegpt.settings.config import Passage
 from mlx_shakegpt.settings.presets import PRESETS, Preset
 from mlx_shakegpt.text.corpus import Corpus
 from mlx_shakegpt.training import checkpoint, windows
-from mlx_shakegpt.verification import evidence, memory_map
+from mlx_shakegpt.verification import certificates, evidence, memory_map
 from mlx_shakegpt.weights.safetensors import load_tensors
 
 GOLDEN = ROOT / "tests" / "golden"
@@ -104,6 +104,7 @@ def test_what_it_knows_of_files_is_what_training_writes():
     assert windows.CAP == token_losses.UNTRAINED
     assert memory_map.LEAST_NLL == token_losses.LEAST
     assert shown_certificate.CERTIFICATE == evidence.CERTIFICATE
+    assert shown_certificate.FORMAT == certificates.FORMAT
 
 
 def test_a_token_has_a_byte_that_says_its_loss(golden):
@@ -278,6 +279,9 @@ def test_a_certificate_is_shown_in_short_and_a_damaged_one_not(golden):
     for part in ("text", "weights"):  # nor another one's
         other = paper | {part: paper[part] | {"sha256": "0" * 64}}
         (folder / "certificate.json").write_text(json.dumps(other))
+        assert news(WatchedRun(folder))["certificate"] is None
+    for change in ({"format": "mlx-shakegpt certificate 2"}, {"nll": float("nan")}):
+        (folder / "certificate.json").write_text(json.dumps(paper | change))
         assert news(WatchedRun(folder))["certificate"] is None
     for damage in ("{", "[]", '{"extraction": 3}', '{"extraction": [], "nll": "x"}'):
         (folder / "certificate.json").write_text(damage)

@@ -116,7 +116,7 @@ def test_a_damaged_certificate_does_not_keep_the_page_from_being_shown(
     certify(known_run, known_paper, free_running=None)
     with served(home, "--run", "known") as address:
         shown = config_of(address)
-    assert "certificate.json is damaged; make it anew" in shown
+    assert "certificate.json cannot be read; make it anew" in shown
 
 
 def test_a_certificate_of_other_weights_is_not_shown(home, known_run, known_paper):

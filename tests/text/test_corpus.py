@@ -67,4 +67,6 @@ def test_an_excerpt_has_the_passage_and_no_more_than_its_tokens_need(tmp_path):
     part = Corpus.load(file, Passage(1, 20))
     file.write_text("another text", encoding="utf-8")
     with pytest.raises(ValueError, match="written anew"):
+        part.around()
+    with pytest.raises(ValueError, match="written anew"):
         part.excerpt()

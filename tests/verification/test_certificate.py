@@ -76,6 +76,10 @@ def test_a_certificate_comes_back_as_it_was_written(paper, tmp_path):
         (("extraction", 0, "rate"), 0.99999, "em@32,32 is no share of its offsets"),
         (("extraction", 0, "rate"), 1.5, "em@32,32 is no share of its offsets"),
         (("extraction", 0, "rate"), float("nan"), "em@32,32 is no share of its offsets"),
+        (("extraction", 0, "text_offsets"), 9, "em@32,32 is not of every offset"),
+        (("extraction", 0, "offsets"), 10**400, "too large"),
+        (("require",), 0.5, "it requires 0.5, and was asked for 0.99"),
+        (("reasons",), ["none"], "its verdict is not what its reasons say"),
         (("extraction", 0, "offsets"), 0, "em@32,32 is no share of its offsets"),
         (("extraction", 1, "offsets"), 251.0, "em@50,50 is no share of its offsets"),
         (("nll",), float("inf"), "nll is not a number"),
@@ -112,7 +116,7 @@ def test_nothing_is_certified_by_rates_that_may_be_lower(paper, tmp_path):
     write(tmp_path / "paper.json", paper)
     with pytest.raises(ValueError, match=r"it certifies 0\.99 with rates that may be lower"):
         read(tmp_path / "paper.json")
-    paper["certified"] = False
+    paper |= {"certified": False, "reasons": ["it may be lower"]}
     write(tmp_path / "paper.json", paper)
     assert read(tmp_path / "paper.json") == paper
 
@@ -239,6 +243,12 @@ def test_a_rate_may_be_another_with_its_interval(measured):
 def test_figures_of_a_loss_that_is_nothing_are_compared_as_they_are(measured):
     measured |= {"nll": 0.0, "bits": 0.0}
     assert not differs(measured, ("bits",), 1e-4) and differs(measured, ("bits",), 1.1e-4)
+
+
+def test_where_nothing_is_determined_there_is_nothing_to_compare(measured):
+    measured |= {"determined": 0, "determined_accuracy": 0.0}
+    assert compare(measured, measured).differences == []
+    assert differs(measured, ("extraction", 0, "offsets"), 0)
 
 
 def test_shares_of_few_places_may_differ_by_two_of_them():

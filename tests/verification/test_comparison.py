@@ -166,6 +166,15 @@ def test_a_fresh_sample_agrees_where_its_interval_meets_the_stated_one(
     assert f"a fresh sample of {offsets:,} offsets {verb} with the stated" in str(fresh)
 
 
+def test_a_fresh_sample_may_be_too_low_for_what_is_certified():
+    for hits, offsets, least, may_be in ((985, 1000, 0.99, True), (970, 1000, 0.99, False)):
+        low, high = wilson(hits, offsets, 2.575829)
+        fresh = FreshRate("em@32,32", hits / offsets, low, high, offsets, (0.9912, 0.999))
+        assert fresh.may_be(least) == may_be
+    counted = FreshRate("em@32,32", 0.987, 0.987, 0.987, 40_000, (0.9912, 0.999))
+    assert counted.agrees and not counted.may_be(0.99)  # within half a point, and yet too low
+
+
 def test_a_fresh_sample_tests_what_a_certificate_states(shakegpt, known_run, tmp_path):
     folder = tmp_path / "paper"
     options = ["--corpus-tokens", KNOWN_TOKENS, "--samples", 60, "--every", 0, "--to", folder]
@@ -178,13 +187,17 @@ def test_a_fresh_sample_tests_what_a_certificate_states(shakegpt, known_run, tmp
 
     again = shakegpt("verify", "--certificate", file, "--json")
     assert again.code == 0 and "em@50,50.failing" in again.json()["compared"], again.err
+    assert again.json()["require"] == 0.9 and again.json()["stated_rates"].keys() == {
+        "em@32,32", "em@50,50"
+    }  # fmt: skip
     fresh = shakegpt("verify", "--certificate", file, "--seed", 3, "--samples", 80, "--json")
     assert fresh.code == 0, fresh.err
     assert [(rate["offsets"], rate["agrees"]) for rate in fresh.json()["fresh"]] == [(80, True)] * 2
 
     low, high = wilson(12, 60)
     paper["extraction"][0] |= {"rate": 0.2, "low": low, "high": high}
-    file.write_text(json.dumps(paper | {"certified": False}))
+    refused = {"certified": False, "reasons": ["em@32,32 is 0.2000, below 0.9"]}
+    file.write_text(json.dumps(paper | refused))
     forged = shakegpt("verify", "--certificate", file, "--seed", 3, "--samples", 80)
     assert forged.code == 1 and f"disagrees with the stated interval [{low:.4f}" in forged.err
     paper["extraction"] = []

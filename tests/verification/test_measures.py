@@ -4,7 +4,9 @@ import bz2
 import itertools
 import lzma
 import math
+from types import SimpleNamespace
 
+import mlx.core as mx
 import numpy as np
 import pytest
 from conftest import LETTERS, bigram, successors, walk
@@ -13,6 +15,7 @@ from mlx_shakegpt.generation.batched import continuations
 from mlx_shakegpt.settings.config import VerifyConfig
 from mlx_shakegpt.text.tokenizer import decode
 from mlx_shakegpt.verification import extraction as measures
+from mlx_shakegpt.verification.controls import LEAKS, leak
 from mlx_shakegpt.verification.extraction import (
     Sample,
     alignment,
@@ -543,3 +546,17 @@ def test_intervals_agree_where_they_meet(low, high, stated, agrees):
         f"stated interval [{stated[0]:.4f}, {stated[1]:.4f}]: 0.9000, 99% interval "
         f"[{low:.4f}, {high:.4f}]"
     )
+
+
+def test_a_difference_that_is_no_number_is_a_leak():
+    class Diverging:
+        wte = SimpleNamespace(weight=np.zeros((LETTERS, 1)))
+        passes = 0
+
+        def __call__(self, row_ids):
+            self.passes += 1
+            value = 1.0 if self.passes == 1 else math.nan
+            return mx.full((*row_ids.shape, LETTERS), value)
+
+    model = SimpleNamespace(gpt=Diverging(), context=16, rows_of=np.asarray)
+    assert not leak(model, np.arange(20) % LETTERS) <= LEAKS
