@@ -94,6 +94,11 @@ def test_a_quantised_export_is_spoken_by_mlx_lm_as_by_us(language_model, tmp_pat
     assert export(language_model, folder, text=TEXT, bits=bits) < 1e-3
     assert stored_dtype((folder / "model.safetensors",)) == f"{bits} bits in groups of 32"
     back = model_from_hf(folder)
+    config = json.loads((folder / "config.json").read_text())
+    own = config | {"quantization": {"model.wte": config["quantization"]}}  # by layer
+    (folder / "config.json").write_text(json.dumps(own))
+    assert stored_dtype((folder / "model.safetensors",)) == f"{bits} bits in groups of 32"
+    (folder / "config.json").write_text(json.dumps(config))
     assert learned_text(folder) == TEXT and back.context == 64
     plain, small = full_tensors(language_model), full_tensors(back)
     for name, value in plain.items():
