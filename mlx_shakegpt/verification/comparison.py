@@ -118,16 +118,12 @@ def _bits(name: str, a: Figures, b: Figures) -> bool:
     return _near(a[name], b[name], scale * NLL_TOLERANCE + NLL_SHARE * b[name])
 
 
-def _floor(name: str, a: Figures, b: Figures) -> bool:
-    return _near(a[name], b[name], FLOOR_TOLERANCE)
-
-
 def _compressed(name: str, a: Figures, b: Figures) -> bool:
     return _near(a[name], b[name], COMPRESSED_SHARE * b[name])
 
 
-def _leak(name: str, a: Figures, b: Figures) -> bool:
-    return _near(a[name], b[name], LEAKS)
+def _within(allowed: float) -> Callable[[str, Figures, Figures], bool]:
+    return lambda name, a, b: _near(a[name], b[name], allowed)
 
 
 def _rate(name: str, a: Figures, b: Figures) -> bool:
@@ -234,8 +230,8 @@ _RULES: dict[str, Callable[[str, Figures, Figures], bool]] = {
     },
     "free_running.runs": _runs,
     "free_running.ties": _ties,
-    "floor": _floor,
-    "leak": _leak,
+    "floor": _within(FLOOR_TOLERANCE),
+    "leak": _within(LEAKS),
     "failing": _failing,
     "alignment": _alignment,
     "reasons": _reasons,

@@ -10,7 +10,6 @@ import threading
 import mlx.core as mx
 import numpy as np
 import pytest
-from conftest import PATIENCE
 
 from mlx_shakegpt import files, runtime, train
 
@@ -183,7 +182,7 @@ def ended(code):
     """The exit code and output of a program that has multiplied with three threads."""
     tests = os.path.dirname(__file__)
     command = [sys.executable, "-c", PROGRAM.format(tests=tests) + code]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     return done.returncode, done.stdout, done.stderr
 
 
