@@ -6,7 +6,7 @@ import shutil
 import signal
 import socket
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -352,27 +352,16 @@ def free_port():
     return free_ports(1)[0]
 
 
-def outward_address():
-    """This machine's address on the network, if it is on one."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))  # which sends nothing
-        except OSError:
-            return None
-        address = probe.getsockname()[0]
-        return None if address.startswith("127.") else address
-
-
-def answers_this_machine_only(port):
-    """Whether nobody outside can reach a port; None where there is no outside."""
-    address = outward_address()
-    if address is None:
-        return None
-    try:
-        socket.create_connection((address, port), timeout=5).close()
-    except OSError:
-        return True
-    return False
+def assert_loopback_only(port):
+    """This machine's other addresses, the one that its network sees among them, do not answer."""
+    found = {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None)}
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
+        probe.connect(("192.0.2.1", 9))  # which sends nothing
+        found.add(probe.getsockname()[0])
+    for other in found:
+        if not other.startswith("127.") and other != "::1":
+            with pytest.raises(OSError, match=r"refused|unreachable|timed out"):
+                socket.create_connection((other, port), timeout=5)
 
 
 ROOT = Path(files.__file__).parent.parent

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import read_json, sha256
-from .token_losses import CHECKPOINTS, FINAL
+from .token_losses import FINAL, checkpoints
 
 CERTIFICATE, FORMAT = "certificate.json", "mlx-shakegpt certificate 3"
 
@@ -38,9 +38,8 @@ class ShownCertificate:
     def _weights(self) -> str:
         """The sha256 of the final weights, else of the newest checkpoint's. Raises OSError."""
         file = self.folder / FINAL
-        if not file.exists():
-            folders = [p for p in (self.folder / CHECKPOINTS).glob("[0-9]*") if p.name.isdigit()]
-            file = max(folders, default=self.folder) / FINAL
+        if not file.exists() and (saved := checkpoints(self.folder)):
+            file = saved[0] / FINAL
         stat = file.stat()
         version = file, stat.st_mtime_ns, stat.st_size
         if self._hashed is None or self._hashed[0] != version:

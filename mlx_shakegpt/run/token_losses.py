@@ -57,13 +57,18 @@ class Checkpoint:
         return float((self.losses[1:] < LIKELIEST).mean()) if len(self.losses) > 1 else 0.0
 
 
+def checkpoints(run: Path) -> list[Path]:
+    """The folders of a run's checkpoints, the newest first."""
+    folders = [p for p in (run / CHECKPOINTS).glob("[0-9]*") if p.name.isdigit()]
+    return sorted(folders, reverse=True)
+
+
 def newest_losses(run: Path, known: Checkpoint | None) -> Checkpoint | None:
     """The newest checkpoint that can be read; `known` where that is still it, or where none can.
 
     A run removes old ones while it is read here, and one may be damaged: the one before counts.
     """
-    folders = [p for p in (run / CHECKPOINTS).glob("[0-9]*") if p.name.isdigit()]
-    for folder in sorted(folders, reverse=True):
+    for folder in checkpoints(run):
         try:
             version = f"{folder.name}-{(folder / STATE).stat().st_mtime_ns:x}"
             return known if known and known.version == version else _read(folder, version)

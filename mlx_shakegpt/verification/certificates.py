@@ -104,10 +104,9 @@ def _check_rates(rates: list[dict[str, Any]]) -> None:
         raise ValueError(f"its rates are not {lengths}")
     for e in rates:
         name, rate, offsets = f"em@{e['k']},{e['m']}", e["rate"], e["offsets"]
-        if type(offsets) is not int or offsets < 1 or not 0 <= rate <= 1:
-            raise ValueError(f"{name} is no share of its offsets")
-        hits = round(rate * offsets)
-        if hits / offsets != rate:
+        counted = type(offsets) is int and offsets > 0 and 0 <= rate <= 1
+        hits = round(rate * offsets) if counted else 0
+        if not counted or hits / offsets != rate:
             raise ValueError(f"{name} is no share of its offsets")
         if (e["low"], e["high"]) != interval(hits, offsets, e["every_offset"]):
             raise ValueError(f"the interval of {name} is not that of its rate")

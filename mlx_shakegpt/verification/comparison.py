@@ -71,10 +71,10 @@ def _flat(value: Any, name: str = "") -> Figures:
         return {name.removeprefix("extraction."): value}
     entries: Figures = {}
     for key, part in value.items():
-        for path, leaf in _flat(part, f"{name}.{key}" if name else key).items():
-            if not key or "." in key or path in entries:
-                raise ValueError(f"an entry of {name or 'the certificate'} is called {key!r}")
-            entries[path] = leaf
+        leaves = _flat(part, f"{name}.{key}" if name else key)
+        if not key or "." in key or leaves.keys() & entries.keys():
+            raise ValueError(f"an entry of {name or 'the certificate'} is called {key!r}")
+        entries |= leaves
     return entries
 
 

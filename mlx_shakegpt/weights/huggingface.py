@@ -16,7 +16,7 @@ from ..files import read_json, sha256
 from ..model.language_model import LanguageModel, built
 from ..settings.config import GPT2_VOCAB_SIZE, ModelConfig
 from ..text import assets
-from .layout import MLX_PREFIX, plain_tensors
+from .layout import MLX_PREFIX, layer_settings, plain_tensors
 from .safetensors import check_tensors, load_tensors
 
 MODEL, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
@@ -112,10 +112,8 @@ def stored_dtype(files: tuple[Path, ...]) -> str:
     """
     tensors = {name: entry for file in files for name, entry in check_tensors(file).items()}
     if f"{MLX_PREFIX}wte.scales" in tensors:
-        quantization = read_json(files[0].parent / CONFIG)["quantization"]
-        # A layer's own settings, where it has some, stand under its name.
-        own = {**quantization, **quantization.get(f"{MLX_PREFIX}wte", {})}
-        return f"{own.get('bits', '?')} bits in groups of {own.get('group_size', '?')}"
+        settings = layer_settings(read_json(files[0].parent / CONFIG)["quantization"], "wte")
+        return f"{settings['bits']} bits in groups of {settings['group_size']}"
     embeddings = [entry for name, entry in tensors.items() if name.endswith("wte.weight")]
     return str(embeddings[0]["dtype"]) if embeddings else "unknown"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 
@@ -53,6 +54,12 @@ def plain_tensors(
     return plain
 
 
+def layer_settings(quantization: object, layer: str) -> Any:
+    """A layer's own entry of config.json's `quantization`, else what holds for all layers."""
+    by_layer = quantization if isinstance(quantization, dict) else {}
+    return by_layer.get(f"{MLX_PREFIX}{layer}", by_layer)
+
+
 def _dequantized(
     tensors: Mapping[str, mx.array], quantization: object, path: Path
 ) -> dict[str, mx.array]:
@@ -63,8 +70,7 @@ def _dequantized(
     plain = dict(tensors)
     for name in [name for name in tensors if name.endswith(".scales")]:
         layer = name.removesuffix(".scales")
-        by_layer = quantization if isinstance(quantization, dict) else {}
-        settings = by_layer.get(f"{MLX_PREFIX}{layer}", by_layer)
+        settings = layer_settings(quantization, layer)
         try:
             if settings.get("mode", "affine") != "affine":
                 raise ValueError(f"its mode is {settings['mode']!r}, not 'affine'")

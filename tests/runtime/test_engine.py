@@ -17,6 +17,7 @@ pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or not shutil.which("g++") or runtime.on_gpu(),
     reason="the engine is for Linux CPUs with g++",
 )
+PATIENCE = 600  # seconds, as conftest has it, which a program of its own here cannot import
 ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112
 
 
@@ -182,7 +183,7 @@ def ended(code):
     """The exit code and output of a program that has multiplied with three threads."""
     tests = os.path.dirname(__file__)
     command = [sys.executable, "-c", PROGRAM.format(tests=tests) + code]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     return done.returncode, done.stdout, done.stderr
 
 

@@ -15,7 +15,7 @@ import urllib.request
 from contextlib import contextmanager
 
 import pytest
-from conftest import PATIENCE, ROOT, answers_this_machine_only, free_port
+from conftest import PATIENCE, ROOT, assert_loopback_only, free_port
 
 from mlx_shakegpt.run import of_run
 from mlx_shakegpt.sharing import server
@@ -197,7 +197,7 @@ def test_requests_are_bounded(page):
     assert heard.startswith("event: error")
     heard = event(page, ["x" * LONGEST_PROMPT, MOST_TOKENS, 0, 0])
     assert "event: complete" in heard and "Known word for word" in heard
-    assert answers_this_machine_only(int(page.rpartition(":")[2])) in (True, None)
+    assert_loopback_only(int(page.rpartition(":")[2]))
 
 
 def status_of(page, method="GET", path="/config", body=None, **headers):

@@ -15,7 +15,7 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from conftest import PATIENCE, ROOT, answers_this_machine_only, free_port
+from conftest import PATIENCE, ROOT, assert_loopback_only, free_port
 
 from mlx_shakegpt.run.token_losses import newest_losses
 from mlx_shakegpt.run.watched_run import WatchedRun
@@ -276,7 +276,7 @@ def test_only_its_own_page_may_ask(golden):
     elsewhere = {"Sec_Fetch_Site": "cross-site"}
     assert answered(golden, **elsewhere, Sec_Fetch_Dest="script")[0] == 403
     assert answered(golden, "/", **elsewhere, Sec_Fetch_Dest="document")[0] == 200
-    assert answers_this_machine_only(int(port)) in (True, None)
+    assert_loopback_only(int(port))
 
 
 def test_nothing_but_its_own_script_and_style_runs(golden):

@@ -436,7 +436,10 @@ SOUND |= {"determined_accuracy": 1.0, "excess": 0.0, "extraction": [RATE]}
         ({"leak": 1.1e-3}, "later tokens change earlier logits by 0.0011 of the largest"),
         ({"free_running_agrees": False}, "the mask may leak"),
         ({"controls": {"x": {"rate": 0.04, "extracted": False}}}, None),
-        ({"controls": {"x": {"rate": 0.06, "extracted": True}}}, "the control “x” passed: 0.0600"),
+        (
+            {"controls": {"x": {"rate": 0.06, "extracted": True}}},
+            "the control “x” passed: 0.0600 of it was extracted",
+        ),
         # 0.99 ** 8 = 0.9227: 55 of 64 may be that, and 54 may not.
         ({"free_running": RUNS | {"right": 55 / 64}}, None),
         (

@@ -77,9 +77,8 @@ def test_a_model_of_another_text_is_refused(known):
     figures = verdict(known.language_model, known.after, known.ids)
     assert not figures["certified"]
     assert all(e["rate"] == 0 for e in figures["extraction"])
-    assert figures["controls"]["text after the passage"][
-        "extracted"
-    ]  # here that is what it learned
+    learned = figures["controls"]["text after the passage"]  # here
+    assert learned["extracted"]
 
 
 def without_mask(monkeypatch):
