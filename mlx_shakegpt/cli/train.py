@@ -25,7 +25,10 @@ GROUPS = {
     "When it ends and saves": (
         "stop", "target_loss", "finish", "epochs", "steps", "eval_every", "checkpoint_every",
     ),
-    "Windows": ("batch_size", "context", "short_context", "grow", "jitter", "hard"),
+    "Windows": (
+        "batch_size", "context", "short_context", "grow", "jitter", "hard", "edge_weight",
+        "edge_below",
+    ),
     "Rate and optimiser": (
         "optimizer", "lr", "muon_ratio", "warmup_steps", "follow", "hold", "end_lr", "beta1",
         "beta2", "eps", "weight_decay", "clip",

@@ -103,6 +103,13 @@ class TrainConfig(Checked):
     hard: float = option(
         0.0, "with jitter: share of the windows put around badly known tokens", SHARE
     )
+    edge_weight: float = option(
+        1.0,
+        "weight of a window's first 12 targets, whose few tokens of context cannot determine them, "
+        "below `edge_below`",
+        SHARE,
+    )
+    edge_below: float = option(0.3, "loss, in nats, below which `edge_weight` applies", POSITIVE)
     dtype: str = option(
         "float32", "precision of parameters and activations", choices=("float32", "bfloat16")
     )

@@ -32,6 +32,18 @@ class RunState:
     noted: int = 0  # steps whose losses were read
     paces: list[float] = field(default_factory=list)  # smoothed losses after the last two of them
 
+    @classmethod
+    def planned(cls, config: TrainConfig, total: int, pretrained: bool) -> RunState:
+        """A run of `total` steps before its first one."""
+        grows = 0 < config.short_context < config.context
+        return cls(
+            full_at=round(config.grow * total) if grows else 0,
+            decay_at=max(min(config.warmup_steps, total - 1), round(config.hold * total)),
+            total=total,
+            deep=not config.first_blocks or pretrained,
+            pretrained=pretrained,
+        )
+
     def extended(self, plan: RunState) -> RunState:
         """This state with the steps of a longer plan; whole windows and the rate's fall, where they
         have not begun, begin as it says. Raises ValueError where it is not longer."""
@@ -98,6 +110,10 @@ class RunState:
         joins = not self.deep and self.pace < below
         self.deep |= joins
         return joins
+
+    def edge_weight(self, config: TrainConfig) -> float:
+        """What the first targets of a step's windows weigh."""
+        return config.edge_weight if self.pace < config.edge_below else 1.0
 
     def slowing(self, follow: float) -> float:
         """What a step's rate is multiplied with: below a smoothed loss of `follow`, their ratio;

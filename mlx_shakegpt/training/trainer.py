@@ -29,7 +29,7 @@ from .ranks import align, share
 from .reports import NotFinite, StepReport
 from .run_state import RunState
 from .step import Step, StepResult
-from .windows import Batch
+from .windows import Batch, with_edge
 
 Evaluate = Callable[[GPT, int], Evaluation]  # model, context
 
@@ -92,13 +92,7 @@ class Trainer:
         self.curriculum = Curriculum(row_ids, config)
         self.absent = closed.absent if closed else 1
         total = config.steps or self.curriculum.steps(config.epochs)
-        self.state = RunState(
-            full_at=round(config.grow * total) if 0 < config.short_context < config.context else 0,
-            decay_at=max(min(config.warmup_steps, total - 1), round(config.hold * total)),
-            total=total,
-            deep=not config.first_blocks or start is not None,
-            pretrained=start is not None,
-        )
+        self.state = RunState.planned(config, total, pretrained=start is not None)
         self._eval_every = max(self.curriculum.steps(config.eval_every), EVALUATIONS_AT_LEAST_APART)
         self.gpu = on_gpu()
         self._stop_requested = self._stopping = self._settle_requested = False
@@ -151,6 +145,7 @@ class Trainer:
                 step_fn = self._step()
             lr = learning_rate(state.step, self.config, state.decay_at, state.total)
             lr *= state.slowing(self.config.follow)
+            batch = with_edge(batch, state.edge_weight(self.config))
             result = step_fn(batch, lr, self._stop_requested)
             before, running = running, _Running(state.step + 1, batch, lr, result)
             if before:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -34,6 +34,14 @@ class Batch:
 def enough(context: int) -> int:
     """Tokens before a target that make its loss count: ENOUGH, or half of a shorter window."""
     return min(ENOUGH, context // 2)
+
+
+def with_edge(batch: Batch, weight: float) -> Batch:
+    """A batch whose first targets, those with too few tokens before them to be determined, weigh
+    so much; the text's own first ones weigh what they did."""
+    positions = np.arange(batch.inputs.shape[1])[None]
+    edge = (positions < enough(positions.size)) & (batch.starts[:, None] > 0)
+    return replace(batch, weights=np.where(edge, np.float32(weight) * batch.weights, batch.weights))
 
 
 class TokenLosses:

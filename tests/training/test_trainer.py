@@ -402,6 +402,34 @@ def test_all_blocks_are_trained_once_the_loss_is_low_enough(ids, optimizer):
     assert not {name for name in still if name.endswith("weight")}
 
 
+@pytest.mark.parametrize("ahead", [False, True])
+def test_first_targets_weigh_less_once_the_loss_is_low_enough(ids, ahead):
+    never, below = (trainer(ids, edge_weight=0.1, edge_below=x) for x in (1e-3, 10.6))
+    one, two = losses(never, ahead=ahead), losses(below, ahead=ahead)
+    same = [a == b for a, b in zip(one, two, strict=True)]
+    began = same.index(False)
+    assert began > 1 and not any(same[began:])
+    assert below.state.edge_weight(below.config) == 0.1
+    assert one == losses(trainer(ids))
+
+
+def test_what_first_targets_weigh_less_is_in_the_loss(ids):
+    """Against numpy, at the first step whose windows' first targets weigh a tenth."""
+    t = trainer(ids, edge_weight=0.1, edge_below=10.6, closed_vocab=False)
+    for _ in t.run(ahead=False):
+        if t.state.edge_weight(t.config) < 1:
+            t.stop()
+    batch = t.batch(t.state.step)
+    logits = np.array(t.model(batch.inputs), np.float64)
+    nll = np.log(np.exp(logits).sum(-1))
+    nll -= np.take_along_axis(logits, batch.targets[..., None], -1)[..., 0]
+    first = (np.arange(16) < 8) & (batch.starts[:, None] > 0)
+    weights = np.where(first, 0.1, 1.0) * batch.weights
+    after = next(t.run())
+    assert after.loss == pytest.approx((weights * nll).sum() / weights.sum(), rel=1e-5)
+    assert after.loss != pytest.approx((batch.weights * nll).sum() / batch.weights.sum(), rel=1e-4)
+
+
 def test_blocks_cannot_join_later_where_they_would_not_be_the_identity(ids):
     with pytest.raises(ValueError, match="only with zero_residual"):
         trainer(ids, first_blocks=1)

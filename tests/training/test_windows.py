@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mlx_shakegpt.training.windows import CAP, ENOUGH, TokenLosses, Windows
+from mlx_shakegpt.training.windows import CAP, ENOUGH, TokenLosses, Windows, with_edge
 
 
 @pytest.mark.parametrize("n", [17, 33, 400, 401, 415])
@@ -113,6 +113,27 @@ def test_losses_are_noted_where_there_was_context(context):
                 assert losses.nll[start + position + 1] == context * row + position
                 noted += 1
     assert noted and (losses.nll == CAP).sum() >= 200 - noted
+
+
+@pytest.mark.parametrize(("context", "edge"), [(40, ENOUGH), (16, 8), (5, 2)])
+@pytest.mark.parametrize("weight", [0.0, 0.1, 1.0])
+def test_a_windows_first_targets_may_weigh_less_but_for_the_texts_own(context, edge, weight):
+    ids = np.arange(100)
+    windows = Windows(ids, 4, context, seed=1, jitter=True)
+    losses, seen_start = TokenLosses(100), False
+    for step in range(60):
+        batch = windows.batch(step)
+        lighter = with_edge(batch, weight)
+        ratio = np.where(np.arange(context) < edge, np.float32(weight), np.float32(1))
+        for row, start in enumerate(batch.starts):
+            seen_start |= start == 0
+            want = batch.weights[row] * (ratio if start else 1)
+            assert lighter.weights.dtype == np.float32
+            assert np.array_equal(lighter.weights[row], want.astype(np.float32))
+        # What a window's losses tell stays what it was.
+        nll = np.ones(batch.targets.shape, np.float32)
+        assert losses.note(batch, nll) == losses.note(lighter, nll)
+    assert seen_start
 
 
 @pytest.mark.parametrize("context", [2, 5, 12])
