@@ -2,9 +2,11 @@
 
 import json
 import os
+import pty
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -364,5 +366,40 @@ def assert_loopback_only(port):
                 socket.create_connection((other, port), timeout=5)
 
 
+def shown_in_terminal(command, environment, **streams):
+    """What a command writes to a terminal of its own, and what it prints into a pipe, where one of
+    its `streams` is one."""
+    ours, theirs = pty.openpty()
+    plain = {k: v for k, v in os.environ.items() if k not in ("CI", "NO_COLOR")}
+    everything = plain | {"TERM": "xterm-256color"} | environment
+    streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs} | streams
+    with subprocess.Popen(command, cwd=ROOT, env=everything, text=True, **streams) as process:
+        os.close(theirs)
+        shown = b""
+        with suppress(OSError):  # which Linux gives when the other end is closed
+            while block := os.read(ours, 1 << 16):
+                shown += block
+        printed = process.stdout.read() if process.stdout else ""
+    os.close(ours)
+    return shown.decode(), printed
+
+
+@pytest.fixture
+def browser():
+    """A real one, where there is one; it must be there under SHAKEGPT_TEST_BROWSER=required."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        if os.environ.get("SHAKEGPT_TEST_BROWSER") == "required":
+            pytest.fail("there is no chromium")
+        pytest.skip("there is no chromium; get it with: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
 ROOT = Path(files.__file__).parent.parent
 GOLDEN = ROOT / "tests" / "golden"
+TINY_PROGRAM = [sys.executable, str(ROOT / "tests" / "programs" / "tiny.py")]

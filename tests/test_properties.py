@@ -19,7 +19,7 @@ from mlx_shakegpt.settings.config import ModelConfig, Passage, TrainConfig, Veri
 from mlx_shakegpt.settings.fields import Checked
 from mlx_shakegpt.settings.presets import DEFAULT_RECIPE, RECIPES
 from mlx_shakegpt.settings.sampling import Sampling
-from mlx_shakegpt.text.quotations import _WORD, Source
+from mlx_shakegpt.text.quotations import WORD, Source
 from mlx_shakegpt.text.tokenizer import decode, decode_stream, encode
 from mlx_shakegpt.text.vocabulary import Vocabulary
 from mlx_shakegpt.training.windows import TokenLosses, Windows
@@ -269,7 +269,7 @@ PASSAGE = st.builds(
 def test_spans_are_the_longest_of_a_plain_search(source, text, least, data):
     start, stop = data.draw(st.tuples(*[st.integers(0, len(source))] * 2))
     text = text + source[start:stop]
-    words, want, index = list(_WORD.finditer(text)), [], 0
+    words, want, index = list(WORD.finditer(text)), [], 0
     while index < len(words):
         for stop in range(len(words), index + least - 1, -1):
             begin, end = words[index].start(), words[stop - 1].end()

@@ -37,16 +37,16 @@ class Live:
         self._shown: list[int] = []  # cells of each line that is shown
         self._width = 0  # of the terminal when they were
         self._stderr: Any = None
-        self._thread = threading.Thread(target=self._go_on, name="live", daemon=True)
+        self.thread = threading.Thread(target=self._go_on, name="live", daemon=True)
 
     def __enter__(self) -> Live:
         self._stderr, sys.stderr = sys.stderr, _Above(self, sys.stderr)
-        self._thread.start()
+        self.thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        self._thread.join()
+        self.thread.join()
         above, sys.stderr = sys.stderr, self._stderr
         with suppress(OSError):
             self.draw(above.rest() if isinstance(above, _Above) else "")

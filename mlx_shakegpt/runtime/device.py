@@ -61,7 +61,7 @@ def setup() -> Runtime:
     were launched together share the cores, and each compiles its kernels by itself. Raises
     ValueError where a launcher's environment cannot be read, or SHAKEGPT_DEVICE names no device.
     """
-    _use_chosen_device()
+    use_chosen_device()
     on_cpu = not on_gpu()
     launch = launched()
     warnings = []
@@ -109,7 +109,7 @@ def setup() -> Runtime:
     )
 
 
-def _use_chosen_device() -> None:
+def use_chosen_device() -> None:
     """Makes the device that SHAKEGPT_DEVICE names, "cpu" or "gpu", MLX's default; else it is MLX's
     own choice. Raises ValueError where there is none of that name."""
     chosen = os.environ.get("SHAKEGPT_DEVICE")

@@ -62,14 +62,14 @@ def _gpu(on_mac: bool) -> dict[str, Any]:
     info = mx.device_info()
     gpu = {name: info[name] for name in _OF_A_GPU if name in info}
     if on_mac:
-        listing = _output("/usr/sbin/ioreg", "-r", "-d", "1", "-c", "AGXAccelerator")
+        listing = printed_by("/usr/sbin/ioreg", "-r", "-d", "1", "-c", "AGXAccelerator")
         if cores := re.search(r'"gpu-core-count" = (\d+)', listing):
             gpu["cores"] = int(cores[1])
     return gpu
 
 
 def _mac_chip() -> str:
-    return _output("/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string").strip() or "unknown"
+    return printed_by("/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string").strip() or "unknown"
 
 
 def _mac_system() -> str:
@@ -78,8 +78,8 @@ def _mac_system() -> str:
 
 def _mac_power() -> str | None:
     """Where the Mac's power comes from: on its battery, or in low power mode, it may be slower."""
-    source = re.search(r"drawing from '([^']+)'", _output("/usr/bin/pmset", "-g", "batt"))
-    low = re.search(r"lowpowermode\s+1", _output("/usr/bin/pmset", "-g"))
+    source = re.search(r"drawing from '([^']+)'", printed_by("/usr/bin/pmset", "-g", "batt"))
+    low = re.search(r"lowpowermode\s+1", printed_by("/usr/bin/pmset", "-g"))
     return f"{source[1]}{', low power mode' if low else ''}" if source else None
 
 
@@ -98,7 +98,7 @@ def _linux_system() -> str:
     return f"{name}, {platform.system()} {platform.release().partition('-')[0]}"
 
 
-def _output(*command: str) -> str:
+def printed_by(*command: str) -> str:
     """What a program of the system prints; nothing where it cannot be run."""
     with suppress(OSError, subprocess.SubprocessError):
         return subprocess.run(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
-_GROUP = Path("/sys/fs/cgroup")
+GROUP = Path("/sys/fs/cgroup")
 # Limit, use and those pages of it that are given up at once, in the two versions of control groups.
 _GROUPS = (
     ("memory.max", "memory.current", "memory.stat", ("inactive_file", "active_file")),
@@ -54,10 +54,10 @@ def _left_in_groups() -> Iterator[int]:
     """Bytes that the process's control groups have left; of a version without a limit none."""
     for limit, used, stat, reclaimable in _GROUPS:
         with suppress(OSError, KeyError, ValueError):
-            most = int((_GROUP / limit).read_text(encoding="utf-8"))  # "max" is no number
-            pages = dict(map(str.split, (_GROUP / stat).read_text(encoding="utf-8").splitlines()))
+            most = int((GROUP / limit).read_text(encoding="utf-8"))  # "max" is no number
+            pages = dict(map(str.split, (GROUP / stat).read_text(encoding="utf-8").splitlines()))
             cached = sum(int(pages[name]) for name in reclaimable)
-            yield most - int((_GROUP / used).read_text(encoding="utf-8")) + cached
+            yield most - int((GROUP / used).read_text(encoding="utf-8")) + cached
 
 
 def peak_bytes() -> int:

@@ -49,7 +49,7 @@ class Ranks:
         """What `average` gives, with nothing left to wait for: Metal would end a GPU's work that
         waited some seconds for a late rank."""
         arrays = dict(tree_flatten(gradients))
-        pieces = _pieces(arrays)
+        pieces = grouped(arrays)
         joined = [mx.concatenate([arrays[name].reshape(-1) for name in names]) for names in pieces]
         result = {}
         for piece, summed in zip(pieces, self.sum_now(joined), strict=True):
@@ -121,7 +121,7 @@ class Ranks:
         return np.array(values)
 
 
-def _pieces(arrays: Mapping[str, mx.array]) -> list[list[str]]:
+def grouped(arrays: Mapping[str, mx.array]) -> list[list[str]]:
     """Names of arrays that are exchanged together, in their order and each time of one dtype."""
     pieces: list[list[str]] = []
     held, dtype = PIECE, None

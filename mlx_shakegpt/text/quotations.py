@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 LEAST_WORDS = 5
-_WORD = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
+WORD = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Source:
         Words and signs count, and the white space between them must be the same. Each span starts
         at the first word that the one before leaves and is as long as can be.
         """
-        words = list(_WORD.finditer(text))
+        words = list(WORD.finditer(text))
         spans, index = [], 0
         while index < len(words):
             place, stop = self._longest(text, words, index, least)

@@ -96,10 +96,10 @@ def _parts(runtime: Runtime, report: Report, seconds: float) -> Iterator[Part]:
             if gflops := _speed(report, dtype):
                 work = partial(suspects.timed, name, dtype, gflops, short)
                 yield Part("suspects", {"what": name, "dtype": dtype}, work)
-    yield from _step_parts(report, runtime.device == "cpu", seconds)
+    yield from step_parts(report, runtime.device == "cpu", seconds)
 
 
-def _step_parts(report: Report, on_cpu: bool, seconds: float) -> Iterator[Part]:
+def step_parts(report: Report, on_cpu: bool, seconds: float) -> Iterator[Part]:
     """Each shape at each precision once, where it fits; else that none does."""
     texts = {name: Corpus.load(None, preset(name).passage) for name in {s[0] for s in SHAPES}}
     done = set()
@@ -110,7 +110,7 @@ def _step_parts(report: Report, on_cpu: bool, seconds: float) -> Iterator[Part]:
     ):
         labels: dict[str, Any] = {"dtype": dtype}
         for shape in shapes:
-            if _fits(report, texts, dtype, on_cpu, seconds, shape):
+            if fits(report, texts, dtype, on_cpu, seconds, shape):
                 labels |= dict(zip(("preset", "batch_size", "context"), shape, strict=True))
                 work = partial(_steps, texts[shape[0]], dtype, shape, seconds)
                 break
@@ -140,7 +140,7 @@ def _config(dtype: str, shape: tuple[str, int, int]) -> TrainConfig:
     return recipe("recite", name, dtype=kept, **changes)
 
 
-def _fits(
+def fits(
     report: Report, texts: dict[str, Corpus], dtype: str, on_cpu: bool, seconds: float,
     shape: tuple[str, int, int],
 ) -> bool:  # fmt: skip

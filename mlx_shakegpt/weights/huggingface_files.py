@@ -46,11 +46,11 @@ def json_files(config: ModelConfig, context: int, dtype: str) -> dict[str, Any]:
             "model_max_length": context,
             "clean_up_tokenization_spaces": False,
         },
-        "tokenizer.json": _fast_tokenizer(),
+        "tokenizer.json": fast_tokenizer(),
     }
 
 
-def _fast_tokenizer() -> dict[str, Any]:
+def fast_tokenizer() -> dict[str, Any]:
     """The `tokenizers` library's form of GPT-2's encoding."""
     vocabulary = json.loads(assets.ensure(assets.GPT2_VOCABULARY).read_text(encoding="utf-8"))
     merges = assets.ensure(assets.GPT2_MERGES).read_text(encoding="utf-8").splitlines()[1:]

@@ -1,13 +1,10 @@
 """What a training and a recital look like in a terminal, and where there is none."""
 
-import os
-import pty
 import re
-import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import shown_in_terminal
 
 from mlx_shakegpt.cli.common import emit, note
 
@@ -17,22 +14,8 @@ BAR = "step 2 of 2"
 
 def in_terminal(home, *arguments, **extra):
     """Everything that a command of the program writes to a terminal of its own."""
-    ours, theirs = pty.openpty()
-    plain = {k: v for k, v in os.environ.items() if k not in ("CI", "NO_COLOR")}
-    environment = plain | {"SHAKEGPT_HOME": str(home), "TERM": "xterm-256color"} | extra
     command = [sys.executable, "cli.py", *map(str, arguments)]
-    with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdin=theirs, stdout=theirs, stderr=theirs
-    ):
-        os.close(theirs)
-        output = b""
-        try:
-            while block := os.read(ours, 1 << 16):
-                output += block
-        except OSError:  # Linux says so when the other end is closed
-            pass
-    os.close(ours)
-    return output.decode()
+    return shown_in_terminal(command, {"SHAKEGPT_HOME": str(home)} | extra)[0]
 
 
 @pytest.fixture

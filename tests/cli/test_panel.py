@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import pty
 import re
 import shlex
 import shutil
@@ -14,7 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import PATIENCE, ROOT
+from conftest import PATIENCE, TINY_PROGRAM, shown_in_terminal
 from rich.console import Console
 from rich.text import Text
 
@@ -165,34 +164,20 @@ def test_a_terminal_that_is_gone_ends_nothing(monkeypatch):
     console = Console(stderr=True, force_terminal=True, width=60, height=20)
     drawn = []
     with Live(console, lambda *_: drawn.append(1) or [], seconds=0.01) as live:
-        live._thread.join(PATIENCE)
-        assert not live._thread.is_alive()
+        live.thread.join(PATIENCE)
+        assert not live.thread.is_alive()
     assert len(drawn) == 2  # in the thread, and at the end
 
 
-TINY = [sys.executable, str(ROOT / "tests" / "programs" / "tiny.py"), "train", "--preset", "tiny"]
+TINY = [*TINY_PROGRAM, "train", "--preset", "tiny"]
 
 
 def test_json_is_alone_on_stdout_under_a_panel(home):
-    ours, theirs = pty.openpty()
-    plain = {k: v for k, v in os.environ.items() if k != "CI"}
-    environment = plain | {"SHAKEGPT_HOME": str(home), "TERM": "xterm-256color"}
+    environment = {"SHAKEGPT_HOME": str(home), "TINY_SAMPLES": "1"}
     command = [*TINY, "--steps", "3", "--run", "j", "--json"]
-    with subprocess.Popen(
-        command, env=environment | {"TINY_SAMPLES": "1"}, stdin=theirs,
-        stdout=subprocess.PIPE, stderr=theirs, text=True,
-    ) as process:  # fmt: skip
-        os.close(theirs)
-        shown = b""
-        try:
-            while block := os.read(ours, 1 << 16):
-                shown += block
-        except OSError:
-            pass
-        out = process.stdout.read()
-    os.close(ours)
-    assert json.loads(out)["step"] == 3 and out.count("\n") == 1
-    assert "step 3 of 3" in shown.decode() and "says" in shown.decode()
+    shown, printed = shown_in_terminal(command, environment, stdout=subprocess.PIPE)
+    assert json.loads(printed)["step"] == 3 and printed.count("\n") == 1
+    assert "step 3 of 3" in shown and "says" in shown
 
 
 def test_training_goes_on_where_stderr_is_closed(home):

@@ -12,11 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE, ROOT, free_port, free_ports
+from conftest import PATIENCE, ROOT, TINY_PROGRAM, free_port, free_ports
 
 from mlx_shakegpt.runtime import Launch, launched
 
-TINY = [sys.executable, str(ROOT / "tests" / "programs" / "tiny.py")]
 # AdamW: Muon magnifies float32's rounding, in directions where a gradient is next to nothing.
 TRAIN = ("train", "--preset", "tiny", "--steps", "50", "--target-loss", "1e-6")
 TRAIN += ("--optimizer", "adamw")
@@ -34,7 +33,9 @@ def environment(home, **more):
 class Group:
     """Ranks of one command, each with its own options where `each` has them."""
 
-    def __init__(self, home, size, *options, each=None, missing=(), command=TINY, more=None):
+    def __init__(
+        self, home, size, *options, each=None, missing=(), command=TINY_PROGRAM, more=None
+    ):
         hosts = home / f"hosts-{time.monotonic_ns()}.json"
         hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in free_ports(size)]))
         self.ranks = {
@@ -101,7 +102,7 @@ def alone(pinned, tmp_path_factory):
     """The losses of the same training in one process."""
     home = tmp_path_factory.mktemp("alone")
     shutil.copytree(ROOT / "data", home / "data")
-    command = [*TINY, *TRAIN, "--run", "alone"]
+    command = [*TINY_PROGRAM, *TRAIN, "--run", "alone"]
     done = subprocess.run(command, env=environment(home), capture_output=True, check=False)
     assert done.returncode == 1
     return steps(home, "alone")
@@ -135,7 +136,7 @@ def test_ranks_exchange_between_the_halves_of_a_gpus_step(home):
 def test_ranks_compute_what_one_process_does_with_muon(home):
     train = (*TRAIN, "--optimizer", "muon", "--steps", "12")
     Group(home, 2, *train, "--run", "ranks").end()
-    subprocess.run([*TINY, *train, "--run", "one"], env=environment(home), check=False)
+    subprocess.run([*TINY_PROGRAM, *train, "--run", "one"], env=environment(home), check=False)
     assert len(steps(home, "one")) == 12
     alike(steps(home, "ranks"), steps(home, "one"), rel=1e-4)
 
@@ -167,7 +168,9 @@ def test_an_interrupt_of_any_rank_stops_all_and_others_may_go_on(home, alone):
     group.ranks[0].send_signal(signal.SIGTERM)
     group.end()
     assert reached < len(steps(home, "r")) < 50
-    subprocess.run([*TINY, *resume], env=environment(home), capture_output=True, check=False)
+    subprocess.run(
+        [*TINY_PROGRAM, *resume], env=environment(home), capture_output=True, check=False
+    )
     alike(steps(home, "r"), alone)
 
 
@@ -183,7 +186,7 @@ def test_a_killed_rank_ends_the_others_with_one_line(home, alone, killed):
     lines = [line for line in text.splitlines() if not re.match("step|eval|Learn|Train|The", line)]
     assert code in (1, -signal.SIGKILL) and len(lines) == 1, text
     assert lines[0].startswith(f"Error: rank {1 - killed}") and "resume" in lines[0]
-    resume = [*TINY, *TRAIN, "--run", "r", "--resume"]
+    resume = [*TINY_PROGRAM, *TRAIN, "--run", "r", "--resume"]
     subprocess.run(resume, env=environment(home), capture_output=True, check=False)
     alike(steps(home, "r"), alone)
 
@@ -248,7 +251,7 @@ def test_a_taken_port_is_one_line(home):
         ports = (busy.getsockname()[1], free_port())
         hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in ports]))
         done = subprocess.run(
-            [*TINY, *TRAIN],
+            [*TINY_PROGRAM, *TRAIN],
             env=environment(home, MLX_RANK="0", MLX_HOSTFILE=str(hosts)),
             capture_output=True,
             text=True,
@@ -339,7 +342,7 @@ def launch(home, size, *options):
     launcher = Path(sys.executable).with_name("mlx.launch")
     place = ("-n", str(size), "--backend", "ring", "--starting-port", str(free_port()))
     return subprocess.run(
-        [launcher, *place, "--", *TINY, *TRAIN, *options],
+        [launcher, *place, "--", *TINY_PROGRAM, *TRAIN, *options],
         env=environment(home),
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -373,7 +376,7 @@ def test_mpirun_starts_it(home, alone):
         pytest.skip("there is no mpirun; get it with: apt-get install openmpi-bin")
     root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     done = subprocess.run(
-        [mpirun, "--oversubscribe", "-n", "2", *TINY, *TRAIN, "--run", "r"],
+        [mpirun, "--oversubscribe", "-n", "2", *TINY_PROGRAM, *TRAIN, "--run", "r"],
         env=environment(home, **root),
         capture_output=True,
         text=True,

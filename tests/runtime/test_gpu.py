@@ -176,7 +176,7 @@ def test_a_device_is_chosen_by_name(monkeypatch):
         with pytest.raises(ValueError, match=f"SHAKEGPT_DEVICE is {chosen}; it must be cpu here"):
             device_module.setup.__wrapped__()
     monkeypatch.setenv("SHAKEGPT_DEVICE", "cpu")
-    device_module._use_chosen_device()
+    device_module.use_chosen_device()
     assert mx.default_device() == mx.cpu
 
 

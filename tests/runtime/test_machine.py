@@ -32,7 +32,7 @@ def test_a_mac_is_described_by_what_its_programs_print(monkeypatch, device):
         words = " ".join((Path(command[0]).name, *command[1:]))
         return next(MAC[name] for name in MAC if words == name or words.startswith(f"{name} -"))
 
-    monkeypatch.setattr(machine, "_output", output)
+    monkeypatch.setattr(machine, "printed_by", output)
     monkeypatch.setattr("sys.platform", "darwin")
     monkeypatch.setattr("platform.mac_ver", lambda: ("26.2", ("", "", ""), "arm64"))
     monkeypatch.setattr(
@@ -44,10 +44,12 @@ def test_a_mac_is_described_by_what_its_programs_print(monkeypatch, device):
     assert held["power"] == "Battery Power, low power mode"
 
 
-def test_a_program_that_is_missing_leaves_a_gap(monkeypatch):
-    assert machine._output("/no/such/program") == ""
-    monkeypatch.setattr(machine, "_output", lambda *_: "")
-    assert machine._mac_chip() == "unknown" and machine._mac_power() is None
+def test_a_program_that_is_missing_leaves_a_gap(monkeypatch, device):
+    assert machine.printed_by("/no/such/program") == ""
+    monkeypatch.setattr(machine, "printed_by", lambda *_: "")
+    monkeypatch.setattr("sys.platform", "darwin")
+    held = machine.description(device)
+    assert held["chip"] == "unknown" and held["power"] is None
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def test_what_a_control_group_caches_is_free(tmp_path, monkeypatch, files):
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
-    monkeypatch.setattr(memory, "_GROUP", tmp_path)
+    monkeypatch.setattr(memory, "GROUP", tmp_path)
     assert runtime.free_bytes() == 5000 - 4000 + 3000
     (tmp_path / next(iter(files))).write_text("max")
     assert runtime.free_bytes() > 1e8

@@ -4,7 +4,6 @@ import asyncio
 import http.client
 import json
 import os
-import shutil
 import socket
 import stat
 import subprocess
@@ -23,8 +22,6 @@ from mlx_shakegpt.sharing.marked import marked, plain
 from mlx_shakegpt.sharing.own_page import OwnPage
 from mlx_shakegpt.sharing.request_limits import LARGEST_REQUEST, LONGEST_PROMPT, MOST_TOKENS
 from mlx_shakegpt.text.quotations import Source
-
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 @contextmanager
@@ -66,20 +63,6 @@ def page(home, known_run, known_paper):
     certify(known_run, known_paper)
     with served(home, "--run", "known") as address:
         yield address
-
-
-@pytest.fixture
-def browser():
-    if BROWSER is None:
-        if os.environ.get("SHAKEGPT_TEST_BROWSER") == "required":
-            pytest.fail("there is no chromium")
-        pytest.skip("there is no chromium; get it with: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -16,7 +16,7 @@ from mlx_shakegpt.text.tokenizer import END_OF_TEXT, encode, gpt2
 from mlx_shakegpt.verification.extraction import sample
 from mlx_shakegpt.verification.proof import sample_seed
 from mlx_shakegpt.weights import weights_hash
-from mlx_shakegpt.weights.huggingface_files import _fast_tokenizer
+from mlx_shakegpt.weights.huggingface_files import fast_tokenizer
 
 NASTY = (
     "An unbelievable antidisestablishmentarianism!\n\n\nTwo  or   more    spaces,\t\ttabs,\r\n"
@@ -32,7 +32,7 @@ def test_at_each_place_text_tells_what_ids_tell(k, m):
     offsets = np.arange(len(ids) - k - m + 1)
     rows = {row["offset"]: row for row in places(ids, k, m, offsets)}
     assert 0.3 * len(offsets) < len(rows) < len(offsets)
-    fast = Tokenizer.from_str(json.dumps(_fast_tokenizer()))
+    fast = Tokenizer.from_str(json.dumps(fast_tokenizer()))
     for offset in offsets.tolist():
         given = ids[offset : offset + k].tolist()
         followers = {

@@ -15,7 +15,7 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from conftest import PATIENCE, ROOT, assert_loopback_only, free_port
+from conftest import PATIENCE, ROOT, TINY_PROGRAM, assert_loopback_only, free_port
 
 from mlx_shakegpt.run.token_losses import newest_losses
 from mlx_shakegpt.run.watched_run import WatchedRun
@@ -23,25 +23,10 @@ from mlx_shakegpt.sharing import watch_beside
 from mlx_shakegpt.sharing.watch_server import PAGE, WatchServer, watch_server
 
 GOLDEN = ROOT / "tests" / "golden"
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
-TINY = [sys.executable, str(ROOT / "tests" / "programs" / "tiny.py"), "train", "--preset", "tiny"]
+TINY = [*TINY_PROGRAM, "train", "--preset", "tiny"]
 POLICY = (
     "document.addEventListener('securitypolicyviolation', e => console.error(e.violatedDirective))"
 )
-
-
-@pytest.fixture
-def browser():
-    if BROWSER is None:
-        if os.environ.get("SHAKEGPT_TEST_BROWSER") == "required":
-            pytest.fail("there is no chromium")
-        pytest.skip("there is no chromium; get it with: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 @contextmanager

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from mlx_shakegpt.text.quotations import _WORD, Source, covered, longest, pieces
+from mlx_shakegpt.text.quotations import WORD, Source, covered, longest, pieces
 
 TEXT = """First Citizen:
 Before we proceed any further, hear me speak.
@@ -53,7 +53,7 @@ def test_spans_are_those_of_a_plain_search():
             if lengths:
                 want.append((i, max(lengths)))
             i += max(lengths, default=1)
-        starts = [m.start() for m in _WORD.finditer(text)]
+        starts = [m.start() for m in WORD.finditer(text)]
         got = [(starts.index(s.start), s.words) for s in Source(source).spans(text, least=3)]
         assert got == want
 

@@ -79,7 +79,7 @@ def test_what_is_exchanged_together_has_one_dtype(monkeypatch):
         "d": mx.ones(40),
     }
     arrays |= {"e": mx.ones(1)}
-    assert runtime_ranks._pieces(arrays) == [["a", "b"], ["c"], ["d"], ["e"]]
+    assert runtime_ranks.grouped(arrays) == [["a", "b"], ["c"], ["d"], ["e"]]
     averaged = Twins().average_now({"x": arrays})["x"]
     assert {name: (v.shape, v.dtype) for name, v in averaged.items()} == {
         name: (v.shape, v.dtype) for name, v in arrays.items()

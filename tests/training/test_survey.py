@@ -80,7 +80,7 @@ def small(monkeypatch, tiny_preset):
     kept = {"embedding's gradient": suspects.embedding, "broken": fails}
     monkeypatch.setattr(suspects, "SUSPECTS", kept)
     monkeypatch.setattr(survey, "SECONDS", 0.5)
-    monkeypatch.setattr(survey, "_fits", lambda *_: True)  # however busy the machine
+    monkeypatch.setattr(survey, "fits", lambda *_: True)  # however busy the machine
     monkeypatch.setattr(gradient_check, "CHECKS", {"the embedding": CHECKS["the embedding"]})
     mx.disable_compile()  # whose kernels would take longer to compile than to run
     yield
@@ -144,7 +144,7 @@ def test_shapes_that_are_too_slow_or_large_are_not_timed(device, monkeypatch):
 
     def fits(seconds, free, dtype="float32"):
         monkeypatch.setattr(survey, "free_bytes", lambda: free)
-        return survey._fits(report, texts, dtype, True, seconds, shape)
+        return survey.fits(report, texts, dtype, True, seconds, shape)
 
     assert fits(40.0, 8 << 30) and fits(40.0, 8 << 30, "float16")
     assert not fits(0.1, 8 << 30) and not fits(40.0, 100 << 20)
@@ -155,7 +155,7 @@ def test_shapes_that_are_too_slow_or_large_are_not_timed(device, monkeypatch):
 def test_a_precision_at_which_no_step_fits_is_in_the_report_as_such(monkeypatch):
     monkeypatch.setattr(survey, "SHAPES", survey.SHAPES[-2:])
     report = {"products": [{"dtype": d, "gflops": 1e-3} for d in survey.DTYPES], "steps": []}
-    parts = list(survey._step_parts(report, True, 40.0))
+    parts = list(survey.step_parts(report, True, 40.0))
     assert {part.labels["dtype"] for part in parts} == set(survey.DTYPES)
     for part in parts:
         with pytest.raises(ValueError, match="take more than 40 s"):
