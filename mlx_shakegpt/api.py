@@ -164,7 +164,7 @@ def verify(
     *,
     require: float = VerifyConfig.require,
     samples: int = VerifyConfig.samples,
-    every: int = VerifyConfig.every,
+    all_up_to: int = VerifyConfig.all_up_to,
 ) -> Proof:
     """Measures how well a model knows its text by heart.
 
@@ -172,8 +172,8 @@ def verify(
         model: What `load` or `train` returned.
         done: Hears of each part of the measurement that is done.
         require: The smallest extraction rate to certify.
-        samples: Offsets to measure where the text has more than `every`; 0 is all.
-        every: Texts with at most so many offsets are measured at all of them.
+        samples: Offsets to measure where the text has more than `all_up_to`; 0 is all.
+        all_up_to: Texts with at most so many offsets are measured at all of them.
 
     Returns the proof: its `figures`, with `certified` among them, and `write(folder)` for
     certificate and map. Raises ValueError for a text that is too short to prove anything.
@@ -182,5 +182,5 @@ def verify(
     print(verify(load("poem")).figures["certified"])
     ```
     """
-    settings = VerifyConfig(require=require, samples=samples, every=every)
+    settings = VerifyConfig(require=require, samples=samples, all_up_to=all_up_to)
     return prove(model, settings, done)

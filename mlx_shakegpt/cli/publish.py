@@ -22,7 +22,7 @@ from .common import emit, json_option, note, options, prepare
     "--verify/--no-verify", "verified", default=True, show_default=True,
     help="Measure the exported model, and put its certificate beside it.",
 )  # fmt: skip
-@options(VerifyConfig, "require", "samples", "every")
+@options(VerifyConfig, "require", "samples", "all_up_to")
 @json_option
 def command(
     run: str | None, repo: str, target: str | None, license_id: str, private: bool, dry_run: bool,

@@ -19,7 +19,7 @@ from .long import awake
 @click.option("--run", help="Run to verify; else the one trained last.")
 @click.option("--model", type=click.Path(), help="Folder or hub id to verify instead of a run.")
 @text_options
-@options(VerifyConfig, "require", "samples", "every")
+@options(VerifyConfig, "require", "samples", "all_up_to")
 @click.option(
     "--to", "target", type=click.Path(),
     help="Folder for certificate and map; else the model's, or other-texts/ in that.",

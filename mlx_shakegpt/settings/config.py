@@ -204,6 +204,8 @@ class VerifyConfig(Checked):
         (lambda r: CONTROL_RATE < r <= 1, f"above {CONTROL_RATE:g}, and at most 1"),
     )
     samples: int = option(
-        1000, "offsets to measure where there are more than `every`; 0: all", NOT_NEGATIVE
+        1000, "offsets to measure where there are more than `all_up_to`; 0: all", NOT_NEGATIVE
     )
-    every: int = option(4096, "offsets up to which each one is measured", NOT_NEGATIVE)
+    all_up_to: int = option(
+        4096, "number of offsets up to which all of a text's are measured", NOT_NEGATIVE
+    )

@@ -90,7 +90,7 @@ def task_files(
         n = len(corpus.ids) - k - m + 1
         if n < 1:
             raise ValueError(f"the text has {len(corpus.ids)} tokens, fewer than {k} + {m}")
-        offsets = sample(n, settings.samples or n, seed, settings.every).offsets
+        offsets = sample(n, settings.samples or n, seed, settings.all_up_to).offsets
         offsets = np.random.default_rng(seed).permutation(offsets)
         rows = [json.dumps(row) + "\n" for row in places(corpus.ids, k, m, offsets)]
         if not rows:

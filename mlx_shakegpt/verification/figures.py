@@ -65,7 +65,7 @@ def measure(
     rates = []
     for k, m in LENGTHS:
         n = len(ids) - k - m + 1
-        chosen = sample(n, settings.samples or n, seed, settings.every)
+        chosen = sample(n, settings.samples or n, seed, settings.all_up_to)
         rates.append(extraction(model, ids, k, m, chosen))
         done(f"em@{k},{m}")
         if k == LENGTHS[0][0]:

@@ -34,7 +34,7 @@ def test_a_certificate_states_what_was_measured_on_what_and_how(bigram_paper, de
         "name": "bigram",
         "weights": {"name": "model.safetensors", "sha256": "1" * 64, "dtype": "F32"},
         "model": bigram(successors()).gpt.config.to_json() | {"trained_context": 128},
-        "settings": {"require": 0.99, "samples": 1000, "every": 4096},
+        "settings": {"require": 0.99, "samples": 1000, "all_up_to": 4096},
         "versions": versions(),
         "device": device.device,
         "device_name": device.name,

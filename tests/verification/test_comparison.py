@@ -177,7 +177,7 @@ def test_a_fresh_sample_may_be_too_low_for_what_is_certified():
 
 def test_a_fresh_sample_tests_what_a_certificate_states(shakegpt, known_run, tmp_path):
     folder = tmp_path / "paper"
-    options = ["--corpus-tokens", KNOWN_TOKENS, "--samples", 60, "--every", 0, "--to", folder]
+    options = ["--corpus-tokens", KNOWN_TOKENS, "--samples", 60, "--all-up-to", 0, "--to", folder]
     made = shakegpt("verify", *options, "--require", 0.9, "--json")
     file = folder / "certificate.json"
     paper = json.loads(file.read_text())

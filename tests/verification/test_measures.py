@@ -332,12 +332,12 @@ def quick(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("samples", "every", "offsets"),
+    ("samples", "all_up_to", "offsets"),
     [(60, 0, [60, 60]), (60, 201, [60, 201]), (0, 0, [237, 201]), (60, 236, [60, 201])],
 )
-def test_offsets_are_sampled_as_the_settings_say(samples, every, offsets, quick):
+def test_offsets_are_sampled_as_the_settings_say(samples, all_up_to, offsets, quick):
     ids = walk(NEXT, 0, 300)
-    settings = VerifyConfig(samples=samples, every=every)
+    settings = VerifyConfig(samples=samples, all_up_to=all_up_to)
     figures, _ = measure(bigram(NEXT), Text(ids, NOTHING, NOTHING), settings, 7)
     assert [e["offsets"] for e in figures["extraction"]] == offsets
 

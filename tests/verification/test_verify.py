@@ -209,7 +209,7 @@ def test_a_model_that_knows_but_the_end_of_a_text_without_answers_is_refused(kno
     # have a single continuation.
     lines = ids[:31], ids[31:62], known.after[:31]
     text = np.concatenate([lines_in_all_orders(lines), ids])
-    settings = VerifyConfig(require=KNOWN_RATE, samples=400, every=0)
+    settings = VerifyConfig(require=KNOWN_RATE, samples=400, all_up_to=0)
     whole = Text(text, np.empty(0, np.int32), known.after[500:])
     figures = measure(known.language_model, whole, settings, 7)[0]
     for e in figures["extraction"]:
