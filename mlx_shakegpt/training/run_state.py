@@ -30,7 +30,7 @@ class RunState:
     recent: list[float] = field(default_factory=list)  # losses of the last steps
     halvings: int = 0  # of the rate, after losses that were not finite
     noted: int = 0  # steps whose losses were read
-    paces: list[float] = field(default_factory=list)  # smoothed losses after the last two of them
+    smoothed: list[float] = field(default_factory=list)  # their smoothed losses, the last two
 
     @classmethod
     def planned(cls, config: TrainConfig, total: int, pretrained: bool) -> RunState:
@@ -88,34 +88,35 @@ class RunState:
         self.recent = [*self.recent[1 - RECENT :], loss]
         return loss / median if loss > max(SPIKE * median, median + 1) else 0.0
 
-    def note_pace(self, loss: float) -> None:
+    def note_context_loss(self, loss: float) -> None:
         """Takes the loss of a step's targets with context, which the rate may follow."""
-        before = self.paces[-1] if self.paces else loss
+        before = self.smoothed[-1] if self.smoothed else loss
         share = 1 / min(self.noted + 1, SMOOTHED)
         self.noted += 1
-        self.paces = [*self.paces[-1:], before + share * (loss - before)]
+        self.smoothed = [*self.smoothed[-1:], before + share * (loss - before)]
 
     @property
-    def pace(self) -> float:
+    def smoothed_loss(self) -> float:
         """The smoothed loss by which a step goes; infinite before there is one.
 
         The loss of the step just before is never taken, read or not, so that it makes no difference
         when numbers are read.
         """
         late = self.noted - (self.step - 1)  # 1 where the last step's loss was read, else 0
-        return self.paces[-1 - late] if len(self.paces) > late else math.inf
+        return self.smoothed[-1 - late] if len(self.smoothed) > late else math.inf
 
     def deepens(self, below: float) -> bool:
         """Whether all blocks are to be trained from the next step on, and were not before."""
-        joins = not self.deep and self.pace < below
+        joins = not self.deep and self.smoothed_loss < below
         self.deep |= joins
         return joins
 
     def edge_weight(self, config: TrainConfig) -> float:
         """What the first targets of a step's windows weigh."""
-        return config.edge_weight if self.pace < config.edge_below else 1.0
+        lighter = config.edge_weight < 1 and self.smoothed_loss < config.edge_below
+        return config.edge_weight if lighter else 1.0
 
     def slowing(self, follow: float) -> float:
         """What a step's rate is multiplied with: below a smoothed loss of `follow`, their ratio;
         and a half for each halving."""
-        return 0.5**self.halvings * (min(1.0, self.pace / follow) if follow else 1.0)
+        return 0.5**self.halvings * (min(1.0, self.smoothed_loss / follow) if follow else 1.0)

@@ -220,7 +220,9 @@ class Trainer:
                 f"loss {loss} and gradient norm {norm} at step {step} are not finite, with windows "
                 f"from tokens {', '.join(map(str, running.batch.starts))}"
             )
-        self.state.note_pace(self.curriculum.losses.note(running.batch, np.array(result.nll)))
+        self.state.note_context_loss(
+            self.curriculum.losses.note(running.batch, np.array(result.nll))
+        )
         self._stopping |= float(result.stop_requests) > 0
         self.ranks.tick(f"after step {step}")
         now = time.perf_counter()

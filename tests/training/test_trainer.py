@@ -141,16 +141,16 @@ def test_the_rate_follows_the_smoothed_loss_of_all_steps_but_the_last():
     for step, loss in enumerate([8.0, 4.0, 2.0, 1.0, 0.5]):
         state.step = step
         rates.append(state.slowing(2.0))
-        state.note_pace(loss)
+        state.note_context_loss(loss)
     # Means of the first 1, 2 and 3 losses are above 2.
     assert rates == [1, 1, 1, 1, 1]
     for step in range(5, 205):
         state.step = step
-        state.note_pace(0.5)
+        state.note_context_loss(0.5)
     state.step = 205
     assert state.slowing(2.0) == pytest.approx(0.25, rel=1e-2)
     assert state.slowing(0.0) == 1.0
-    assert len(state.paces) == 2 and state.noted == 205
+    assert len(state.smoothed) == 2 and state.noted == 205
 
 
 @pytest.mark.parametrize("changes", [{"finish": False}, {"hold": 1.0}, {"hold": 0.5}])
