@@ -82,9 +82,11 @@ def training_memory(
         # About 34 C values a block, as MLX's own operations keep their inputs, and the softmax of
         # the scores, as attention is only fused where no gradient is asked for.
         kept = tokens * (L * (34 * C + model.n_head * T) + 3 * rows)
-    # Weights, gradients and two moments; in bf16 the first two are half as large, beside masters.
     low = config.dtype == "bfloat16" and not on_cpu
-    return 16 * trained + kept * (2 if low else 4) + 4 * ahead + PROGRAM_BYTES
+    # Weights, gradients and two moments, of which Muon has one; in bf16 the first two are half as
+    # large, beside masters.
+    held = 16 * trained - (4 * L * 12 * C * C if config.optimizer == "muon" else 0)
+    return held + kept * (2 if low else 4) + 4 * ahead + PROGRAM_BYTES
 
 
 def must_fit(
