@@ -71,6 +71,7 @@ RECIPES: dict[str, TrainConfig] = {
         muon_ratio=0.1,
         beta2=0.99,
         hard=0.65,
+        edge_weight=0.1,
         stop="known",
         positions="look-back",
         zero_residual=True,
