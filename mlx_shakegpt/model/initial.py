@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import mlx.core as mx
 import numpy as np
@@ -12,6 +13,7 @@ from .gpt import GPT
 from .trees import flat
 
 INIT_STD = 0.02
+LOOK_BACK_BLOCKS = 3  # the first ones
 _TABLE_SEED = 0  # of the look-back table's frequencies, the same for all models of one head size
 _PEAK = 32.0  # logit of the place that a head looks back to; those of others are near 0
 
@@ -74,26 +76,54 @@ def _look_back(values: dict[str, mx.array], n_head: int) -> None:
     """Gives each state the tokens before it from the first step on, which tell a place in a text;
     GPT-2 has to find out about looking back first.
 
-    As many columns as a head has, the last ones, are for positions alone: sines and cosines of
-    random frequencies (Rahimi and Recht, 2007), so that any two rows are nearly orthogonal. Keys
-    are positions, and a query is the position turned as many places back as its head looks: 1 to H
-    in the first of H heads' blocks, so that a state has H + 1 tokens; multiples of H + 1 in the
-    second, which puts such states side by side; and H + 2 to 2H + 1 in the third, for the tokens
-    that a speaker's name has moved just out of reach. (Attention patterns as initial weights:
-    Trockman and Kolter, 2023, arXiv:2305.09828.)
+    As many columns as a head has, the last ones, are for positions alone (`position_masks`): sines
+    and cosines of random frequencies (Rahimi and Recht, 2007), so that any two rows are nearly
+    orthogonal. Keys are positions, and a query is the position turned as many places back as its
+    head looks: 1 to H in the first of H heads' blocks, so that a state has H + 1 tokens; multiples
+    of H + 1 in the second, which puts such states side by side; and H + 2 to 2H + 1 in the third,
+    for the tokens that a speaker's name has moved just out of reach. (Attention patterns as initial
+    weights: Trockman and Kolter, 2023, arXiv:2305.09828.)
     """
     rows, C = values["wpe.weight"].shape
-    frequencies = np.random.default_rng(_TABLE_SEED).uniform(0, math.pi, C // n_head // 2)
-    apart = C - 2 * len(frequencies)  # the first column of positions
-    values["wte.weight"] = values["wte.weight"] * (mx.arange(C) < apart)
+    pairs = C // n_head // 2
+    frequencies = np.random.default_rng(_TABLE_SEED).uniform(0, math.pi, pairs)
     table = np.zeros((rows, C), np.float32)
-    table[:, apart:] = _waves(rows, frequencies)
+    table[:, C - 2 * pairs :] = _waves(rows, frequencies)
     values["wpe.weight"] = mx.array(table)
     near = 1 + np.arange(n_head)
     for block, places in enumerate((near, (n_head + 1) * near, n_head + 1 + near)):
         name = f"h.{block}.attn.c_attn.weight"
         if name in values:
             values[name] = mx.array(_turned(np.array(values[name]), frequencies, places))
+    for name, mask in position_masks(values, n_head).items():
+        values[name] = values[name] * mask
+
+
+def position_masks(shapes: Mapping[str, mx.array], n_head: int) -> dict[str, mx.array]:
+    """For parameters of a look-back model, by name, 0 where one of them would read or write the
+    columns of positions, else 1; shapes that go with the parameters'.
+
+    Only the queries and keys of the blocks that look back read positions, and nothing writes into
+    their columns. So what is learned at one place of a window holds at all, and need not be met at
+    each. Weights that begin so stay so where gradients are multiplied by the masks.
+    """
+    C = shapes["wpe.weight"].shape[1]
+    content = (mx.arange(C) < C - 2 * (C // n_head // 2)).astype(mx.float32)
+    queries_and_keys = mx.arange(3 * C)[:, None] < 2 * C
+    masks = {}
+    for name in shapes:
+        if name.endswith(("c_fc.weight", "wte.weight")):
+            masks[name] = content[None]
+        elif name.endswith("c_attn.weight"):
+            looks_back = int(name.split(".")[1]) < LOOK_BACK_BLOCKS
+            masks[name] = (
+                mx.maximum(content[None], queries_and_keys) if looks_back else content[None]
+            )
+        elif name.endswith("c_proj.weight"):
+            masks[name] = content[:, None]
+        elif name.endswith("c_proj.bias"):
+            masks[name] = content
+    return masks
 
 
 def _turned(weight: np.ndarray, frequencies: np.ndarray, places: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.optimizers as optim
-from mlx.utils import tree_map
+from mlx.utils import tree_map, tree_map_with_path
 
 from ..model.trees import flat
 from ..runtime import on_gpu
@@ -196,6 +196,13 @@ def global_norm(
         count = counts[name][None] if counts and name in counts else mx.ones((1, sums.shape[0]))
         total = total + (count @ sums).squeeze()
     return mx.sqrt(total)
+
+
+def masked(gradients: Any, masks: Mapping[str, mx.array]) -> Any:
+    """Gradients times the masks of some of them, by name."""
+    return tree_map_with_path(
+        lambda name, g: g * masks[name].astype(g.dtype) if name in masks else g, gradients
+    )
 
 
 def clip(gradients: Any, norm: mx.array, limit: float) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from ..model import ops
 from ..model.gpt import GPT
 from ..runtime import on_gpu
 from ..runtime.ranks import ALONE, Ranks
-from .optimizer import clip, global_norm
+from .optimizer import clip, global_norm, masked
 from .windows import Batch
 
 Losses = tuple[mx.array, mx.array]  # the batch's, and its targets'
@@ -45,7 +46,10 @@ class Step:
         limit: float,
         absent: int,
         ranks: Ranks = ALONE,
+        masks: Mapping[str, mx.array] | None = None,
     ) -> None:
+        """`limit` is the largest norm of all gradients, `absent` the number of ids that share the
+        last row. Gradients are multiplied by those of the `masks`, by name, that there are."""
         self.state = [model.state, optimizer.state]
         self.model, self.optimizer, self.ranks = model, optimizer, ranks
         rows = model.wte.weight.shape[0]
@@ -67,6 +71,7 @@ class Step:
 
         def update(gradients: Any) -> mx.array:
             """Updates the model; returns the gradients' norm."""
+            gradients = masked(gradients, masks or {})
             counts = {}
             if absent > 1:
                 table = gradients["wte"]

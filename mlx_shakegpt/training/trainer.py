@@ -15,8 +15,9 @@ import mlx.core as mx
 import numpy as np
 
 from ..model.gpt import GPT
-from ..model.initial import initialise
+from ..model.initial import initialise, position_masks
 from ..model.language_model import LanguageModel, rows_for
+from ..model.trees import flat
 from ..runtime import on_gpu, peak_bytes, products_of, with_products_of
 from ..runtime.ranks import ALONE, Ranks
 from ..settings.config import ModelConfig, TrainConfig
@@ -173,7 +174,10 @@ class Trainer:
     def _step(self) -> Step:
         """The step of the blocks that are trained now."""
         self.model.use_blocks(len(self.model.h) if self.state.deep else self.config.first_blocks)
-        return Step(self.model, self.optimizer, self.config.clip, self.absent, self.ranks)
+        limit, masks = self.config.clip, None
+        if self.config.positions == "look-back":
+            masks = position_masks(flat(self.model.parameters()), self.model.config.n_head)
+        return Step(self.model, self.optimizer, limit, self.absent, self.ranks, masks)
 
     @property
     def _knows_positions(self) -> bool:
