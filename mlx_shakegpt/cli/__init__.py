@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import sys
+from contextlib import suppress
+from typing import Any
 
 import click
 
@@ -31,8 +33,23 @@ from .help import CommandList
 from .wording import program, spoken
 
 
+class Program(CommandList):
+    """The program, whose output a reader such as `head` may have seen enough of."""
+
+    def invoke(self, context: click.Context) -> Any:
+        """Runs a command; where its output is not read to the end, that is no failure, as which
+        click would count it."""
+        try:
+            result = super().invoke(context)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        return result
+
+
 @click.group(
-    cls=CommandList,
+    cls=Program,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, prog_name="shakegpt")
@@ -52,10 +69,20 @@ for module in COMMANDS:
 
 def main() -> None:
     """Runs the program and exits: 0 done, 1 not reached, 2 bad input, 130 interrupted."""
+    _open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what a locale cannot say must not end a command
             stream.reconfigure(errors="backslashreplace")
     sys.exit(run())
+
+
+def _open_standard_streams() -> None:
+    """Where stdin, stdout or stderr is closed, the next file that is opened would take its number,
+    which MLX cannot read from; so that they lead nowhere instead."""
+    with suppress(OSError):
+        while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
+            pass
+        os.close(handle)
 
 
 def run() -> int:
@@ -75,9 +102,6 @@ def run() -> int:
     except (click.Abort, KeyboardInterrupt):
         note("Interrupted.")
         return 130
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}{_remedy(error)}")
@@ -103,6 +127,9 @@ def _remedy(error: OSError) -> str:
         errno.EACCES: "; change its permissions, or set SHAKEGPT_HOME to a folder of yours",
         errno.EROFS: "; set SHAKEGPT_HOME to a folder that can be written",
         errno.ENOENT: "; check the path",
+        errno.EEXIST: "; name a folder, or move this file away",
+        errno.ENOTDIR: "; a file stands where a folder is needed: check the path, or SHAKEGPT_HOME",
+        errno.EISDIR: "; name a file in it",
     }.get(error.errno or 0, "")
 
 

@@ -50,12 +50,14 @@ def read_metrics(path: Path) -> tuple[list[dict[str, float]], list[dict[str, flo
     """Steps and evaluations of a metrics.jsonl. Raises ValueError for a damaged line."""
     steps: list[dict[str, float]] = []
     evaluations: list[dict[str, float]] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
             entry = json.loads(line)
-            (evaluations if "eval_nll" in entry else steps).append(entry)
-        except (ValueError, TypeError):
+            evaluated = "eval_nll" in entry
+            _numbers(entry, EVALUATION if evaluated else STEP)
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise ValueError(f"{path} is damaged in line {number}; delete that line") from None
+        (evaluations if evaluated else steps).append(entry)
     return steps, evaluations
 
 

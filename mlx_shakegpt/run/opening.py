@@ -101,6 +101,7 @@ def _expectation(run: Run, runtime: Runtime) -> str:
         return most
     epochs = cost.expected_epochs(tokens)
     steps = min(total, math.ceil(epochs * tokens / config.tokens_per_step))
+    epochs = min(epochs, steps * config.tokens_per_step / tokens)
     with products_of(config.products):
         # Muon's products are float32, whatever the weights are.
         speeds = {

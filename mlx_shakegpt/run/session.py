@@ -187,7 +187,10 @@ class Run:
         if trainer.state.step == trainer.state.total:
             save_tensors(self.path / checkpoint.MODEL, checkpoint.weights_of(trainer))
             set_aside_unless_of(self.path, self.path / checkpoint.MODEL)
-        self.draw()
+        try:
+            self.draw()
+        except (OSError, ValueError) as error:  # a picture must not cost a training its end
+            tell(f"Warning: {CURVE} was not drawn: {error}.")
 
     def _improved(self, step: StepReport, saved_at: float) -> bool:
         """Whether the text was never known better, and the last checkpoint is not quite fresh."""

@@ -149,9 +149,12 @@ def _check(name: str, value: Any) -> None:
         if not (value and all(isinstance(entry, str) for entry in value)):
             raise ValueError(f"{name} is {value!r}; it must be a text, or a list of some")
     elif name in _TEXTS:
-        if not isinstance(value, str):
-            raise ValueError(f"{name} is {value!r}; it must be of type str")
-    elif name != "model":
+        if not isinstance(value, str) or not value:
+            raise ValueError(f"{name} is {value!r}; it must be some text")
+    elif name == "model":
+        if not isinstance(value, dict):
+            raise ValueError(f"model is {value!r}; it must be a table, [model]; see `preset` too")
+    else:
         shape = {f.name for f in fields(ModelConfig)}
         where = "; it belongs below [model]" if name in shape else ""
         known = ", ".join(sorted([*TRAINING, *_PASSAGE, *_TEXTS, "model", "rehearse"]))

@@ -34,6 +34,7 @@ _FLAGS = " ".join(
 _SCRIPT = """#!/bin/sh
 # Stands in for {gxx} where MLX compiles kernels: this processor's instructions, headers read once.
 case "$*" in *-shared*) ;; *) exec {gxx} "$@" ;; esac
+trap '' INT TERM HUP  # which a terminal sends to this too, where a training wants to end its step
 flags='{flags}'
 header={here}/include/{header}.gch
 if [ ! -e "$header" ]; then

@@ -393,7 +393,7 @@ def test_a_plan_says_what_to_expect_only_of_the_default_recipe(shakegpt, home):
     """Ended before the first step, by another option's fault."""
     plain = shakegpt("train", "--preset", "quick", "--corpus-tokens", "239", "--steps", "1")
     plan = next(line for line in plain.err.splitlines() if line.startswith("Learning"))
-    assert "some 1 steps (86 epochs), about " in plan and "at most 1 steps of 512 tokens." in plan
+    assert "some 1 steps (2 epochs), about " in plan and "at most 1 steps of 512 tokens." in plan
     args = ("--preset", "quick", "--corpus-tokens", "239", "--steps", "1", "--lr", "1e-4")
     other = shakegpt("train", *args, "--run", "other")
     plan = next(line for line in other.err.splitlines() if line.startswith("Learning"))
@@ -552,7 +552,8 @@ def test_messages_name_flags_and_the_program_as_it_was_called(monkeypatch):
 
 
 def test_switches_of_the_recipe_can_be_set(shakegpt, poem, tiny_preset, home):
-    changed = ("--fixed-windows", "--hard", 0, "--stop-on-target", "--steps", 2, "--stop", "text")
+    changed = ("--fixed-windows", "--hard", 0, "--edge-weight", 1, "--stop-on-target")
+    changed += ("--steps", 2, "--stop", "text")
     assert shakegpt("train", "--preset", tiny_preset, "--data", poem, *changed).code == 1
     config = json.loads((home / "weights" / "tiny" / "config.json").read_text())["train"]
     assert not config["jitter"] and not config["finish"]

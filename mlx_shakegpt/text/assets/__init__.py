@@ -6,7 +6,9 @@ rebuilt from packages on PyPI.
 
 from __future__ import annotations
 
+import errno
 import http.client
+import os
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -82,6 +84,9 @@ def ensure(asset: Asset, progress: Progress | None = None) -> Path:
                 f"{asset.sha256[:12]}…; move it away and run again to fetch a good copy"
             )
         return file
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(file.parent, os.W_OK):  # said before anything is fetched
+        raise PermissionError(errno.EACCES, "this folder cannot be written", str(file.parent))
     failures = []
     for source, fetch in (
         (asset.url, lambda: _download(asset, progress)),
