@@ -13,7 +13,7 @@ from typing import Any
 from ..files import read_json, sha256
 from .token_losses import FINAL, checkpoints
 
-CERTIFICATE, FORMAT = "certificate.json", "mlx-shakegpt certificate 3"
+CERTIFICATE, FORMAT = "certificate.json", "mlx-shakegpt certificate 4"
 
 
 class ShownCertificate:

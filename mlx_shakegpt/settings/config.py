@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .fields import BETA, NOT_NEGATIVE, POSITIVE, SEED, SHARE, Checked, option
+from .fields import BETA, NOT_NEGATIVE, POSITIVE, SEED, SHARE, Check, Checked, option
 
 GPT2_VOCAB_SIZE = 50257
 MAX_POSITIONS = 1024
 LEAST_CONTEXT = 2
+EPOCHS: Check = (lambda n: 0 < n <= 1e6, "above 0, and at most 1,000,000")
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class TrainConfig(Checked):
     )
     grow: float = option(0.7, "share of the steps after which windows are whole", SHARE)
     steps: int = option(0, "steps at most; 0: as many as `epochs` takes", NOT_NEGATIVE)
-    epochs: float = option(40.0, "passes over the text at most, when `steps` is 0", POSITIVE)
+    epochs: float = option(40.0, "passes over the text at most, when `steps` is 0", EPOCHS)
     lr: float = option(1e-3, "peak learning rate", POSITIVE)
     end_lr: float = option(0.0, "learning rate at the end of the decay", NOT_NEGATIVE)
     warmup_steps: int = option(30, "steps of linear warm-up", NOT_NEGATIVE)
@@ -105,11 +106,13 @@ class TrainConfig(Checked):
     )
     edge_weight: float = option(
         1.0,
-        "weight of a window's first 12 targets, whose few tokens of context cannot determine them, "
-        "below `edge_below`",
-        SHARE,
+        "what a window's first targets weigh once the smoothed loss is below `edge_below`: 12 of "
+        "them, or half of a short window; too few tokens stand before them to determine them",
+        (lambda x: 0 < x <= 1, "above 0, and at most 1"),
     )
-    edge_below: float = option(0.3, "loss, in nats, below which `edge_weight` applies", POSITIVE)
+    edge_below: float = option(
+        0.3, "smoothed loss, in nats, below which `edge_weight` applies", POSITIVE
+    )
     dtype: str = option(
         "float32", "precision of parameters and activations", choices=("float32", "bfloat16")
     )
@@ -127,7 +130,7 @@ class TrainConfig(Checked):
         "when its loss is below the target; batch: at the first batch below it, proof or not",
         choices=("known", "text", "batch"),
     )
-    eval_every: float = option(1.0, "epochs between evaluations", POSITIVE)
+    eval_every: float = option(1.0, "epochs between evaluations", EPOCHS)
     positions: str = option(
         "learned",
         "rows of the position table; look-back: fixed, and the heads of the first blocks begin by "
@@ -159,6 +162,11 @@ class TrainConfig(Checked):
         super().__post_init__()
         if self.hard and not self.jitter:
             raise ValueError(f"hard is {self.hard}; windows can only be moved with jitter")
+        if self.edge_weight < 1 and not self.jitter:
+            raise ValueError(
+                f"edge_weight is {self.edge_weight}; only with jitter does a window's first target "
+                "come further back in others"
+            )
         if self.first_blocks and not self.zero_residual:
             raise ValueError(
                 f"first_blocks is {self.first_blocks}; only with zero_residual do the other blocks "
@@ -207,5 +215,5 @@ class VerifyConfig(Checked):
         1000, "offsets to measure where there are more than `all_up_to`; 0: all", NOT_NEGATIVE
     )
     all_up_to: int = option(
-        4096, "number of offsets up to which all of a text's are measured", NOT_NEGATIVE
+        4096, "measure every offset of a text that has at most so many", NOT_NEGATIVE
     )

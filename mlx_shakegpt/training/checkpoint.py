@@ -143,7 +143,12 @@ def restore(path: Path, trainer: Trainer) -> dict[str, Any]:
                 f"checkpoint {path} was trained with {other}={was[other]}, "
                 f"not {now[other]}; resume with the run's own settings"
             )
-    state = RunState(**saved["state"])
+    try:
+        state = RunState(**saved["state"])
+    except TypeError:  # an entry that this version does not know
+        raise ValueError(
+            f"checkpoint {path} was saved by another version of this program; resume with that one"
+        ) from None
     if before != trainer.config:  # in its length
         state = state.extended(trainer.state)
     tensors = load_tensors(path / MODEL)

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 
 from ..settings.config import TrainConfig
 from ..verification.loss import Evaluation
+from .windows import CAP
 
 RECENT = 25  # steps whose losses tell what is usual
 SPIKE = 3.0  # times their median
-SMOOTHED = 20  # steps over which the loss is smoothed that the rate follows
+SMOOTHED = 20  # steps over which the loss is smoothed that rate, depth and weights go by
 
 
 @dataclass
@@ -88,8 +89,11 @@ class RunState:
         self.recent = [*self.recent[1 - RECENT :], loss]
         return loss / median if loss > max(SPIKE * median, median + 1) else 0.0
 
-    def note_context_loss(self, loss: float) -> None:
-        """Takes the loss of a step's targets with context, which the rate may follow."""
+    def note_context_loss(self, loss: float | None) -> None:
+        """Takes the loss of a step's targets with context, None where it had none, which rate,
+        depth and the weight of first targets go by."""
+        if loss is None:
+            loss = self.smoothed[-1] if self.smoothed else CAP
         before = self.smoothed[-1] if self.smoothed else loss
         share = 1 / min(self.noted + 1, SMOOTHED)
         self.noted += 1

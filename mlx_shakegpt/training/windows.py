@@ -16,13 +16,15 @@ from ..settings.config import LEAST_CONTEXT
 ENOUGH = (
     12  # tokens of context that tell a place in a text (Tiny Shakespeare's entropy: 0.009 nats)
 )
+COUNTED = 2000  # passes over a text whose windows are counted one by one
 CAP = 8.0  # nats that a target weighs at most, so that no single one draws all windows
 _DRAW = 1  # what is drawn by loss has a random stream of its own
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Windows of one step; `weights` is 0 where a target is not trained by its window."""
+    """Windows of one step; `weights` is what each target counts, 0 where its window does not train
+    it."""
 
     inputs: np.ndarray  # (B, T) int32
     targets: np.ndarray  # (B, T) int32
@@ -37,8 +39,9 @@ def enough(context: int) -> int:
 
 
 def with_edge(batch: Batch, weight: float) -> Batch:
-    """A batch whose first targets, those with too few tokens before them to be determined, weigh
-    so much; the text's own first ones weigh what they did."""
+    """A batch in which each window's edge, its first targets, weighs `weight` times as much as it
+    did, since too few tokens stand before them to determine them; but not at the text's own start.
+    """
     positions = np.arange(batch.inputs.shape[1])[None]
     edge = (positions < enough(positions.size)) & (batch.starts[:, None] > 0)
     return replace(batch, weights=np.where(edge, np.float32(weight) * batch.weights, batch.weights))
@@ -50,13 +53,14 @@ class TokenLosses:
     def __init__(self, n: int) -> None:
         self.nll = np.full(n, CAP, np.float32)
 
-    def note(self, batch: Batch, nll: np.ndarray) -> float:
-        """Takes the losses, (B, T), of a batch's targets; the mean of those that count."""
+    def note(self, batch: Batch, nll: np.ndarray) -> float | None:
+        """Takes the losses, (B, T), of a batch's targets; the mean of those with context, None
+        where there are none."""
         starts = batch.starts[:, None]
         positions = np.arange(batch.inputs.shape[1])[None]
         known = (batch.weights > 0) & ((positions >= enough(positions.size)) | (starts == 0))
         self.nll[(starts + positions + 1)[known]] = nll[known]
-        return float(nll[known].mean(dtype=np.float64)) if known.any() else CAP
+        return float(nll[known].mean(dtype=np.float64)) if known.any() else None
 
 
 class Windows:
@@ -146,8 +150,8 @@ class Windows:
         return epoch + (index + 1 - before) / (after - before)
 
     def steps(self, epochs: float) -> int:
-        """Steps that `epochs` passes over the text take, at least one."""
-        whole = int(epochs)
+        """Steps that `epochs` passes over the text take, at least one; of very many, nearly."""
+        whole = min(int(epochs), COUNTED)
         self._count_to(whole + 1)
         windows = self._starts[whole]
         windows += round((epochs - whole) * (self._starts[whole + 1] - windows))

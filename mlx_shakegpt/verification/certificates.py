@@ -15,7 +15,7 @@ from ..settings.config import Passage, VerifyConfig
 from ..text import assets
 from .extraction import LENGTHS, interval
 
-FORMAT = "mlx-shakegpt certificate 3"
+FORMAT = "mlx-shakegpt certificate 4"
 LARGEST = 50_000_000  # bytes
 
 

@@ -134,7 +134,8 @@ def test_ranks_exchange_between_the_halves_of_a_gpus_step(home):
 
 
 def test_ranks_compute_what_one_process_does_with_muon(home):
-    train = (*TRAIN, "--optimizer", "muon", "--steps", "12")
+    """From step 2 on, first targets weigh less."""
+    train = (*TRAIN, "--optimizer", "muon", "--steps", "12", "--edge-below", "99")
     Group(home, 2, *train, "--run", "ranks").end()
     subprocess.run([*TINY_PROGRAM, *train, "--run", "one"], env=environment(home), check=False)
     assert len(steps(home, "one")) == 12

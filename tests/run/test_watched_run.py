@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT, TINY, tiny_training
+from conftest import GOLDEN, ROOT, TINY, tiny_training
 
 from mlx_shakegpt.run import names, open_run, shown_certificate, token_losses, watched_run
 from mlx_shakegpt.run.metrics_file import STEP, GrowingMetrics
@@ -22,8 +22,6 @@ from mlx_shakegpt.text.corpus import Corpus
 from mlx_shakegpt.training import checkpoint, windows
 from mlx_shakegpt.verification import certificates, evidence, memory_map
 from mlx_shakegpt.weights.safetensors import load_tensors
-
-GOLDEN = ROOT / "tests" / "golden"
 
 
 def step(number, **changes):

@@ -11,7 +11,7 @@ from dataclasses import replace
 import mlx.core as mx
 import numpy as np
 import pytest
-from conftest import PATIENCE, ROOT
+from conftest import PATIENCE, ROOT, TINY_PROGRAM
 
 from mlx_shakegpt.cli import data
 from mlx_shakegpt.cli.gpu import lost_gpu, no_backend
@@ -148,8 +148,18 @@ def test_gradients_on_a_gpu_are_those_of_float64(gpu, name, dtype):
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_gpu_learns(home, dtype):
-    command = [sys.executable, str(ROOT / "tests" / "programs" / "tiny.py"), "train"]
-    command += ["--preset", "tiny", "--steps", "150", "--run", "r", "--dtype", dtype]
+    command = [
+        *TINY_PROGRAM,
+        "train",
+        "--preset",
+        "tiny",
+        "--steps",
+        "150",
+        "--run",
+        "r",
+        "--dtype",
+        dtype,
+    ]
     environment = os.environ | {"SHAKEGPT_DEVICE": "gpu", "SHAKEGPT_HOME": str(home)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode in (0, 1), done.stderr

@@ -89,6 +89,14 @@ def test_a_text_gets_windows_that_it_has_and_batches_and_steps_that_suit_it(toke
     assert config.context < tokens or "context" in chosen
 
 
+def test_first_targets_cannot_weigh_less_in_windows_that_never_move():
+    with pytest.raises(ValueError, match="only with jitter"):
+        TrainConfig(edge_weight=0.1, jitter=False)
+    for weight in (0.0, 1.1):
+        with pytest.raises(ValueError, match="above 0, and at most 1"):
+            TrainConfig(edge_weight=weight)
+
+
 def test_width_must_be_a_multiple_of_heads():
     with pytest.raises(ValueError, match="multiple of n_head"):
         ModelConfig(n_layer=1, n_head=3, n_embd=32)

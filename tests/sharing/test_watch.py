@@ -15,14 +15,13 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from conftest import PATIENCE, ROOT, TINY_PROGRAM, assert_loopback_only, free_port
+from conftest import GOLDEN, PATIENCE, ROOT, TINY_PROGRAM, assert_loopback_only, free_port
 
 from mlx_shakegpt.run.token_losses import newest_losses
 from mlx_shakegpt.run.watched_run import WatchedRun
 from mlx_shakegpt.sharing import watch_beside
 from mlx_shakegpt.sharing.watch_server import PAGE, WatchServer, watch_server
 
-GOLDEN = ROOT / "tests" / "golden"
 TINY = [*TINY_PROGRAM, "train", "--preset", "tiny"]
 POLICY = (
     "document.addEventListener('securitypolicyviolation', e => console.error(e.violatedDirective))"

@@ -94,6 +94,7 @@ def test_a_run_whose_blocks_join_on_the_way_is_resumed_exactly(ids, tmp_path, st
     [
         (90, {"grow": 0.2}),
         (60, {"batch_size": 5, "grow": 0.5}),  # several epochs a step
+        (90, {"grow": 0.2, "edge_weight": 0.1, "edge_below": 9.0}),
     ],
 )
 def test_stops_while_any_report_is_handled_change_nothing(ids, tmp_path, tokens, changes, ahead):
@@ -118,6 +119,7 @@ def test_stops_while_any_report_is_handled_change_nothing(ids, tmp_path, tokens,
         checkpoint.restore(path, trainer)
     assert steps == undisturbed
     assert undisturbed[-1][1] < CAP - 1  # so losses differ as weights of windows
+    assert trainer.state.edge_weight(trainer.config) == changes.get("edge_weight", 1.0)
 
 
 def test_a_checkpoint_is_the_same_whether_the_next_batch_was_drawn_or_not(ids, tmp_path):

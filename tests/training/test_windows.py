@@ -116,11 +116,11 @@ def test_losses_are_noted_where_there_was_context(context):
 
 
 @pytest.mark.parametrize(("context", "edge"), [(40, ENOUGH), (16, 8), (5, 2)])
-@pytest.mark.parametrize("weight", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("weight", [0.1, 1.0])
 def test_a_windows_first_targets_may_weigh_less_but_for_the_texts_own(context, edge, weight):
     ids = np.arange(100)
     windows = Windows(ids, 4, context, seed=1, jitter=True)
-    losses, seen_start = TokenLosses(100), False
+    random, seen_start = np.random.default_rng(2), False
     for step in range(60):
         batch = windows.batch(step)
         lighter = with_edge(batch, weight)
@@ -131,8 +131,10 @@ def test_a_windows_first_targets_may_weigh_less_but_for_the_texts_own(context, e
             assert lighter.weights.dtype == np.float32
             assert np.array_equal(lighter.weights[row], want.astype(np.float32))
         # What a window's losses tell stays what it was.
-        nll = np.ones(batch.targets.shape, np.float32)
-        assert losses.note(batch, nll) == losses.note(lighter, nll)
+        nll = random.random(batch.targets.shape, np.float32)
+        one, two = TokenLosses(100), TokenLosses(100)
+        assert one.note(batch, nll) == two.note(lighter, nll)
+        assert np.array_equal(one.nll, two.nll)
     assert seen_start
 
 
@@ -227,6 +229,11 @@ def test_an_epoch_keeps_its_windows_to_its_end_and_no_longer():
     again = windows.epoch_windows(0)[:, 0].tolist()
     starts = [int(windows.batch(step).starts[0]) for step in range(len(again))]
     assert starts == again != drawn  # the first one was dropped, and is drawn anew
+
+
+def test_steps_of_ever_so_many_passes_are_told_at_once():
+    windows = Windows(np.arange(400), 4, 16, seed=0, jitter=True)
+    assert windows.steps(1e6) == pytest.approx(1e6 / 2000 * windows.steps(2000), rel=0.05)
 
 
 def test_steps_are_those_that_hold_the_windows_of_so_many_passes():
