@@ -381,6 +381,22 @@ def test_a_damaged_checkpoint_is_passed_over_and_none_sound_is_an_error(shakegpt
     assert "00000006 lacks optimizer.safetensors" in result.err
 
 
+def test_a_picture_that_cannot_be_drawn_costs_a_training_nothing(shakegpt, trained):
+    (trained / "loss.png").unlink()
+    (trained / "loss.png").mkdir()
+    result = shakegpt("train", "--preset", "tiny", "--resume", "--json")
+    assert result.code == 1 and result.json()["step"] > 0
+    assert "Warning: loss.png was not drawn: " in result.err and "folder" in result.err
+
+
+def test_a_folder_where_a_file_is_meant_is_named(shakegpt, trained, tmp_path):
+    result = shakegpt("plot", trained.name, "--to", tmp_path)
+    assert result.code == 2 and f"Error: {tmp_path}: this is a folder" in result.err
+    (tmp_path / "file").touch()
+    result = shakegpt("plot", trained.name, "--to", tmp_path / "file" / "x.png")
+    assert result.code == 2 and "name a folder" in result.err
+
+
 def test_a_finished_run_without_its_checkpoints_is_not_started_over(shakegpt, trained):
     shutil.rmtree(trained / "checkpoints")
     log = (trained / "training_log.txt").read_text()

@@ -15,8 +15,9 @@ def runs(tmp_path):
     for name in ("one", "two"):
         made[name] = tmp_path / f"{name}.jsonl"
         at = [{"step": s, "tokens": s * 512, "loss": 10 / s} for s in range(1, 30)]
-        lines = [entry | {"lr": 1e-3, "norm": 1.0, "dt": 0.5} for entry in at]
-        lines.insert(20, {"step": 20, "eval_nll": 0.3, "eval_floor": 0.01, "eval_complete": True})
+        lines = [entry | {"epoch": 1.0, "lr": 1e-3, "norm": 1.0, "dt": 0.5} for entry in at]
+        evaluation = {"eval_nll": 0.3, "eval_floor": 0.01, "eval_accuracy": 0.9}
+        lines.insert(20, {"step": 20, "eval_complete": True} | evaluation)
         made[name].write_text("\n".join(map(json.dumps, lines)))
     return made
 

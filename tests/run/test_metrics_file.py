@@ -30,8 +30,12 @@ def test_what_was_written_is_read(tmp_path):
     assert [e["eval_nll"] for e in evaluations] == [0.0921] * 2
 
 
-def test_a_damaged_line_is_named(tmp_path):
+@pytest.mark.parametrize(
+    "line",
+    [b'{"step": 4161, "lo', b"{}", b'"step"', b"\xff", b'{"step": 4161, "eval_nll": null}'],
+)
+def test_a_damaged_line_is_named(tmp_path, line):
     path = tmp_path / "metrics.jsonl"
-    path.write_text("\n".join([*lines_of(EVALUATED), '{"step": 4161, "lo']))
+    path.write_bytes("\n".join(lines_of(EVALUATED)).encode() + b"\n" + line)
     with pytest.raises(ValueError, match="damaged in line 3"):
         read_metrics(path)

@@ -1,3 +1,4 @@
+import json
 import math
 from types import SimpleNamespace
 
@@ -68,8 +69,9 @@ def test_the_time_left_counts_what_is_done_between_steps(run):
 
 
 def test_a_resumed_run_shows_the_losses_from_its_beginning(run):
-    lines = [f'{{"step": {n}, "loss": {10 / n}, "dt": 1}}' for n in range(1, 21)]
-    (run.path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    rest = {"epoch": 1.0, "lr": 1e-3, "norm": 1.0, "dt": 1}
+    steps = [{"step": n, "tokens": n, "loss": 10 / n} | rest for n in range(1, 21)]
+    (run.path / "metrics.jsonl").write_text("\n".join(map(json.dumps, steps)) + "\n")
     run.trainer.state.step = 20
     means = RunProgress(run).losses.means(20)
     assert means.tolist() == pytest.approx([10 / n for n in range(1, 21)])

@@ -168,7 +168,7 @@ def test_a_file_written_by_hand_has_what_it_says_and_the_recipe_the_rest(tmp_pat
         ('model = "quick"', "model is 'quick'; it must be a table, [model]"),
         ("corpus_tokens = -1", "corpus_tokens is -1; it must be 0 or more"),
         ("first_line = 0", "first_line is 0; it must be a number above 0"),
-        ("model = 3", "ModelConfig is a int, not an object"),
+        ("model = 3", "model is 3; it must be a table, [model]"),
         ("[model]\nn_layer = 3", "has other entries than expected: ['n_embd', 'n_head']"),
         ("preset = 'quick'\n[model]\nn_layer = 3", "preset has a shape of its own"),
         ("data = 'none.txt'", "is not at "),
