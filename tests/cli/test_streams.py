@@ -35,7 +35,6 @@ def test_output_that_is_not_read_to_its_end_is_no_failure(home, known_run, reade
     assert done.returncode == 0 and done.stderr == "", done
 
 
-@pytest.mark.slow
 def test_an_interrupt_while_kernels_are_compiled_ends_the_step_first(home, tmp_path):
     """A terminal sends it to the compilers too."""
     command = [*TINY_PROGRAM, "train", "--preset", "tiny", "--steps", "3", "--run", "r"]
