@@ -85,7 +85,7 @@ def _look_back(values: dict[str, mx.array], n_head: int) -> None:
     weights: Trockman and Kolter, 2023, arXiv:2305.09828.)
     """
     rows, C = values["wpe.weight"].shape
-    pairs = C // n_head // 2
+    pairs = _pairs(C, n_head)
     frequencies = np.random.default_rng(_TABLE_SEED).uniform(0, math.pi, pairs)
     table = np.zeros((rows, C), np.float32)
     table[:, C - 2 * pairs :] = _waves(rows, frequencies)
@@ -99,6 +99,11 @@ def _look_back(values: dict[str, mx.array], n_head: int) -> None:
         values[name] = values[name] * mask
 
 
+def _pairs(columns: int, n_head: int) -> int:
+    """Sines of positions, and cosines: with both a head's columns, but at most half of all."""
+    return min(columns // n_head // 2, columns // 4)
+
+
 def position_masks(shapes: Mapping[str, mx.array], n_head: int) -> dict[str, mx.array]:
     """For parameters of a look-back model, by name, 0 where one of them would read or write the
     columns of positions, else 1; shapes that go with the parameters'.
@@ -108,7 +113,7 @@ def position_masks(shapes: Mapping[str, mx.array], n_head: int) -> dict[str, mx.
     each. Weights that begin so stay so where gradients are multiplied by the masks.
     """
     C = shapes["wpe.weight"].shape[1]
-    content = (mx.arange(C) < C - 2 * (C // n_head // 2)).astype(mx.float32)
+    content = (mx.arange(C) < C - 2 * _pairs(C, n_head)).astype(mx.float32)
     queries_and_keys = mx.arange(3 * C)[:, None] < 2 * C
     masks = {}
     for name in shapes:

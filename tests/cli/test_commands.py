@@ -457,7 +457,7 @@ def test_a_run_goes_on_at_half_the_rate_from_before_a_loss_that_is_not_finite(
 
 
 @pytest.mark.parametrize(
-    ("free", "way"), [(1_900_000_000, "use --batch-size 8 ("), (1_000_000_000, "smaller --preset")]
+    ("free", "way"), [(1_900_000_000, "use --batch-size 16 ("), (1_000_000_000, "smaller --preset")]
 )
 def test_a_training_that_cannot_fit_is_refused_with_one_that_can(
     shakegpt, poem, home, monkeypatch, free, way

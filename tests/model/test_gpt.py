@@ -206,7 +206,10 @@ def test_sinusoidal_positions_are_no_trainable_parameter():
     assert np.array(model.wpe.weight).std() == pytest.approx(INIT_STD, rel=0.3)
 
 
-@pytest.mark.parametrize("config", [TINY, ModelConfig(4, 6, 384, 256), ModelConfig(1, 3, 33, 64)])
+SHAPES = [TINY, ModelConfig(4, 6, 384, 256), ModelConfig(1, 3, 33, 64), ModelConfig(2, 1, 64, 64)]
+
+
+@pytest.mark.parametrize("config", SHAPES)
 def test_heads_of_the_first_three_blocks_begin_by_looking_back(config):
     model = GPT(config, 50)
     initialise(model, 0, zero_residual=True, positions="look-back")
