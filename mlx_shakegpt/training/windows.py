@@ -32,6 +32,13 @@ class Batch:
     starts: np.ndarray  # (B,) places in the text
     epoch: float  # passes over the text when this batch is done
 
+    @property
+    def with_context(self) -> np.ndarray:
+        """(B, T), whether enough tokens stand before a target to determine it; at the text's own
+        start all there are."""
+        positions = np.arange(self.inputs.shape[1])
+        return (positions >= enough(positions.size)) | (self.starts[:, None] == 0)
+
 
 def enough(context: int) -> int:
     """Tokens before a target that make its loss count: ENOUGH, or half of a shorter window."""
@@ -39,12 +46,10 @@ def enough(context: int) -> int:
 
 
 def with_edge(batch: Batch, weight: float) -> Batch:
-    """A batch in which each window's edge, its first targets, weighs `weight` times as much as it
-    did, since too few tokens stand before them to determine them; but not at the text's own start.
-    """
-    positions = np.arange(batch.inputs.shape[1])[None]
-    edge = (positions < enough(positions.size)) & (batch.starts[:, None] > 0)
-    return replace(batch, weights=np.where(edge, np.float32(weight) * batch.weights, batch.weights))
+    """A batch in which each window's edge, its targets without context, weighs `weight` times as
+    much as it did."""
+    lighter = np.float32(weight) * batch.weights
+    return replace(batch, weights=np.where(batch.with_context, batch.weights, lighter))
 
 
 class TokenLosses:
@@ -56,10 +61,9 @@ class TokenLosses:
     def note(self, batch: Batch, nll: np.ndarray) -> float | None:
         """Takes the losses, (B, T), of a batch's targets; the mean of those with context, None
         where there are none."""
-        starts = batch.starts[:, None]
-        positions = np.arange(batch.inputs.shape[1])[None]
-        known = (batch.weights > 0) & ((positions >= enough(positions.size)) | (starts == 0))
-        self.nll[(starts + positions + 1)[known]] = nll[known]
+        known = (batch.weights > 0) & batch.with_context
+        places = batch.starts[:, None] + np.arange(batch.inputs.shape[1]) + 1
+        self.nll[places[known]] = nll[known]
         return float(nll[known].mean(dtype=np.float64)) if known.any() else None
 
 
