@@ -403,3 +403,4 @@ def browser():
 ROOT = Path(files.__file__).parent.parent
 GOLDEN = ROOT / "tests" / "golden"
 TINY_PROGRAM = [sys.executable, str(ROOT / "tests" / "programs" / "tiny.py")]
+TRAIN_TINY = [*TINY_PROGRAM, "train", "--preset", "tiny"]

@@ -13,7 +13,6 @@ from .gpt import GPT
 from .trees import flat
 
 INIT_STD = 0.02
-LOOK_BACK_BLOCKS = 3  # the first ones
 _TABLE_SEED = 0  # of the look-back table's frequencies, the same for all models of one head size
 _PEAK = 32.0  # logit of the place that a head looks back to; those of others are near 0
 
@@ -90,13 +89,18 @@ def _look_back(values: dict[str, mx.array], n_head: int) -> None:
     table = np.zeros((rows, C), np.float32)
     table[:, C - 2 * pairs :] = _waves(rows, frequencies)
     values["wpe.weight"] = mx.array(table)
-    near = 1 + np.arange(n_head)
-    for block, places in enumerate((near, (n_head + 1) * near, n_head + 1 + near)):
+    for block, places in enumerate(_places_back(n_head)):
         name = f"h.{block}.attn.c_attn.weight"
         if name in values:
             values[name] = mx.array(_turned(np.array(values[name]), frequencies, places))
     for name, mask in position_masks(values, n_head).items():
         values[name] = values[name] * mask
+
+
+def _places_back(n_head: int) -> tuple[np.ndarray, ...]:
+    """How many tokens back the heads look, (H,) for each of the first blocks."""
+    near = 1 + np.arange(n_head)
+    return near, (n_head + 1) * near, n_head + 1 + near
 
 
 def _pairs(columns: int, n_head: int) -> int:
@@ -115,12 +119,13 @@ def position_masks(shapes: Mapping[str, mx.array], n_head: int) -> dict[str, mx.
     C = shapes["wpe.weight"].shape[1]
     content = (mx.arange(C) < C - 2 * _pairs(C, n_head)).astype(mx.float32)
     queries_and_keys = mx.arange(3 * C)[:, None] < 2 * C
+    look_back_blocks = len(_places_back(n_head))
     masks = {}
     for name in shapes:
         if name.endswith(("c_fc.weight", "wte.weight")):
             masks[name] = content[None]
         elif name.endswith("c_attn.weight"):
-            looks_back = int(name.split(".")[1]) < LOOK_BACK_BLOCKS
+            looks_back = int(name.split(".")[1]) < look_back_blocks
             masks[name] = (
                 mx.maximum(content[None], queries_and_keys) if looks_back else content[None]
             )

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import PATIENCE, TINY_PROGRAM, shown_in_terminal
+from conftest import PATIENCE, TRAIN_TINY, shown_in_terminal
 from rich.console import Console
 from rich.text import Text
 
@@ -169,19 +169,18 @@ def test_a_terminal_that_is_gone_ends_nothing(monkeypatch):
     assert len(drawn) == 2  # in the thread, and at the end
 
 
-TINY = [*TINY_PROGRAM, "train", "--preset", "tiny"]
-
-
 def test_json_is_alone_on_stdout_under_a_panel(home):
     environment = {"SHAKEGPT_HOME": str(home), "TINY_SAMPLES": "1"}
-    command = [*TINY, "--steps", "3", "--run", "j", "--json"]
+    command = [*TRAIN_TINY, "--steps", "3", "--run", "j", "--json"]
     shown, printed = shown_in_terminal(command, environment, stdout=subprocess.PIPE)
     assert json.loads(printed)["step"] == 3 and printed.count("\n") == 1
     assert "step 3 of 3" in shown and "says" in shown
 
 
 def test_training_goes_on_where_stderr_is_closed(home):
-    line = " ".join(map(shlex.quote, [*TINY, "--steps", "3", "--run", "c", "--json"])) + " 2>&-"
+    line = (
+        " ".join(map(shlex.quote, [*TRAIN_TINY, "--steps", "3", "--run", "c", "--json"])) + " 2>&-"
+    )
     environment = os.environ | {"SHAKEGPT_HOME": str(home), "TINY_SAMPLES": "1"}
     done = subprocess.run(
         ["sh", "-c", line], env=environment, capture_output=True, text=True, check=False
@@ -210,7 +209,7 @@ def test_a_panel_follows_a_terminal_that_changes_its_size(home, tmp_path):
 
     names = {"SHAKEGPT_HOME": str(home), "TINY_SAMPLES": "1", "TINY_PAUSE": "0.2"}
     names["PYTHONIOENCODING"] = "utf-8"
-    words = ["env", "-u", "CI", *(f"{name}={value}" for name, value in names.items()), *TINY]
+    words = ["env", "-u", "CI", *(f"{name}={value}" for name, value in names.items()), *TRAIN_TINY]
     words += ["--steps", "9999", "--checkpoint-every", "1", "--target-loss", "1e-9"]
     run("new-session", "-d", "-x", "80", "-y", "40", shlex.join([*words, "--run", "t"]))
     try:

@@ -15,14 +15,13 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from conftest import GOLDEN, PATIENCE, ROOT, TINY_PROGRAM, assert_loopback_only, free_port
+from conftest import GOLDEN, PATIENCE, ROOT, TRAIN_TINY, assert_loopback_only, free_port
 
 from mlx_shakegpt.run.token_losses import newest_losses
 from mlx_shakegpt.run.watched_run import WatchedRun
 from mlx_shakegpt.sharing import watch_beside
 from mlx_shakegpt.sharing.watch_server import PAGE, WatchServer, watch_server
 
-TINY = [*TINY_PROGRAM, "train", "--preset", "tiny"]
 POLICY = (
     "document.addEventListener('securitypolicyviolation', e => console.error(e.violatedDirective))"
 )
@@ -89,7 +88,7 @@ def test_a_visitor_watches_a_training_from_its_start_to_its_end(home, browser):
     options = ["--run", "w", "--steps", "300", "--checkpoint-every", "25", "--watch", "--seed", "5"]
     environment = os.environ | {"SHAKEGPT_HOME": str(home), "TINY_PAUSE": "0.7"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen([*TINY, *options], env=environment, cwd=home, **pipes) as training:
+    with subprocess.Popen([*TRAIN_TINY, *options], env=environment, cwd=home, **pipes) as training:
         lines = iter(training.stderr.readline, "")
         address = next(line for line in lines if "Watch it learn" in line).split()[-1]
         rest = []
@@ -151,7 +150,7 @@ def test_a_training_that_is_watched_is_bit_for_bit_the_same_and_leaves_no_server
         options = ["--run", name, "--steps", "60", "--seed", "5", *more]
         environment = os.environ | {"SHAKEGPT_HOME": str(home)}
         done = subprocess.run(
-            [*TINY, *options],
+            [*TRAIN_TINY, *options],
             env=environment,
             cwd=home,
             capture_output=True,
