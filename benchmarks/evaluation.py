@@ -21,7 +21,7 @@ def measure(batch_size: int, context: int, optimizer: str, tokens: int, rounds: 
     from mlx_shakegpt.settings.config import Passage
     from mlx_shakegpt.settings.presets import preset, recipe
     from mlx_shakegpt.text.corpus import Corpus
-    from mlx_shakegpt.training import Step, Trainer
+    from mlx_shakegpt.training import Trainer
     from mlx_shakegpt.training.windows import Windows
     from mlx_shakegpt.verification.loss import whole_text_nll
 
@@ -30,7 +30,7 @@ def measure(batch_size: int, context: int, optimizer: str, tokens: int, rounds: 
     shape["optimizer"] = optimizer
     config = recipe("recite", "gpt2-124m", dtype="float32", **shape)
     trainer = Trainer(preset("gpt2-124m").model, config, text, lambda *_: None)
-    step = Step(trainer.model, trainer.optimizer, config.clip, trainer.absent)
+    step = trainer.compiled_step(len(trainer.model.h))
     passage = text[: tokens + 1]
     rows = trainer.vocabulary.rows_of(passage)
     windows = Windows(rows, batch_size, context, config.seed, False)

@@ -33,7 +33,7 @@ def worker(name: str, batch_size: int, context: int, optimizer: str, steps: int)
     from mlx_shakegpt.runtime.ranks import join
     from mlx_shakegpt.settings.presets import preset, recipe
     from mlx_shakegpt.text.corpus import Corpus
-    from mlx_shakegpt.training import Step, Trainer
+    from mlx_shakegpt.training import Trainer
 
     ranks = join(setup().launch, 300)
     changes = {"batch_size": batch_size, "context": context, "short_context": 0}
@@ -41,7 +41,7 @@ def worker(name: str, batch_size: int, context: int, optimizer: str, steps: int)
     config = recipe("recite", name, dtype="float32", **changes)
     ids = Corpus.load(None, preset(name).passage).ids
     trainer = Trainer(preset(name).model, config, ids, lambda *_: None, ranks=ranks)
-    step = Step(trainer.model, trainer.optimizer, config.clip, trainer.absent, ranks)
+    step = trainer.compiled_step(len(trainer.model.h))
     seconds, exchanges = [], []
     gradients = trainer.model.trainable_parameters()
     share = mx.zeros((-(-batch_size // ranks.size), context))

@@ -35,7 +35,7 @@ def seconds(
     from mlx_shakegpt.settings.config import ModelConfig, Passage
     from mlx_shakegpt.settings.presets import recipe
     from mlx_shakegpt.text.corpus import Corpus
-    from mlx_shakegpt.training import Step, Trainer
+    from mlx_shakegpt.training import Trainer
 
     ids = Corpus.load(None, Passage()).ids[:corpus]
     changes = {"batch_size": batch_size, "context": context, "short_context": 0}
@@ -43,7 +43,7 @@ def seconds(
     config = recipe("recite", "gpt2-124m", dtype="float32", **changes)
     shape = ModelConfig(n_layer=layers, n_head=12, n_embd=768)
     trainer = Trainer(shape, config, ids, lambda *_: None)
-    step = Step(trainer.model, trainer.optimizer, config.clip, trainer.absent)
+    step = trainer.compiled_step(len(trainer.model.h))
     best = math.inf
     for number in range(repeats + 1):
         start = time.perf_counter()

@@ -22,7 +22,6 @@ from ..settings.config import TrainConfig
 from ..settings.presets import Preset
 from ..text.corpus import Corpus
 from . import cost
-from .step import Step
 from .trainer import Trainer
 
 SPOKEN_TOKENS = 48
@@ -39,11 +38,13 @@ class Bench:
 
 
 def bench(preset: Preset, config: TrainConfig, repeats: int) -> Bench:
-    """Times `repeats` training steps of a preset after two of warm-up, and greedy generation."""
+    """Times `repeats` training steps of all of a preset's blocks after two of warm-up, and greedy
+    generation."""
     corpus = Corpus.load(None, preset.passage)
     trainer = Trainer(preset.model, config, corpus.ids, lambda *_: None)  # type: ignore[arg-type]
-    step = Step(trainer.model, trainer.optimizer, config.clip, trainer.absent)
-    times, speeds = [], []
+    step = trainer.compiled_step(len(trainer.model.h))
+    times, speeds, shares = [], [], []
+    flops = step_flops(trainer, trainer.context(0))
     batches = [trainer.batch(i) for i in range(repeats + 2)]
     for batch in batches[:2]:
         mx.eval(*step(batch, config.lr))
@@ -55,10 +56,10 @@ def bench(preset: Preset, config: TrainConfig, repeats: int) -> Bench:
         # On a GPU steps are started ahead, as in training, and waited for together.
         mx.eval(*[step(batch, config.lr).loss for batch in group])
         times.append((time.perf_counter() - start) / len(group))
+        shares.append(flops / times[-1] / 1e9 / speeds[-1])
     peak = mx.get_peak_memory()
-    seconds, gflops = statistics.median(times), max(speeds)
+    seconds = statistics.median(times)
     B, T = batches[0].inputs.shape
-    flops = step_flops(trainer, T)
     generate = speech(trainer, corpus.ids[:16].tolist())
     return Bench(
         train={
@@ -66,10 +67,10 @@ def bench(preset: Preset, config: TrainConfig, repeats: int) -> Bench:
             "context": T,
             "seconds": seconds,
             "tokens_per_second": B * T / seconds,
-            "share_of_peak": flops / seconds / 1e9 / gflops,
+            "share_of_peak": statistics.median(shares),
         },
         generate=generate,
-        matmul_gflops=gflops,
+        matmul_gflops=statistics.median(speeds),
         peak_bytes=peak,
     )
 
@@ -105,8 +106,7 @@ def speech(trainer: Trainer, prompt: list[int]) -> dict[str, float]:
 def steps(trainer: Trainer, seconds: float, most: int = 5) -> dict[str, Any]:
     """Times training steps for about so many seconds: the `first_seconds` of one that compiles,
     then the `seconds` of each; whether loss and norm stay `finite`, and the `peak_bytes`."""
-    config = trainer.config
-    step = Step(trainer.model, trainer.optimizer, config.clip, trainer.absent)
+    step = trainer.compiled_step(len(trainer.model.h))
     mx.reset_peak_memory()
 
     def one(number: int) -> float:

@@ -119,6 +119,15 @@ class Trainer:
         """Window length of a step, counted from 0."""
         return self.curriculum.context(step, self.state.full_at)
 
+    def compiled_step(self, blocks: int | None = None) -> Step:
+        """A training step of the first so many `blocks`, by default of those trained now."""
+        now = len(self.model.h) if self.state.deep else self.config.first_blocks
+        self.model.use_blocks(blocks or now)
+        limit, masks = self.config.clip, None
+        if self.config.positions == "look-back":
+            masks = position_masks(flat(self.model.parameters()), self.model.config.n_head)
+        return Step(self.model, self.optimizer, limit, self.absent, self.ranks, masks)
+
     def run(
         self, settle: Callable[[int], bool] = lambda step: False, ahead: bool | None = None
     ) -> Iterator[StepReport]:
@@ -135,7 +144,7 @@ class Trainer:
         state = self.state
         ahead = (self.gpu if ahead is None else ahead) and self.ranks.size == 1
         ahead = ahead and self.config.stop != "batch"
-        step_fn = self._step()
+        step_fn = self.compiled_step()
         running: _Running | None = None
         batch = self.batch(state.step)
         clock = time.perf_counter()
@@ -143,7 +152,7 @@ class Trainer:
             if state.step == state.full_at > 0 and not self._knows_positions:
                 grow(self.model, self.optimizer, self.context(0), self.config.context)
             if state.deepens(self.config.deepen):
-                step_fn = self._step()
+                step_fn = self.compiled_step()
             lr = learning_rate(state.step, self.config, state.decay_at, state.total)
             lr *= state.slowing(self.config.follow)
             batch = with_edge(batch, state.edge_weight(self.config))
@@ -170,14 +179,6 @@ class Trainer:
             report, _ = self._report(running, clock)
             yield replace(report, settled=True)
         self._stop_requested = self._stopping = False
-
-    def _step(self) -> Step:
-        """The step of the blocks that are trained now."""
-        self.model.use_blocks(len(self.model.h) if self.state.deep else self.config.first_blocks)
-        limit, masks = self.config.clip, None
-        if self.config.positions == "look-back":
-            masks = position_masks(flat(self.model.parameters()), self.model.config.n_head)
-        return Step(self.model, self.optimizer, limit, self.absent, self.ranks, masks)
 
     @property
     def _knows_positions(self) -> bool:
