@@ -58,7 +58,7 @@ def train(
     preset: str | None = None,
     recipe: str | None = None,
     init: str | None = None,
-    rehearse: bool = True,
+    rehearse: bool | None = None,
     first_line: int | None = None,
     corpus_tokens: int | None = None,
     resume: bool = False,
@@ -79,7 +79,8 @@ def train(
         recipe: Training settings by name; None is "recite", or what a resumed run has.
         init: A run's name, or a folder or hub id, whose GPT-2 to begin with instead of random
             weights.
-        rehearse: With a run as `init`, whether to learn its texts again beside the new one.
+        rehearse: With a run as `init`, whether to learn its texts again beside the new one; None is
+            what `config` says, else True.
         first_line: The passage's first line, from 1; None is the preset's.
         corpus_tokens: The passage's tokens, 0 for all from there on; None is the preset's.
         resume: Go on with the run, where it exists, from its newest sound checkpoint. With more
@@ -99,7 +100,7 @@ def train(
     """
     named = {
         "data": _paths(data), "run": run, "preset": preset,
-        "rehearse": None if rehearse else False,
+        "rehearse": rehearse,
         "config": str(config) if config else None, "recipe": recipe, "init": init,
         "first_line": first_line, "corpus_tokens": corpus_tokens,
     }  # fmt: skip

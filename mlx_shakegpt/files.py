@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 PROJECT = "mlx-shakegpt"
+_UMASK = os.umask(0)  # asked once: asking sets it, for the files of other threads too
+os.umask(_UMASK)
 FINDERS = ".DS_Store"  # what macOS's Finder leaves in any folder that it has shown
 
 
@@ -106,7 +108,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(0o666 & ~_UMASK)
         sync(temporary)
         os.replace(temporary, path)
         sync(path.parent)
@@ -131,9 +133,3 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ValueError(f"{path} is damaged: not a JSON object")
     return data
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -11,8 +11,8 @@ import click
 from click.core import ParameterSource
 
 from ..settings.config import TrainConfig
-from ..settings.presets import dtype_of, preset, recipe
-from .common import emit, json_option, note, options, prepare
+from ..settings.presets import DEFAULT_RECIPE, default_preset, dtype_of, preset, recipe
+from .common import FilePath, emit, json_option, note, options, prepare
 from .long import awake
 
 
@@ -25,7 +25,7 @@ from .long import awake
 )
 @options(TrainConfig, "batch_size", "context", "dtype", unset=True)
 @click.option(
-    "--share", type=click.Path(path_type=Path), metavar="FILE",
+    "--share", type=FilePath(path_type=Path), metavar="FILE",
     help="Measure all that others can use, some five minutes, and write it as JSON to a new FILE.",
 )  # fmt: skip
 @json_option
@@ -46,8 +46,10 @@ def command(
     if "context" in changes:
         changes["short_context"] = 0
     results = []
-    for name in presets or ("gpt2-124m" if runtime.device == "gpu" else "quick",):
-        config = recipe("recite", name, **({"dtype": dtype_of(name, runtime.dtype)} | changes))
+    for asked in presets or ("auto",):
+        name = default_preset(runtime.device) if asked == "auto" else asked
+        settings = {"dtype": dtype_of(name, runtime.dtype)} | changes
+        config = recipe(DEFAULT_RECIPE, name, **settings)
         figures = asdict(timing.bench(preset(name), config, repeats))
         results.append({"preset": name, "dtype": config.dtype, **figures})
     rows = [

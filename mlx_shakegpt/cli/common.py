@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,14 @@ KINDS = {"int": int, "float": float, "str": str, "bool": bool}
 
 # C0, DEL and C1; what reorders a line; and bytes of a file's name that are not UTF-8.
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+class FilePath(click.Path):
+    """A path in which ~ is the home folder, also where a shell left it."""
+
+    def convert(self, value: Any, *where: Any) -> Any:
+        return super().convert(os.path.expanduser(value), *where)
+
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
@@ -161,7 +170,7 @@ def text_options(function: Any) -> Any:
         click.option(
             "--corpus-tokens", type=click.IntRange(0), help="Tokens from there; 0: to the end."
         ),
-        click.option("--data", type=click.Path(), help="Text to know; else the learned one."),
+        click.option("--data", type=FilePath(), help="Text to know; else the learned one."),
     ):
         function = decorate(function)
     return function

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from .common import note, prepare, say, text_options, trained_model_from
+from .common import FilePath, note, prepare, say, text_options, trained_model_from
 
 
 @click.command("demo")
 @click.option("--run", help="Run to speak; else the one trained last.")
-@click.option("--model", type=click.Path(), help="Folder or hub id to speak instead of a run.")
+@click.option("--model", type=FilePath(), help="Folder or hub id to speak instead of a run.")
 @text_options
 @click.option(
     "--host", default="127.0.0.1", show_default=True,

@@ -7,13 +7,13 @@ from typing import Any
 
 import click
 
-from .common import emit, json_option, language_model_from, note, prepare
+from .common import FilePath, emit, json_option, language_model_from, note, prepare
 
 
 @click.command("export")
 @click.option("--run", help="Run to export; else the one trained last.")
 @click.option(
-    "--to", "target", required=True, type=click.Path(),
+    "--to", "target", required=True, type=FilePath(),
     help="Folder to write, for mlx-lm and transformers; or a file for llama.cpp: NAME.gguf.",
 )  # fmt: skip
 @click.option(
@@ -50,8 +50,9 @@ def command(
     prepare()
     from ..run import find_run, read_config
 
-    language_model, name = language_model_from(run, None)
-    learned = read_config(find_run(run)).corpus.description
+    path = find_run(run)  # once: while others train, the last one changes
+    language_model, name = language_model_from(path.name, None)
+    learned = read_config(path).corpus.description
     result: dict[str, Any] = {"run": name, "dtype": dtype}
     if to_file:
         from ..sharing.gguf_file import export_gguf
@@ -62,7 +63,7 @@ def command(
     else:
         from ..sharing.export import export
 
-        files, measures = _tasks(run, language_model.context, lengths) if harness else ({}, [])
+        files, measures = _tasks(name, language_model.context, lengths) if harness else ({}, [])
         bits = int(quantize) if quantize else None
         difference = export(language_model, Path(target), dtype, learned, bits, files)
         result |= {"folder": target, "bits": bits, "difference": difference}
@@ -81,7 +82,7 @@ def command(
 
 
 def _tasks(
-    run: str | None, context: int, lengths: tuple[tuple[int, int], ...]
+    run: str, context: int, lengths: tuple[tuple[int, int], ...]
 ) -> tuple[dict[str, str], list[Any]]:
     """The files of a run's tasks for lm-evaluation-harness, and what each measures."""
     from ..run import of_run

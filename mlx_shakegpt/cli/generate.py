@@ -11,6 +11,7 @@ import click
 from ..files import as_text
 from ..settings.sampling import Sampling
 from .common import (
+    FilePath,
     emit,
     json_option,
     language_model_from,
@@ -25,7 +26,7 @@ from .common import (
 @click.command("generate")
 @click.argument("prompt")
 @click.option("--run", help="Run to speak; else the one trained last.")
-@click.option("--model", type=click.Path(), help="Folder or hub id to speak instead of a run.")
+@click.option("--model", type=FilePath(), help="Folder or hub id to speak instead of a run.")
 @click.option("--max-tokens", type=click.IntRange(1), default=200, show_default=True)
 @options(Sampling, "temperature", "top_k", "top_p", "min_p", "seed")
 @click.option(
@@ -50,8 +51,11 @@ def command(
     prepare()
     from ..generation.decoding import stream
     from ..generation.lookup import Lookup
+    from ..run import find_run
     from ..text import tokenizer
 
+    if not (run or model):  # once: while others train, the last one changes
+        run = find_run(None).name
     language_model, name = language_model_from(run, model)
     learned = _learned(run, model) if lookup or mark else None
     guesses = Lookup(learned.ids) if lookup and learned else None

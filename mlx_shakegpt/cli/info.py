@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import click
 
-from ..settings.presets import PRESETS, dtype_of, fit_to_text, recipe
+from ..settings.presets import DEFAULT_RECIPE, PRESETS, dtype_of, fit_to_text, recipe
 from .common import emit, json_option, prepare
 
 
@@ -25,14 +25,20 @@ def command(as_json: bool) -> None:
     machine = prepare()
     import mlx.core as mx
 
-    gflops = runtime.matmul_gflops(dtype=getattr(mx, machine.dtype))
+    # Muon's products are float32, and so are those of small models on a GPU.
+    speeds = {
+        dtype: runtime.matmul_gflops(dtype=getattr(mx, dtype))
+        for dtype in {machine.dtype, "float32"}
+    }
+    gflops, on_cpu = speeds[machine.dtype], machine.device == "cpu"
     presets = {}
     for name, chosen in PRESETS.items():
         ids = Corpus.load(None, chosen.passage).ids
         dtype = dtype_of(name, machine.dtype)
-        config = fit_to_text(recipe("recite", name, dtype=dtype), len(ids), {})
+        config = fit_to_text(recipe(DEFAULT_RECIPE, name, dtype=dtype), len(ids), {})
         own = Vocabulary.of(ids)
-        one_step = cost.step(chosen.model, config, gflops, own.rows, machine.device == "cpu")
+        own_speed, update_speed = speeds[dtype], speeds["float32"]
+        one_step = cost.step(chosen.model, config, own_speed, own.rows, on_cpu, update_speed)
         presets[name] = asdict(one_step)
     blas: dict[str, object] = {"name": "MLX's own", "path": ""}
     threads = ""

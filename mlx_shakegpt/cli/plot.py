@@ -7,19 +7,19 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from .common import emit, json_option
+from .common import FilePath, emit, json_option
 
 
 @click.command("plot")
 @click.argument("runs", nargs=-1)
-@click.option("--to", "target", default="loss.png", show_default=True, type=click.Path())
+@click.option("--to", "target", default="loss.png", show_default=True, type=FilePath())
 @click.option(
     "--across", type=click.Choice(["tokens", "time"]), default="tokens", show_default=True,
     help="What the picture's width is.",
 )  # fmt: skip
 @click.option("--dark", is_flag=True, help="Light lines on dark.")
 @click.option(
-    "--film", type=click.Path(), metavar="FILE",
+    "--film", type=FilePath(), metavar="FILE",
     help="Draw one run's memory map as it filled instead, as an animated .gif or .png.",
 )  # fmt: skip
 @json_option

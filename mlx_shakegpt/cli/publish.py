@@ -8,13 +8,13 @@ from typing import Any
 import click
 
 from ..settings.config import VerifyConfig
-from .common import emit, json_option, note, options, prepare
+from .common import FilePath, emit, json_option, note, options, prepare
 
 
 @click.command("publish")
 @click.option("--run", help="Run to publish; else the one trained last.")
 @click.option("--repo", required=True, help="Name on the Hub, like someone/romeo-gpt2.")
-@click.option("--to", "target", type=click.Path(), help="Folder to write; else the repo's name.")
+@click.option("--to", "target", type=FilePath(), help="Folder to write; else the repo's name.")
 @click.option("--license", "license_id", default="mit", show_default=True, help="Of the weights.")
 @click.option("--private", is_flag=True, help="For your own eyes on the Hub.")
 @click.option("--dry-run", is_flag=True, help="Only write the folders.")

@@ -7,12 +7,21 @@ from typing import Any
 
 import click
 
-from .common import emit, json_option, note, prepare, say, text_options, trained_model_from
+from .common import (
+    FilePath,
+    emit,
+    json_option,
+    note,
+    prepare,
+    say,
+    text_options,
+    trained_model_from,
+)
 
 
 @click.command("recite")
 @click.option("--run", help="Run to recite; else the one trained last.")
-@click.option("--model", type=click.Path(), help="Folder or hub id to recite instead of a run.")
+@click.option("--model", type=FilePath(), help="Folder or hub id to recite instead of a run.")
 @text_options
 @click.option("--from", "line", type=click.IntRange(1), help="Line of the text to start from.")
 @click.option("--tokens", type=click.IntRange(1), help="Tokens to recite; else to the text's end.")

@@ -10,7 +10,7 @@ import click
 
 from ..settings.config import TrainConfig
 from ..settings.presets import PRESETS, RECIPES
-from .common import Grouped, downloads, emit, json_option, note, options, prepare
+from .common import FilePath, Grouped, downloads, emit, json_option, note, options, prepare
 from .display import display, sample_options
 from .long import awake, interrupts
 from .ranks import joined, silent
@@ -50,7 +50,7 @@ GROUPS = {
     help=f"Training settings: {', '.join(RECIPES)}.  [default: recite]",
 )  # fmt: skip
 @click.option(
-    "--data", type=click.Path(), multiple=True,
+    "--data", type=FilePath(), multiple=True,
     help="Text to learn, UTF-8, or a folder of .txt files; may be given several times. Else Tiny "
     "Shakespeare.",
 )  # fmt: skip
@@ -71,7 +71,7 @@ GROUPS = {
     help="Go on from the newest sound checkpoint; with more --epochs or --steps, further.",
 )  # fmt: skip
 @click.option(
-    "--config", type=click.Path(),
+    "--config", type=FilePath(),
     help="Settings from a TOML file, such as the config.toml of a run, which it repeats.",
 )  # fmt: skip
 @click.option(

@@ -11,26 +11,35 @@ from click.core import ParameterSource
 
 from ..settings.config import VerifyConfig
 from ..settings.errors import NotReached
-from .common import emit, json_option, note, options, prepare, text_options, trained_model_from
+from .common import (
+    FilePath,
+    emit,
+    json_option,
+    note,
+    options,
+    prepare,
+    text_options,
+    trained_model_from,
+)
 from .long import awake
 
 
 @click.command("verify")
 @click.option("--run", help="Run to verify; else the one trained last.")
-@click.option("--model", type=click.Path(), help="Folder or hub id to verify instead of a run.")
+@click.option("--model", type=FilePath(), help="Folder or hub id to verify instead of a run.")
 @text_options
 @options(VerifyConfig, "require", "samples", "all_up_to")
 @click.option(
-    "--to", "target", type=click.Path(),
+    "--to", "target", type=FilePath(),
     help="Folder for certificate and map; else the model's, or other-texts/ in that.",
 )  # fmt: skip
-@click.option("--certificate", type=click.Path(), help="Run this certificate again; write nothing.")
+@click.option("--certificate", type=FilePath(), help="Run this certificate again; write nothing.")
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),
     help="With --certificate: test its rates on a fresh sample of --samples offsets instead.",
 )
-@click.option("--compare", type=click.Path(), help="Show what differs from this certificate.")
+@click.option("--compare", type=FilePath(), help="Show what differs from this certificate.")
 @json_option
 def command(
     run: str | None, model: str | None, data: str | None, first_line: int | None,
@@ -67,7 +76,7 @@ def command(
     # What came from the hub lies in its cache, where nobody looks.
     local = not model or Path(model).expanduser().is_dir()
     own = trained.folder if local else Path(trained.name)
-    before = certificates.read(Path(compare).expanduser()) if compare else None
+    before = certificates.read(Path(compare)) if compare else None
     result, text = _verified(trained, own, target, config, before, compare)
     emit(as_json, result, text)
     if not result["certified"]:
@@ -83,7 +92,7 @@ def _verified(
     from ..verification.proof import CERTIFICATE, MAP, evidence_folder, prove
     from ..verification.summary import changes, summary
 
-    folder = _writable(Path(target).expanduser() if target else evidence_folder(trained, own))
+    folder = _writable(Path(target) if target else evidence_folder(trained, own))
     _announce(trained)
     with awake():
         proof = prove(trained, config, _done)

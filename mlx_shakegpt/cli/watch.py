@@ -10,12 +10,12 @@ from typing import Any
 
 import click
 
-from .common import downloads, note, say
+from .common import FilePath, downloads, note, say
 
 
 @click.command("watch")
 @click.argument("run", required=False)
-@click.option("--data", type=click.Path(), help="The run's text, if it lies elsewhere now.")
+@click.option("--data", type=FilePath(), help="The run's text, if it lies elsewhere now.")
 @click.option(
     "--host", default="127.0.0.1", show_default=True,
     help="Address to listen on; 0.0.0.0 lets others in.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from ..files import as_text
+from ..files import as_text, sha256
 from ..model.language_model import LanguageModel
 from ..settings.config import Passage
 from ..text import assets
@@ -112,9 +112,11 @@ def of_run(
     path = find_run(name)
     config = read_config(path)
     if data is None and passage is None:
-        corpus = load_corpus(path)
-    else:
-        corpus = Corpus.load(data or config.corpus.file, passage or Passage())
+        return _trained(path, config, load_corpus(path))
+    if passage is None:  # the learned one, where the text has only moved
+        moved = data is not None and data.is_file() and sha256(data) == config.corpus.sha256
+        passage = config.corpus.passage if moved else Passage()
+    corpus = Corpus.load(data or config.corpus.file, passage)
     return _trained(path, config, corpus)
 
 

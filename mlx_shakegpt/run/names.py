@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..files import weights_dir
+from ..files import read_json, weights_dir
 from .config_file import CONFIG
 
 METRICS, LOG, CURVE = "metrics.jsonl", "training_log.txt", "loss.png"
@@ -35,15 +35,26 @@ def find_run(name: str | None) -> Path:
 
     Raises ValueError where there is none.
     """
-    known = sorted(weights_dir().glob(f"*/{CONFIG}"), key=_last_trained)
+    configs = (path for path in weights_dir().glob(f"*/{CONFIG}") if not _is_models(path))
+    known = sorted(configs, key=_last_trained)
     if name is None:
         if not known:
             raise ValueError("no run yet; train one with `train()`")
         return known[-1].parent
-    if not (run_path(name) / CONFIG).exists():
+    config = run_path(name) / CONFIG
+    if not config.exists() or _is_models(config):
         there = ", ".join(p.parent.name for p in known) or "none"
         raise ValueError(f"no run {name!r} in {weights_dir()}; there are: {there}")
-    return run_path(name)
+    return config.parent
+
+
+def _is_models(config: Path) -> bool:
+    """Whether a config.json is a model's in Hugging Face's form, such as an export's, and no
+    run's; a damaged one may be."""
+    try:
+        return "model_type" in read_json(config)
+    except (OSError, ValueError):
+        return False
 
 
 def _last_trained(config: Path) -> float:

@@ -12,6 +12,7 @@ from ..settings.config import LENGTH, ModelConfig, Passage, TrainConfig
 from ..settings.presets import (
     DEFAULT_RECIPE,
     PRESETS,
+    default_preset,
     dtype_of,
     fit_to_text,
     preset,
@@ -98,7 +99,7 @@ def plan_run(
     name, shape = chosen.pop("preset", "auto"), chosen.pop("model", None)
     by_default = name == "auto" and not init and not shape
     if by_default:
-        name = "gpt2-124m" if runtime.device == "gpu" else "quick"
+        name = default_preset(runtime.device)
     model = ModelConfig.from_json(shape) if shape else None
     if model and name != "auto":
         raise ValueError("preset has a shape of its own; leave `model` out")

@@ -113,7 +113,7 @@ def use_fast_blas(compiled: Compile | None = None) -> Blas:
 
 def _started_engine(compiled: Compile, library: Any, prefix: str) -> Any:
     """The engine over an OpenBLAS, which it takes over the number of threads from; None where one
-    of its functions is missing or nothing can be compiled."""
+    of its functions is missing or nothing can be compiled or loaded."""
     try:
         sgemm, sgemv = (getattr(library, f"{prefix}cblas_{name}") for name in ("sgemm", "sgemv"))
         get, use, parallel = (
@@ -125,7 +125,10 @@ def _started_engine(compiled: Compile, library: Any, prefix: str) -> Any:
     built = compiled("engine", "".join(file.read_text(encoding="utf-8") for file in _ENGINE))
     if built is None:
         return None
-    engine = ctypes.CDLL(str(built))
+    try:
+        engine = ctypes.CDLL(str(built))
+    except OSError:  # such as a cache on a disk from which nothing may be run
+        return None
     engine.engine_can_round.restype = engine.engine_rounds.restype = ctypes.c_bool
     engine.engine_round.argtypes = [ctypes.c_bool]
     # One built without threads may not be safe to call from several.

@@ -69,7 +69,7 @@ def use_native_kernels(local_rank: int = 0) -> str:
         own = here / f"rank-{local_rank}" if local_rank else here
         own.mkdir(parents=True, exist_ok=True)
         (here / "include" / _HEADER).parent.mkdir(parents=True, exist_ok=True)
-        if not script.exists():
+        if not os.access(script, os.X_OK):  # nor after a crash before it was made executable
             names = {"gxx": gxx, "here": str(here), "include": str(include), "header": _HEADER}
             quoted = {name: quote(value) for name, value in names.items()}
             write_atomically(script, _SCRIPT.format(flags=_FLAGS, **quoted))

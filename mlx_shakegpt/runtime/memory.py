@@ -11,12 +11,14 @@ from pathlib import Path
 
 import mlx.core as mx
 
-GROUP = Path("/sys/fs/cgroup")
-# Limit, use and those pages of it that are given up at once, in the two versions of control groups.
-_GROUPS = (
-    ("memory.max", "memory.current", "memory.stat", ("inactive_file", "active_file")),
+GROUPS = Path("/sys/fs/cgroup")
+OWN_GROUPS = Path("/proc/self/cgroup")
+# The controller, and its files: limit, use, and those pages of it that are given up at once, in the
+# two versions of control groups.
+_VERSIONS = (
+    ("", "memory.max", "memory.current", ("inactive_file", "active_file")),
     (
-        "memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat",
+        "memory", "memory.limit_in_bytes", "memory.usage_in_bytes",
         ("total_inactive_file", "total_active_file"),
     ),
 )  # fmt: skip
@@ -51,13 +53,28 @@ def free_bytes() -> int:
 
 
 def _left_in_groups() -> Iterator[int]:
-    """Bytes that the process's control groups have left; of a version without a limit none."""
-    for limit, used, stat, reclaimable in _GROUPS:
-        with suppress(OSError, KeyError, ValueError):
-            most = int((GROUP / limit).read_text(encoding="utf-8"))  # "max" is no number
-            pages = dict(map(str.split, (GROUP / stat).read_text(encoding="utf-8").splitlines()))
-            cached = sum(int(pages[name]) for name in reclaimable)
-            yield most - int((GROUP / used).read_text(encoding="utf-8")) + cached
+    """Bytes that each of the process's control groups has left; of one without a limit none."""
+    for controller, limit, used, reclaimable in _VERSIONS:
+        for group in _groups(controller):
+            with suppress(OSError, KeyError, ValueError):
+                most = int((group / limit).read_text(encoding="utf-8"))  # "max" is no number
+                lines = (group / "memory.stat").read_text(encoding="utf-8").splitlines()
+                pages = dict(map(str.split, lines))
+                cached = sum(int(pages[name]) for name in reclaimable)
+                yield most - int((group / used).read_text(encoding="utf-8")) + cached
+
+
+def _groups(controller: str) -> list[Path]:
+    """The folders of a controller's groups that this process is in, "" being version 2's: the
+    root, which in a container is its own, and those below."""
+    root, below = GROUPS / controller, ""
+    with suppress(OSError, ValueError):
+        for line in OWN_GROUPS.read_text(encoding="utf-8").splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controller in controllers.split(","):
+                below = path.strip("/")
+    own = root / below
+    return [own, *(parent for parent in own.parents if parent.is_relative_to(root))]
 
 
 def peak_bytes() -> int:

@@ -161,26 +161,28 @@ class TrainConfig(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.hard and not self.jitter:
-            raise ValueError(f"hard is {self.hard}; windows can only be moved with jitter")
+            raise ValueError(
+                f"`hard` is {self.hard}; only with `jitter` can windows be moved: set `hard` 0"
+            )
         if self.edge_weight < 1 and not self.jitter:
             raise ValueError(
-                f"edge_weight is {self.edge_weight}; only with jitter does a window's first target "
-                "come further back in others"
+                f"`edge_weight` is {self.edge_weight}; only with `jitter` does a window's first "
+                "target come further back in others: set `edge_weight` 1"
             )
         if self.first_blocks and not self.zero_residual:
             raise ValueError(
-                f"first_blocks is {self.first_blocks}; only with zero_residual do the other blocks "
-                "begin as the identity"
+                f"`first_blocks` is {self.first_blocks}; only with `zero_residual` do the other "
+                "blocks begin as the identity: set `first_blocks` 0"
             )
         if self.weight_decay and self.optimizer == "muon":
-            raise ValueError(f"weight_decay is {self.weight_decay}; with muon it must be 0")
+            raise ValueError(f"`weight_decay` is {self.weight_decay}; with muon it must be 0")
         tokens = self.batch_size * self.context
         if self.short_context and (
             self.short_context > self.context or tokens % self.short_context
         ):
             raise ValueError(
-                f"short_context is {self.short_context}; it must be at most the context "
-                f"({self.context}) and divide batch_size × context ({tokens})"
+                f"`short_context` is {self.short_context}; it must be at most `context` "
+                f"({self.context}) and divide `batch_size` × `context` ({tokens})"
             )
 
     @property

@@ -111,6 +111,11 @@ RECIPES: dict[str, TrainConfig] = {
 }
 
 
+def default_preset(device: str) -> str:
+    """The name of the preset that suits a "cpu" or a "gpu"."""
+    return "gpt2-124m" if device == "gpu" else "quick"
+
+
 def preset(name: str) -> Preset:
     """The preset called `name`. Raises ValueError for an unknown name."""
     return _named(PRESETS, name, "preset")
@@ -138,6 +143,8 @@ def recipe(name: str, preset_name: str | None = None, **changes: Any) -> TrainCo
         changes.setdefault("steps", 0)
     if not changes.get("zero_residual", True):
         changes.setdefault("first_blocks", 0)
+    if not changes.get("jitter", True):  # windows stand where they are
+        changes = {"hard": 0.0, "edge_weight": 1.0} | changes
     context = changes.get("context", config.context)
     tokens = context * changes.get("batch_size", config.batch_size)
     short = config.short_context

@@ -6,6 +6,7 @@ Nothing is loaded from outside, which the content security policy says too, and 
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import json
 import re
@@ -43,7 +44,7 @@ class WatchServer(ThreadingHTTPServer):
             raise ValueError(
                 f"cannot listen on {host}, port {port}: {error.strerror or error}; choose another "
                 "`port` or `host`"
-            ) from None
+            ) from error
 
     def server_bind(self) -> None:
         """Binds without HTTPServer's question for the machine's full name, which may take long."""
@@ -74,10 +75,11 @@ def watch_server(watched: WatchedRun, host: str = "127.0.0.1", port: int | None 
     for free in PORTS if port is None else ():
         try:
             return WatchServer(watched, host, free)
-        except ValueError:
-            if free == PORTS[-1]:
+        except ValueError as error:
+            taken = getattr(error.__cause__, "errno", None) == errno.EADDRINUSE
+            if not taken or free == PORTS[-1]:
                 raise
-    return WatchServer(watched, host, port or 0)
+    return WatchServer(watched, host, port)  # type: ignore[arg-type]  # a number here
 
 
 def serve_until_interrupted(server: WatchServer) -> None:

@@ -19,7 +19,7 @@ from ..runtime import Runtime, free_bytes
 from ..runtime.machine import description, without_names
 from ..runtime.stopwatch import product_speed
 from ..settings.config import TrainConfig
-from ..settings.presets import preset, recipe
+from ..settings.presets import DEFAULT_RECIPE, preset, recipe
 from ..text.corpus import Corpus
 from ..text.vocabulary import Vocabulary
 from . import cost, gradient_check, suspects, timing
@@ -137,7 +137,7 @@ def _config(dtype: str, shape: tuple[str, int, int]) -> TrainConfig:
     name, batch_size, context = shape
     kept = "float32" if dtype == "float32" else "bfloat16"
     changes = {"batch_size": batch_size, "context": context, "short_context": 0}
-    return recipe("recite", name, dtype=kept, **changes)
+    return recipe(DEFAULT_RECIPE, name, dtype=kept, **changes)
 
 
 def fits(

@@ -30,13 +30,22 @@ COMPUTED = {
 }
 
 
+def _config(folder: Path) -> dict[str, Any]:
+    """A model folder's config.json. Raises FileNotFoundError, or ValueError where it is damaged, or
+    a run's."""
+    data = read_json(folder / CONFIG)
+    if "train" in data and "model_type" not in data:
+        raise ValueError(f"{folder} is a run's folder; give the run's name as `run` instead")
+    return data
+
+
 def model_config_from_hf(folder: Path) -> tuple[ModelConfig, int]:
     """Model and trained context of a folder's config.json.
 
     Raises FileNotFoundError, or ValueError where it is not a GPT-2 that this program computes.
     """
     path = folder / CONFIG
-    data = read_json(path)
+    data = _config(folder)
     if data.get("model_type") != "gpt2":
         raise ValueError(f"{folder} holds a {data.get('model_type')!r} model, not a gpt2")
     names = ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size", "layer_norm_epsilon")
@@ -68,7 +77,7 @@ def model_from_hf(folder: Path) -> LanguageModel:
     tensors: dict[str, mx.array] = {}
     for file in files:
         tensors |= load_tensors(file)
-    quantization = read_json(folder / CONFIG).get("quantization")
+    quantization = _config(folder).get("quantization")
     tensors = plain_tensors(tensors, quantization, files[0])
     return LanguageModel(built(config, config.vocab_size, tensors, files[0]), None, context)
 
@@ -119,8 +128,9 @@ def stored_dtype(files: tuple[Path, ...]) -> str:
 
 
 def learned_text(folder: Path) -> dict[str, Any] | None:
-    """The text that an exported model learned: name, sha256, first_line and tokens, if told."""
-    description = read_json(folder / "config.json").get("learned_text")
+    """The text that an exported model learned: name, sha256, first_line and tokens, if told. Raises
+    as `model_config_from_hf` for what is no model's folder."""
+    description = _config(folder).get("learned_text")
     kinds = {"name": str, "sha256": str, "first_line": int, "tokens": int}
     if not isinstance(description, dict) or any(
         type(description.get(k)) is not v for k, v in kinds.items()

@@ -85,28 +85,44 @@ def test_an_openblas_that_is_found_by_a_link_of_another_name_is_asked_and_told(t
     assert output.split() == [str(Path(name).resolve()), "1"]
 
 
+@pytest.mark.parametrize("place", ["", "/slice/job"])  # the process's group
+@pytest.mark.parametrize("below", ["", "slice", "slice/job"])
 @pytest.mark.parametrize(
-    "files",
+    ("controller", "files"),
     [
-        {
-            "memory.max": "5000",
-            "memory.current": "4000",
-            "memory.stat": "anon 900\ninactive_file 2000\nactive_file 1000\n",
-        },
-        {
-            "memory/memory.limit_in_bytes": "5000",
-            "memory/memory.usage_in_bytes": "4000",
-            "memory/memory.stat": "cache 9\ntotal_inactive_file 2000\ntotal_active_file 1000\n",
-        },
+        (
+            "",
+            {
+                "memory.max": "5000",
+                "memory.current": "4000",
+                "memory.stat": "anon 900\ninactive_file 2000\nactive_file 1000\n",
+            },
+        ),
+        (
+            "memory",
+            {
+                "memory.limit_in_bytes": "5000",
+                "memory.usage_in_bytes": "4000",
+                "memory.stat": "cache 9\ntotal_inactive_file 2000\ntotal_active_file 1000\n",
+            },
+        ),
     ],
 )
-def test_what_a_control_group_caches_is_free(tmp_path, monkeypatch, files):
+def test_what_a_control_group_caches_is_free(
+    tmp_path, monkeypatch, controller, files, below, place
+):
+    folder = tmp_path / controller / below
+    folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(content)
-    monkeypatch.setattr(memory, "GROUP", tmp_path)
-    assert runtime.free_bytes() == 5000 - 4000 + 3000
-    (tmp_path / next(iter(files))).write_text("max")
+        (folder / name).write_text(content)
+    (tmp_path / "own").write_text(f"7:cpu,cpuacct:/x\n3:{controller}:{place or '/'}\n")
+    monkeypatch.setattr(memory, "GROUPS", tmp_path)
+    monkeypatch.setattr(memory, "OWN_GROUPS", tmp_path / "own")
+    if not below or place:
+        assert runtime.free_bytes() == 5000 - 4000 + 3000
+    else:  # another process's
+        assert runtime.free_bytes() > 1e8
+    (folder / next(iter(files))).write_text("max")
     assert runtime.free_bytes() > 1e8
 
 
