@@ -235,6 +235,13 @@ def test_options_of_benchmarks_in_the_documents_exist():
     assert len(parsed) > 15
 
 
+def test_blocks_of_code_stand_on_lines_of_their_own():
+    for page in PAGES:
+        marks = [line.strip() for line in text_of(page).splitlines() if "```" in line]
+        assert all(re.fullmatch(r"```\w*", mark) for mark in marks), page
+        assert len(marks) % 2 == 0, page
+
+
 def test_python_in_the_documents_compiles_and_imports_what_there_is():
     for page, code in blocks("python"):
         for node in ast.walk(ast.parse(textwrap.dedent(code), page.name)):

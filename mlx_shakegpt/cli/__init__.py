@@ -86,7 +86,7 @@ def _open_standard_streams() -> None:
 
 
 def run() -> int:
-    """Runs the command of sys.argv; returns the exit code, with an error told in one line."""
+    """Runs the command of sys.argv; returns the exit code, with an error reported on one line."""
     if os.environ.get("SHAKEGPT_DEBUG"):
         return app(prog_name=program(), standalone_mode=False) or 0
     try:

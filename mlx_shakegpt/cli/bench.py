@@ -46,8 +46,8 @@ def command(
     if "context" in changes:
         changes["short_context"] = 0
     results = []
-    for asked in presets or ("auto",):
-        name = default_preset(runtime.device) if asked == "auto" else asked
+    for chosen in presets or ("auto",):
+        name = default_preset(runtime.device) if chosen == "auto" else chosen
         settings = {"dtype": dtype_of(name, runtime.dtype)} | changes
         config = recipe(DEFAULT_RECIPE, name, **settings)
         figures = asdict(timing.bench(preset(name), config, repeats))

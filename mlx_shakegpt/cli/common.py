@@ -166,10 +166,12 @@ def prepare() -> Any:
 def text_options(function: Any) -> Any:
     """Options that name another text than the one that a model learned."""
     for decorate in (
-        options(Passage, "first_line", unset=True),
         click.option(
-            "--corpus-tokens", type=click.IntRange(0), help="Tokens from there; 0: to the end."
+            "--corpus-tokens",
+            type=click.IntRange(0),
+            help="Tokens from --first-line on; 0: to the end.",
         ),
+        options(Passage, "first_line", unset=True),
         click.option("--data", type=FilePath(), help="Text to know; else the learned one."),
     ):
         function = decorate(function)

@@ -8,8 +8,8 @@ from .common import FilePath, note, prepare, say, text_options, trained_model_fr
 
 
 @click.command("demo")
-@click.option("--run", help="Run to speak; else the one trained last.")
-@click.option("--model", type=FilePath(), help="Folder or hub id to speak instead of a run.")
+@click.option("--run", help="Run to show; else the one trained last.")
+@click.option("--model", type=FilePath(), help="Folder or hub id to show instead of a run.")
 @text_options
 @click.option(
     "--host", default="127.0.0.1", show_default=True,

@@ -89,7 +89,7 @@ def _lines(
     run: Any, _console: Any, sample_every: float | None, prompt: str | None
 ) -> Iterator[Show]:
     from ..run import log_lines as text
-    from ..run.progress import known
+    from ..run.loss_levels import known
     from ..run.samples import Sampler
 
     sampler = Sampler(run.corpus, prompt, sample_every, LOGGED_SAMPLES_APART)

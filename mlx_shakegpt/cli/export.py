@@ -18,7 +18,7 @@ from .common import FilePath, emit, json_option, language_model_from, note, prep
 )  # fmt: skip
 @click.option(
     "--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32",
-    show_default=True,
+    show_default=True, help="Precision of the weights.",
 )  # fmt: skip
 @click.option("--quantize", type=click.Choice(["4", "8"]), help="Bits a weight, for mlx-lm alone.")
 @click.option(

@@ -25,9 +25,14 @@ from .common import (
 
 @click.command("generate")
 @click.argument("prompt")
-@click.option("--run", help="Run to speak; else the one trained last.")
-@click.option("--model", type=FilePath(), help="Folder or hub id to speak instead of a run.")
-@click.option("--max-tokens", type=click.IntRange(1), default=200, show_default=True)
+@click.option("--run", help="Run to generate from; else the one trained last.")
+@click.option(
+    "--model", type=FilePath(), help="Folder or hub id to generate from instead of a run."
+)
+@click.option(
+    "--max-tokens", type=click.IntRange(1), default=200, show_default=True,
+    help="Tokens to add to the prompt, at most.",
+)  # fmt: skip
 @options(Sampling, "temperature", "top_k", "top_p", "min_p", "seed")
 @click.option(
     "--lookup/--no-lookup",

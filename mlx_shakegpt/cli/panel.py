@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.text import Text
 
-from ..run.progress import RunProgress, known, known_by_place
+from ..run.loss_levels import known, known_by_place
+from ..run.progress import RunProgress
 from ..run.samples import Sample
 from ..text.quotations import pieces
 from . import braille

@@ -12,10 +12,13 @@ from .common import FilePath, emit, json_option
 
 @click.command("plot")
 @click.argument("runs", nargs=-1)
-@click.option("--to", "target", default="loss.png", show_default=True, type=FilePath())
+@click.option(
+    "--to", "target", default="loss.png", show_default=True, type=FilePath(),
+    help="Picture to write, a .png, .svg or .pdf.",
+)  # fmt: skip
 @click.option(
     "--across", type=click.Choice(["tokens", "time"]), default="tokens", show_default=True,
-    help="What the picture's width is.",
+    help="What the x axis shows.",
 )  # fmt: skip
 @click.option("--dark", is_flag=True, help="Light lines on dark.")
 @click.option(
@@ -54,12 +57,12 @@ def _film(runs: tuple[str, ...], picture: Path, as_json: bool) -> None:
         raise click.UsageError("a film shows one run; name one")
     from ..run import find_run, load_corpus
     from ..run.film import film
-    from ..run.loss_history import HISTORY, read_history
+    from ..run.token_loss_file import TOKEN_LOSSES, read_token_losses
 
     folder = find_run(runs[0] if runs else None)
-    if not (folder / HISTORY).exists():
-        raise ValueError(f"run {folder.name!r} has no {HISTORY}, which training writes")
-    corpus, moments = load_corpus(folder), read_history(folder / HISTORY)
+    if not (folder / TOKEN_LOSSES).exists():
+        raise ValueError(f"run {folder.name!r} has no {TOKEN_LOSSES}, which training writes")
+    corpus, moments = load_corpus(folder), read_token_losses(folder / TOKEN_LOSSES)
     film(picture, corpus.ids, moments, corpus.passage.first_line, folder.name)
     emit(
         as_json,

@@ -27,7 +27,7 @@ from .common import (
 @click.option("--tokens", type=click.IntRange(1), help="Tokens to recite; else to the text's end.")
 @click.option(
     "--prompt-tokens", type=click.IntRange(1), default=32, show_default=True,
-    help="True tokens that the model is given.",
+    help="Tokens of the text to prompt with.",
 )  # fmt: skip
 @click.option(
     "--on-error", type=click.Choice(["correct", "stop", "go-on"]), default="correct",

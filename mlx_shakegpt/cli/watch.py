@@ -58,7 +58,7 @@ def command(
 
 
 def has_screen() -> bool:
-    """Whether somebody sits before this machine's own screen, so that a browser may open there."""
+    """Whether somebody sits at this machine's own screen, so that a browser may open there."""
     if "SSH_CONNECTION" in os.environ or not sys.stderr.isatty():
         return False
     return sys.platform == "darwin" or bool({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys())

@@ -14,7 +14,8 @@ import numpy as np
 from ..files import atomic_path
 from ..text.lines import lines_of
 from ..verification.memory_map import COLOURS, columns
-from .loss_history import UNSEEN, Moment
+from .loss_levels import UNTRAINED
+from .token_loss_file import Moment
 
 # The format, and the number of colours: a GIF, which packs badly, has fewer.
 FORMATS = {".gif": ("GIF", 24), ".png": ("PNG", 64), ".apng": ("PNG", 64)}
@@ -42,9 +43,9 @@ def film(
         raise ValueError(f"{picture} must end in {', '.join(FORMATS)}")
     if not moments:
         raise ValueError("the run has kept no losses of its tokens yet; train on with `resume`")
-    if len(moments[0].codes) != len(ids):
-        raise ValueError(f"the losses are those of {len(moments[0].codes):,} other tokens")
-    start = Moment(0, 0.0, 0.0, np.full(len(ids), UNSEEN, np.uint8))
+    if len(moments[0].levels) != len(ids):
+        raise ValueError(f"the losses are those of {len(moments[0].levels):,} other tokens")
+    start = Moment(0, 0.0, 0.0, np.full(len(ids), UNTRAINED, np.uint8))
     canvas = _Canvas(ids, first_line, name, levels)
     frames = [canvas.frame(moment) for moment in (start, *moments)]
     duration = [FIRST, *[FRAME] * (len(frames) - 2), LAST]
@@ -90,7 +91,7 @@ class _Canvas:
         from PIL import Image
 
         pixels = self.ground.copy()
-        cells = self._cells(moment.codes).reshape(self.height, self.width)
+        cells = self._cells(moment.levels).reshape(self.height, self.width)
         pixels[self.map] = cells.repeat(self.cell, 0).repeat(self.cell, 1)
         text = f"step {moment.step:,} · epoch {moment.epoch:.1f} · {moment.known:.1%} known"
         self._write(pixels, text, LEFT, self.bottom + 26)
@@ -98,15 +99,15 @@ class _Canvas:
         picture.putpalette(self.palette)
         return picture
 
-    def _cells(self, codes: np.ndarray) -> np.ndarray:
-        """The palette's indices, (height × width,), of codes, (N,)."""
-        padded = np.full((self.height * self.width, self.tokens), UNSEEN, np.uint8)
-        padded.flat[: len(codes)] = codes
-        seen = padded != UNSEEN
+    def _cells(self, levels: np.ndarray) -> np.ndarray:
+        """The palette's indices, (height × width,), of levels, (N,)."""
+        padded = np.full((self.height * self.width, self.tokens), UNTRAINED, np.uint8)
+        padded.flat[: len(levels)] = levels
+        seen = padded != UNTRAINED
         count = seen.sum(1)
         mean = (padded * seen).sum(1) / np.maximum(count, 1)
-        cells = np.where(count > 0, mean * self.levels // UNSEEN, self.levels).astype(np.uint8)
-        cells[-(-len(codes) // self.tokens) :] = self.paper
+        cells = np.where(count > 0, mean * self.levels // UNTRAINED, self.levels).astype(np.uint8)
+        cells[-(-len(levels) // self.tokens) :] = self.paper
         return cells
 
     def _scale(self, x: int) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def locked(folder: Path) -> ExitStack:
-    """Takes a folder's lock, and makes the folder if it is missing. What is returned gives it free;
+    """Takes a folder's lock, and makes the folder if it is missing. What is returned releases it;
     so does the system when the process ends in any way.
 
     Raises ValueError where another process has it.

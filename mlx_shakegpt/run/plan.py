@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..runtime import Runtime
-from ..settings.config import LENGTH, ModelConfig, Passage, TrainConfig
+from ..settings.config import RUN_LENGTH, ModelConfig, Passage, TrainConfig
 from ..settings.presets import (
     DEFAULT_RECIPE,
     PRESETS,
@@ -194,7 +194,7 @@ def must_fit(plan: RunPlan, runtime: Runtime, ranks: int, free: int) -> None:
 
 def _lengthened(config: TrainConfig, settings: Mapping[str, Any]) -> TrainConfig:
     """A run's configuration with the number of epochs or steps that is asked for, if any."""
-    length = {name: settings[name] for name in LENGTH & settings.keys()}
+    length = {name: settings[name] for name in RUN_LENGTH & settings.keys()}
     if "epochs" in length:
         length.setdefault("steps", 0)  # which would count before epochs
     return replace(config, **length)

@@ -5,7 +5,6 @@ Numbers alone; how they look is another's business.
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections import deque
@@ -20,29 +19,10 @@ from .metrics_file import read_metrics
 from .names import METRICS
 from .session import Run
 
-KNOWN = math.log(2)  # nats: a token that is likelier than all others together has fewer
 PACED = 50  # steps over which the pace is measured
 
 
-def known(nll: np.ndarray) -> float:
-    """Share of a text's tokens that are known, by their last losses (N,) in training, the first of
-    which is that of no target.
-
-    A token counts whose probability was above one half, so that greedy decoding was sure to say it
-    after what stands before it. The losses are those of the last time that each token was trained,
-    by weights that have learned more since.
-    """
-    return float(np.mean(nll[1:] < KNOWN))
-
-
-def known_by_place(nll: np.ndarray, parts: int) -> np.ndarray:
-    """`known` in each of as many parts of a text, from its beginning to its end, alike in length;
-    fewer where it has fewer tokens."""
-    tokens = nll[1:] < KNOWN
-    return np.array([part.mean() for part in np.array_split(tokens, min(parts, len(tokens)))])
-
-
-class LossHistory:
+class BatchLossCurve:
     """The losses of a run's steps as means over equal spans of steps, which double in length when
     there are too many: the time and memory that it takes do not grow. One thread may note them
     while another one looks."""
@@ -91,7 +71,7 @@ class RunProgress:
         """What a resumed run logged before it is part of it."""
         self._run, self._clock, self.began = run, clock, clock()
         self.report: StepReport | None = None
-        self.losses = LossHistory()
+        self.losses = BatchLossCurve()
         if self.trainer.state.step:
             with suppress(ValueError, OSError, KeyError):  # a log that is damaged ends nothing
                 for entry in read_metrics(run.path / METRICS)[0]:

@@ -35,7 +35,7 @@ class Member:
         return self.trainer.run()
 
     def close(self) -> None:
-        """There is nothing to give free."""
+        """There is nothing to release."""
 
 
 def open_together(

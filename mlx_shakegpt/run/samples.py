@@ -27,8 +27,8 @@ _FIRST_WORDS = re.compile(r"\s*\S{1,24}(?:[^\S\n]\S{1,24}){0,2}")
 
 def default_prompt(text: str) -> str:
     """PROMPT for a text that has it; else the text's own first words, three of its first line."""
-    found = _FIRST_WORDS.match(text)
-    return PROMPT if PROMPT in text or not found else found[0]
+    first_words = _FIRST_WORDS.match(text)
+    return PROMPT if PROMPT in text or not first_words else first_words[0]
 
 
 @dataclass(frozen=True)

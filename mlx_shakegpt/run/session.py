@@ -26,11 +26,11 @@ from .evaluated_trainer import trainer_of
 from .folder import newest_checkpoint
 from .lock import locked
 from .log_files import appended, cut, cut_after
-from .loss_history import HISTORY, History
 from .names import CURVE, LOG, METRICS, SAMPLES, must_be_new
 from .plan import RunPlan
 from .samples import Sample
 from .settings_file import write_settings
+from .token_loss_file import TOKEN_LOSSES, TokenLossFile
 
 SECONDS_BETWEEN_CHECKPOINTS, SECONDS_BETWEEN_BEST = 120, 30
 HALVINGS = 3  # of the rate, after losses that were not finite
@@ -159,7 +159,9 @@ class Run:
     def _train(self, checkpoint_every: int, tell: Callable[[str], None]) -> Iterator[StepReport]:
         trainer = self.trainer
         losses = trainer.curriculum.losses
-        history = History(self.path / HISTORY, len(losses.nll), trainer.state.step, tell)
+        token_losses = TokenLossFile(
+            self.path / TOKEN_LOSSES, len(losses.nll), trainer.state.step, tell
+        )
         saved_at = time.monotonic()
         saved_step = trainer.state.step
 
@@ -177,7 +179,7 @@ class Run:
                 jsonl.flush()
                 log.flush()
                 over = report.step == trainer.state.total
-                history.note(report.step, report.epoch, losses.nll, last=over)
+                token_losses.note(report.step, report.epoch, losses.nll, last=over)
                 if report.settled and (due(report.step) or self._improved(report, saved_at)):
                     self._save()
                     saved_at, saved_step = time.monotonic(), report.step
@@ -210,7 +212,7 @@ class Run:
             loss_curve(curves, self.path / CURVE, self.plan.config.target_loss)
 
     def close(self) -> None:
-        """Gives the folder free."""
+        """Releases the folder's lock."""
         self._stack.close()
 
     def _save(self) -> None:
@@ -224,7 +226,7 @@ class Run:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Takes the folder's lock, which the system frees when the process ends in any way; where
-        what is done under it fails, gives it free at once. Else `close` does."""
+        what is done under it fails, releases it at once. Else `close` does."""
         with locked(self.path) as stack:
             yield
             self._stack = stack.pop_all()

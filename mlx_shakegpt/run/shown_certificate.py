@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import read_json, sha256
-from .token_losses import FINAL, checkpoints
+from .checkpoint_progress import FINAL, checkpoints
 
 CERTIFICATE, FORMAT = "certificate.json", "mlx-shakegpt certificate 4"
 

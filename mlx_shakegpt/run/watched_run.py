@@ -16,13 +16,14 @@ from threading import Lock
 from typing import Any
 
 from ..files import as_text
+from .checkpoint_progress import FINAL, CheckpointProgress, newest_progress
 from .config_file import read_config
 from .log_lines import steps_to_target
+from .loss_levels import LEAST, LEVELS, MOST, UNTRAINED, known, levels_of
 from .metrics_file import STEP, GrowingMetrics
 from .names import METRICS, SAMPLES
 from .places import Places
 from .shown_certificate import ShownCertificate
-from .token_losses import FINAL, LEAST, LEVELS, MOST, NOT_TRAINED, Checkpoint, newest_losses
 
 MOST_STEPS = 5000  # in one answer
 MOST_TOKENS = 2048  # in one answer
@@ -41,7 +42,7 @@ class WatchedRun:
         self._data, self._places = data, Places(self.config.corpus, data)
         self._metrics = GrowingMetrics(folder / METRICS)
         self._samples = GrowingMetrics(folder / SAMPLES)
-        self._checkpoint: Checkpoint | None = None
+        self._checkpoint: CheckpointProgress | None = None
         self._certificate = ShownCertificate(folder)
         self._mark, self._lock = secrets.token_hex(4), Lock()
         self._grown: float | None = None  # when the metrics last did, by the monotonic clock
@@ -81,9 +82,9 @@ class WatchedRun:
     def map(self) -> tuple[str, bytes]:
         """The version of the newest checkpoint, and one byte a token; both empty without one."""
         with self._lock:
-            self._checkpoint = newest_losses(self.folder, self._checkpoint)
+            self._checkpoint = newest_progress(self.folder, self._checkpoint)
             latest = self._checkpoint
-            return (latest.version, latest.levels) if latest else ("", b"")
+            return (latest.version, levels_of(latest.losses).tobytes()) if latest else ("", b"")
 
     def tokens(self, start: int, stop: int) -> dict[str, Any]:
         """The text of tokens [start, stop), MOST_TOKENS at most."""
@@ -105,7 +106,7 @@ class WatchedRun:
                 self._grown = time.monotonic() - (self._age() if self._grown is None else 0)
         except (OSError, ValueError) as error:
             problems.append(f"the run's files cannot be read now: {as_text(str(error))}")
-        self._checkpoint = newest_losses(self.folder, self._checkpoint)
+        self._checkpoint = newest_progress(self.folder, self._checkpoint)
         if damaged := self._metrics.damaged:
             problems.append(f"{METRICS} has damaged lines, which are left out: {damaged}")
         return problems
@@ -158,7 +159,7 @@ class WatchedRun:
             "target_in": self._target_in(step, pace) if going else None,
         }  # fmt: skip
 
-    def _over(self, step: int) -> Checkpoint | None:
+    def _over(self, step: int) -> CheckpointProgress | None:
         """The last checkpoint of a run whose last step was `step`; None where it is not over."""
         latest, final = self._checkpoint, self.folder / FINAL
         over = latest and step == latest.step == latest.total and final.exists()
@@ -186,8 +187,8 @@ class WatchedRun:
         latest = self._checkpoint
         if latest is None:
             return None
-        scale = {"least": LEAST, "most": MOST, "levels": LEVELS, "untrained": NOT_TRAINED}
-        share = latest.share_likeliest
+        scale = {"least": LEAST, "most": MOST, "levels": LEVELS, "untrained": UNTRAINED}
+        share = known(latest.losses)
         more = {"tokens": len(latest.losses), "likeliest": share, "missing": self._places.missing}
         return {"version": latest.version, "step": latest.step} | scale | more
 

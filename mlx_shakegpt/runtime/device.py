@@ -1,6 +1,6 @@
 """The device under MLX: which one, at which precision, and on Linux CPUs with a fast BLAS.
 
-Import this before building models; `setup()` is idempotent.
+Call `setup()` before building models; it is idempotent.
 """
 
 from __future__ import annotations

@@ -190,7 +190,7 @@ class TrainConfig(Checked):
         return self.batch_size * self.context
 
 
-LENGTH = {"epochs", "steps"}  # of TrainConfig, what a run may have more of later
+RUN_LENGTH = {"epochs", "steps"}  # of TrainConfig, what a run may have more of later
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ PRESETS: dict[str, Preset] = {
 }
 
 DEFAULT_RECIPE = "recite"
-LEAST_STEPS = 600  # at most, however short the text
+SHORT_TEXT_STEPS = 600  # that a short text is given, where its epochs are fewer
 # Steps an epoch, about, for texts that allow it: with fewer, steps are what is short; with more,
 # they are small.
 STEPS_AN_EPOCH, MOST_TOKENS_A_STEP = 48, 4096
@@ -155,8 +155,8 @@ def recipe(name: str, preset_name: str | None = None, **changes: Any) -> TrainCo
 
 def fit_to_text(config: TrainConfig, tokens: int, chosen: Collection[str]) -> TrainConfig:
     """`config` for a text of so many tokens: where neither context nor number of steps was chosen,
-    a short text gets windows that it has, and epochs for LEAST_STEPS steps at most; where neither
-    context nor batch was chosen, a long one gets larger batches.
+    a short text gets windows that it has, and epochs for SHORT_TEXT_STEPS steps at most; where
+    neither context nor batch was chosen, a long one gets larger batches.
     """
     changes: dict[str, Any] = {}
     windows = {"context", "short_context"}
@@ -168,7 +168,7 @@ def fit_to_text(config: TrainConfig, tokens: int, chosen: Collection[str]) -> Tr
         while 2 * config.tokens_per_step <= most:
             config = replace(config, batch_size=2 * config.batch_size)
     config = replace(config, **changes)
-    epochs = math.ceil(LEAST_STEPS * config.tokens_per_step / tokens)
+    epochs = math.ceil(SHORT_TEXT_STEPS * config.tokens_per_step / tokens)
     if not {"epochs", "steps"} & set(chosen) and epochs > config.epochs:
         config = replace(config, epochs=float(epochs))
     return config

@@ -99,7 +99,7 @@ def serve(folder: str, browser: str = "", patience: float = SECONDS_WITHOUT_PAGE
         Thread(target=webbrowser.open, args=[server.address], daemon=True).start()
 
     def shown() -> bool:
-        return bool(server.asked) and time.monotonic() - server.asked < patience
+        return bool(server.last_request) and time.monotonic() - server.last_request < patience
 
     def until_the_training_ends() -> None:
         while sys.stdin.read(1):

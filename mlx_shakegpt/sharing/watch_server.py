@@ -29,14 +29,15 @@ LARGEST_NUMBER = 10**9  # that a question may hold
 
 
 class WatchServer(ThreadingHTTPServer):
-    """The server of one run. `asked` is when the page last asked, by the monotonic clock, or 0."""
+    """The server of one run. `last_request` is when the page last asked something, by the monotonic
+    clock, or 0."""
 
     daemon_threads = True
 
     def __init__(self, watched: WatchedRun, host: str, port: int) -> None:
         """Raises ValueError where host and port cannot be had."""
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self.watched, self.own, self.asked, self.timeout = watched, OwnNames(host), 0.0, 0.25
+        self.watched, self.own, self.last_request, self.timeout = watched, OwnNames(host), 0.0, 0.25
         self.page, self.policy = _page()
         try:
             super().__init__((host, port), _Answers)
@@ -111,7 +112,7 @@ class _Answers(BaseHTTPRequestHandler):
         if address.path not in answer:
             self._send(404, "text/plain", b"there is no such page\n")
             return
-        self.server.asked = time.monotonic()
+        self.server.last_request = time.monotonic()
         try:
             answer[address.path](parse_qs(address.query, max_num_fields=8))
         except ValueError as error:

@@ -20,7 +20,7 @@ from mlx.utils import tree_unflatten
 from ..files import read_json, sha256, sync, write_atomically
 from ..model.language_model import fill
 from ..model.trees import flat
-from ..settings.config import LENGTH, ModelConfig, TrainConfig
+from ..settings.config import RUN_LENGTH, ModelConfig, TrainConfig
 from ..weights import CLOSED_IDS, TRAINED_CONTEXT, run_tensors
 from ..weights.safetensors import check_tensors, load_tensors, save_tensors
 from .run_state import RunState
@@ -138,7 +138,7 @@ def restore(path: Path, trainer: Trainer) -> dict[str, Any]:
     ):
         was, now = theirs.to_json(), ours.to_json()
         odd = {name for name in now if was[name] != now[name]}
-        if other := min(odd - LENGTH, default=None):
+        if other := min(odd - RUN_LENGTH, default=None):
             raise ValueError(
                 f"checkpoint {path} was trained with {other}={was[other]}, "
                 f"not {now[other]}; resume with the run's own settings"

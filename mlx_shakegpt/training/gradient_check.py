@@ -46,14 +46,14 @@ def checked(check: Check, dtype: str, limit: float) -> dict[str, Any]:
     first: list[np.ndarray] = []
     start = time.perf_counter()
     while repeats < REPEATS and (repeats < 2 or time.perf_counter() - start < limit):
-        given = [np.array(g.astype(mx.float32)) for g in check.compute()]
-        pairs = zip(given, check.expected, strict=True)
+        gradients = [np.array(g.astype(mx.float32)) for g in check.compute()]
+        pairs = zip(gradients, check.expected, strict=True)
         # np.max, unlike max, keeps a NaN wherever it stands.
         error = float(np.max([np.abs(g - want).max() / np.abs(want).max() for g, want in pairs]))
-        first = first or given
+        first = first or gradients
         repeats += 1
         wrong += not error <= tolerance  # also where it is no number
-        differ += any(g.tobytes() != f.tobytes() for g, f in zip(given, first, strict=True))
+        differ += any(g.tobytes() != f.tobytes() for g, f in zip(gradients, first, strict=True))
         worst = max(worst, error) if np.isfinite(worst) and np.isfinite(error) else np.inf
     return {
         "repeats": repeats,

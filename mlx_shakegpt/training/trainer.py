@@ -192,8 +192,8 @@ class Trainer:
     def _must_settle(self, settle: Callable[[int], bool]) -> bool:
         """Whether the last step is to be reported at once, with the weights right after it."""
         step = self.state.step
-        asked = self._stopping or self._settle_requested or step == self.state.total
-        return asked or self._must_read_now() or settle(step)
+        must_report = self._stopping or self._settle_requested or step == self.state.total
+        return must_report or self._must_read_now() or settle(step)
 
     def _must_read_now(self) -> bool:
         """Whether the last step's numbers decide the next batch, so that they are read first."""

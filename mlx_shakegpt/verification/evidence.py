@@ -49,8 +49,8 @@ def set_aside_others(
 def set_aside_unless_of(folder: Path, weights: Path) -> None:
     """Sets certificates and maps aside, of each text that a model learned, unless they are of the
     weights in a file."""
-    found = [*folder.glob(CERTIFICATE), *folder.glob(f"texts/*/{CERTIFICATE}")]
-    if found:
+    certificates = [*folder.glob(CERTIFICATE), *folder.glob(f"texts/*/{CERTIFICATE}")]
+    if certificates:
         hashes = {"weights": sha256(weights)}
-        for certificate in found:
+        for certificate in certificates:
             set_aside_others(certificate.parent, hashes)

@@ -64,7 +64,7 @@ def extraction(
     m that follow these k elsewhere in the text: nobody could tell which are meant.
 
     Where k + m − 1 tokens fit the trained context, from one teacher-forced pass: free-running is
-    the text up to the first token that is not the likeliest (`agreement` puts that to the test).
+    the text up to the first token that is not the likeliest (`free_running` puts that to the test).
     What that leaves open at ambiguous offsets is decoded. The same pass gives p_z, the chance of
     sampling the m tokens at temperature 1, and the share of offsets at which n draws say them with
     a chance of 0.9 or more.

@@ -144,7 +144,7 @@ def _contradictions(figures: dict[str, Any], require: float) -> list[str]:
     if not wilson(round(runs["right"] * n), n)[1] >= least:
         reasons.append(
             f"{runs['right']:.4f} of the free runs stay right for {runs['followed']} tokens; "
-            f"a rate of {require:g} lets expect {least:.4f}"
+            f"a rate of {require:g} predicts {least:.4f}"
         )
     return reasons
 

@@ -1,4 +1,4 @@
-"""A model says a text from its beginning, beside the original, with its errors told.
+"""A model says a text from its beginning, beside the original, with its errors marked.
 
 Nothing is looked up: what is said comes from the model alone.
 """

@@ -66,12 +66,12 @@ def periodic(ids: np.ndarray, k: int, m: int) -> np.ndarray:
     the k that has one.
     """
     places = np.arange(len(ids) - k - m + 1)
-    found = np.zeros(len(places), bool)
+    is_periodic = np.zeros(len(places), bool)
     for period in range(1, k):
         differs = np.append(0, np.cumsum(ids[period:] != ids[:-period]))
         first, end = places + max(0, k - 2 * period), places + k + m - period
-        found |= differs[first] == differs[end]
-    return found
+        is_periodic |= differs[first] == differs[end]
+    return is_periodic
 
 
 def new_windows(ids: np.ndarray, text: np.ndarray, length: int) -> np.ndarray:

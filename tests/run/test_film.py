@@ -8,14 +8,13 @@ import pytest
 from PIL import Image
 
 from mlx_shakegpt.run.film import LEFT, MOST_CELLS, NOTHING, RIGHT, TOP, film
-from mlx_shakegpt.run.loss_history import (
-    HISTORY,
+from mlx_shakegpt.run.loss_levels import UNTRAINED, levels_of
+from mlx_shakegpt.run.token_loss_file import (
     MOST,
-    UNSEEN,
-    History,
+    TOKEN_LOSSES,
     Moment,
-    codes_of,
-    read_history,
+    TokenLossFile,
+    read_token_losses,
 )
 from mlx_shakegpt.training.windows import CAP
 
@@ -31,28 +30,28 @@ def losses(step):
 
 def keep(file, first, last, tell=pytest.fail):
     """Keeps the losses of some steps, as a run does that goes on after the one before."""
-    history = History(file, N, first - 1, tell)
+    history = TokenLossFile(file, N, first - 1, tell)
     for step in range(first, last + 1):
         history.note(step, step / 10, losses(step), last=step == last)
     return file
 
 
-def test_codes_are_a_logarithmic_scale_with_a_place_for_what_was_not_seen():
-    assert codes_of(np.array([0, 1e-4, 10, 50, CAP], np.float32)).tolist() == [0, 0, 254, 254, 255]
+def test_levels_are_a_logarithmic_scale_with_a_place_for_what_was_not_seen():
+    assert levels_of(np.array([0, 1e-4, 10, 50, CAP], np.float32)).tolist() == [0, 0, 254, 254, 255]
     nll = np.geomspace(1e-4, 10, 400).astype(np.float32)
-    back = 1e-4 * 1e5 ** (codes_of(nll) / 254)
+    back = 1e-4 * 1e5 ** (levels_of(nll) / 254)
     assert np.abs(back / nll - 1).max() < 0.024
 
 
 @pytest.mark.parametrize("steps", [1, 63, 64, 65, 1000])
 def test_a_history_has_so_many_moments_at_most_evenly_spread_and_the_last(tmp_path, steps):
-    moments = read_history(keep(tmp_path / "h", 1, steps))
+    moments = read_token_losses(keep(tmp_path / "h", 1, steps))
     assert min(steps, MOST // 2) <= len(moments) <= MOST
     assert moments[-1].step == steps
     assert len({*np.diff([m.step for m in moments[:-1]]).tolist()}) <= 1
     for moment in moments:
         nll = losses(moment.step)
-        assert moment.codes.tolist() == codes_of(nll).tolist()
+        assert moment.levels.tolist() == levels_of(nll).tolist()
         assert moment.epoch == moment.step / 10
         assert moment.known == (nll < np.log(2)).sum() / (N - 1)
 
@@ -72,7 +71,7 @@ def test_what_is_damaged_is_left_out_and_what_comes_later_kept(tmp_path, place):
     data[place] ^= 255
     file.write_bytes(data)
     keep(file, 21, 30)
-    steps = [moment.step for moment in read_history(file)]
+    steps = [moment.step for moment in read_token_losses(file)]
     sound = {2: 0, 9: 0, 30: 0, 400: 5, -3: 19}[place]
     assert steps == [*range(1, sound + 1), *range(21, 31)]
 
@@ -82,15 +81,15 @@ def test_a_history_that_lost_its_end_goes_on(tmp_path, size):
     file = keep(tmp_path / "h", 1, 20)
     file.write_bytes(file.read_bytes()[:size])
     keep(file, 21, 22)
-    assert [moment.step for moment in read_history(file)][-2:] == [21, 22]
+    assert [moment.step for moment in read_token_losses(file)][-2:] == [21, 22]
 
 
 def test_a_history_that_is_taken_away_begins_anew(tmp_path):
-    history = History(tmp_path / "h", N, 0, pytest.fail)
+    history = TokenLossFile(tmp_path / "h", N, 0, pytest.fail)
     history.note(1, 0.1, losses(1))
     (tmp_path / "h").unlink()
     history.note(2, 0.2, losses(2))
-    assert [moment.step for moment in read_history(tmp_path / "h")] == [2]
+    assert [moment.step for moment in read_token_losses(tmp_path / "h")] == [2]
 
 
 def test_what_cannot_be_written_is_said_once_and_ends_no_training(
@@ -99,8 +98,8 @@ def test_what_cannot_be_written_is_said_once_and_ends_no_training(
     options = ["--preset", tiny_preset, "--data", poem, "--corpus-tokens", 80]
     assert shakegpt("train", *options, "--steps", 2).code == 1
     run = home / "weights" / "tiny"
-    (run / HISTORY).unlink()
-    (run / HISTORY).mkdir()
+    (run / TOKEN_LOSSES).unlink()
+    (run / TOKEN_LOSSES).mkdir()
     result = shakegpt("train", "--resume", "--run", "tiny", "--steps", 6)
     assert result.code == 1 and result.err.count("Warning: no film of this run: ") == 1
     lines = (run / "metrics.jsonl").read_text().splitlines()
@@ -134,7 +133,7 @@ def test_a_film_shows_each_token_in_the_colour_of_its_loss(tmp_path, ending):
 def test_a_cell_of_a_long_text_is_several_tokens(tmp_path):
     n = 2 * MOST_CELLS - 9
     codes = np.where(np.arange(n) % 2, 0, 254).astype(np.uint8)
-    codes[:5] = UNSEEN  # two cells, and half of a third, which is the other half's colour
+    codes[:5] = UNTRAINED  # two cells, and half of a third, which is the other half's colour
     film(tmp_path / "film.png", np.full(n, 300), [Moment(1, 0.1, 0, codes)], 1, "mine")
     with Image.open(tmp_path / "film.png") as picture:
         shown = colours(picture, 1, (picture.width - LEFT - RIGHT) // 2, 2, 5)
@@ -159,8 +158,8 @@ def test_a_run_is_filmed_by_plot(shakegpt, poem, tiny_preset, home, tmp_path):
     ):
         result = shakegpt("plot", *arguments)
         assert result.code == 2 and words in result.err, result.err
-    history = home / "weights" / "tiny" / HISTORY
+    history = home / "weights" / "tiny" / TOKEN_LOSSES
     history.write_bytes(b"none of it")
     assert "is damaged" in shakegpt("plot", "--film", file).err
     history.unlink()
-    assert f"run 'tiny' has no {HISTORY}" in shakegpt("plot", "--film", file).err
+    assert f"run 'tiny' has no {TOKEN_LOSSES}" in shakegpt("plot", "--film", file).err

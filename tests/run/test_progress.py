@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mlx_shakegpt.run.progress import LossHistory, RunProgress, known, known_by_place
+from mlx_shakegpt.run.loss_levels import known, known_by_place
+from mlx_shakegpt.run.progress import BatchLossCurve, RunProgress
 from mlx_shakegpt.training import RunState, StepReport
 
 
@@ -25,19 +26,19 @@ def test_what_is_known_is_shown_from_beginning_to_end():
 
 
 @pytest.mark.parametrize("steps", [1, 2, 511, 512, 513, 5000])
-def test_a_loss_history_keeps_its_shape_whatever_its_length(steps):
-    history = LossHistory()
+def test_a_loss_curve_keeps_its_shape_whatever_its_length(steps):
+    history = BatchLossCurve()
     for step in range(1, steps + 1):
         history.note(step, step / steps)
     means = history.means(100)
     assert len(means) == 100 and (np.diff(means) >= 0).all()
     wanted = np.linspace(min(1 / steps, means[0]), 1, 100)
     assert np.abs(means - wanted).max() < 0.02 or steps < 3
-    assert len(LossHistory().means(9)) == 0
+    assert len(BatchLossCurve().means(9)) == 0
 
 
-def test_a_loss_history_forgets_what_a_run_went_back_from():
-    history = LossHistory()
+def test_a_loss_curve_forgets_what_a_run_went_back_from():
+    history = BatchLossCurve()
     for step, loss in enumerate((1.0, 1.0, 7.0, 7.0, 7.0), 1):
         history.note(step, loss)
     history.note(3, 2.0)

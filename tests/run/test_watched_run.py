@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 from conftest import GOLDEN, ROOT, TINY, tiny_training
 
-from mlx_shakegpt.run import names, open_run, shown_certificate, token_losses, watched_run
+from mlx_shakegpt.run import (
+    checkpoint_progress,
+    loss_levels,
+    names,
+    open_run,
+    shown_certificate,
+    watched_run,
+)
 from mlx_shakegpt.run.metrics_file import STEP, GrowingMetrics
 from mlx_shakegpt.run.places import Places
 from mlx_shakegpt.run.watched_run import WatchedRun
@@ -97,43 +104,47 @@ def test_damaged_lines_are_left_out_and_counted(tmp_path):
 
 
 def test_what_it_knows_of_files_is_what_training_writes():
-    assert token_losses.STATE == checkpoint.STATE and token_losses.ORDER == checkpoint.ORDER
-    assert token_losses.FINAL == checkpoint.MODEL
-    assert windows.CAP == token_losses.UNTRAINED
-    assert memory_map.LEAST_NLL == token_losses.LEAST
+    assert (
+        checkpoint_progress.STATE == checkpoint.STATE
+        and checkpoint_progress.ORDER == checkpoint.ORDER
+    )
+    assert checkpoint_progress.FINAL == checkpoint.MODEL
+    assert windows.CAP == loss_levels.UNTRAINED_LOSS
+    assert memory_map.LEAST_NLL == loss_levels.LEAST
+    assert memory_map.LARGEST_NLL == loss_levels.MOST
     assert shown_certificate.CERTIFICATE == evidence.CERTIFICATE
     assert shown_certificate.FORMAT == certificates.FORMAT
 
 
 def test_a_token_has_a_byte_that_says_its_loss(golden):
     folder, _ = golden
-    latest = token_losses.newest_losses(folder, None)
+    latest = checkpoint_progress.newest_progress(folder, None)
     seen = np.array(load_tensors(folder / "checkpoints" / "00001200" / checkpoint.ORDER)["seen"])
     assert np.array_equal(latest.losses, seen) and (latest.step, latest.total) == (1200, 1200)
-    levels = np.frombuffer(latest.levels, np.uint8)
-    assert len(levels) == 328 and levels[0] == token_losses.NOT_TRAINED
-    scale = (token_losses.MOST / token_losses.LEAST) ** (1 / (token_losses.LEVELS - 1))
-    told = token_losses.LEAST * scale ** levels[1:].astype(float)
-    inside = seen[1:] > token_losses.LEAST
+    levels = np.frombuffer(loss_levels.levels_of(latest.losses), np.uint8)
+    assert len(levels) == 328 and levels[0] == loss_levels.UNTRAINED
+    scale = (loss_levels.MOST / loss_levels.LEAST) ** (1 / (loss_levels.LEVELS - 1))
+    told = loss_levels.LEAST * scale ** levels[1:].astype(float)
+    inside = seen[1:] > loss_levels.LEAST
     assert np.allclose(told[inside], seen[1:][inside], rtol=0.025)
     assert (levels[1:][~inside] == 0).all() and inside.any()
-    assert latest.share_likeliest == pytest.approx((seen[1:] < math.log(2)).mean())
+    assert loss_levels.known(latest.losses) == pytest.approx((seen[1:] < math.log(2)).mean())
 
 
 def test_a_damaged_or_half_removed_checkpoint_gives_way_to_the_one_before(golden):
     folder, _ = golden
     newest = folder / "checkpoints" / "00001200"
-    latest = token_losses.newest_losses(folder, None)
-    assert token_losses.newest_losses(folder, latest) is latest
+    latest = checkpoint_progress.newest_progress(folder, None)
+    assert checkpoint_progress.newest_progress(folder, latest) is latest
     order = newest / checkpoint.ORDER
     content = order.read_bytes()
     order.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    assert token_losses.newest_losses(folder, None).step == 1190
+    assert checkpoint_progress.newest_progress(folder, None).step == 1190
     order.unlink()
-    assert token_losses.newest_losses(folder, None).step == 1190
+    assert checkpoint_progress.newest_progress(folder, None).step == 1190
     shutil.rmtree(folder / "checkpoints")
-    assert token_losses.newest_losses(folder, latest) is latest
-    assert token_losses.newest_losses(folder, None) is None
+    assert checkpoint_progress.newest_progress(folder, latest) is latest
+    assert checkpoint_progress.newest_progress(folder, None) is None
 
 
 def test_a_run_is_followed_from_its_first_step_to_its_end(small):

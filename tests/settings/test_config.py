@@ -90,11 +90,18 @@ def test_a_text_gets_windows_that_it_has_and_batches_and_steps_that_suit_it(toke
 
 
 def test_first_targets_cannot_weigh_less_in_windows_that_never_move():
-    with pytest.raises(ValueError, match="only with jitter"):
+    with pytest.raises(ValueError, match=r"only with `jitter`.*set `edge_weight` 1"):
         TrainConfig(edge_weight=0.1, jitter=False)
     for weight in (0.0, 1.1):
         with pytest.raises(ValueError, match="above 0, and at most 1"):
             TrainConfig(edge_weight=weight)
+
+
+def test_a_recipe_in_fixed_windows_leaves_out_what_moves_them():
+    fixed = recipe("recite", "quick", jitter=False)
+    assert (fixed.hard, fixed.edge_weight) == (0.0, 1.0)
+    with pytest.raises(ValueError, match="set `hard` 0"):
+        recipe("recite", "quick", jitter=False, hard=0.5)
 
 
 def test_width_must_be_a_multiple_of_heads():

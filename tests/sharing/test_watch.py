@@ -17,10 +17,11 @@ from contextlib import contextmanager
 import pytest
 from conftest import GOLDEN, PATIENCE, ROOT, TRAIN_TINY, assert_loopback_only, free_port
 
-from mlx_shakegpt.run.token_losses import newest_losses
+from mlx_shakegpt.run import loss_levels
+from mlx_shakegpt.run.checkpoint_progress import newest_progress
 from mlx_shakegpt.run.watched_run import WatchedRun
 from mlx_shakegpt.sharing import watch_beside
-from mlx_shakegpt.sharing.watch_server import PAGE, WatchServer, watch_server
+from mlx_shakegpt.sharing.watch_server import PAGE, PORTS, WatchServer, watch_server
 
 POLICY = (
     "document.addEventListener('securitypolicyviolation', e => console.error(e.violatedDirective))"
@@ -119,8 +120,11 @@ def test_a_visitor_watches_a_training_from_its_start_to_its_end(home, browser):
         drained.join()
     assert tab.inner_text("#steps").startswith("step 300 of 300")
     assert f"{address} stays while a browser shows it." in rest[0]
-    end = newest_losses(home / "weights" / "w", None)
-    assert levels_of(address) == end.levels != levels and end.step == 300
+    end = newest_progress(home / "weights" / "w", None)
+    assert (
+        levels_of(address) == loss_levels.levels_of(end.losses).tobytes() != levels
+        and end.step == 300
+    )
     assert painted(tab, "#map") != cells and not wrong
     # Its server is still there for this page.
     tab.hover("#map canvas", position={"x": 300, "y": 30})
@@ -301,6 +305,8 @@ def test_a_taken_port_is_one_line_and_without_one_the_next_is_taken(home, shakeg
         assert first.server_port < second.server_port
     with pytest.raises(ValueError, match="choose another `port` or `host`"):
         WatchServer(watched, "192.0.2.1", free_port())
+    with pytest.raises(ValueError, match=f"port {PORTS[0]}: "):  # not each of a hundred
+        watch_server(watched, "192.0.2.1")
 
 
 def test_ctrl_c_ends_it_cleanly(home):

@@ -444,7 +444,7 @@ SOUND |= {"determined_accuracy": 1.0, "excess": 0.0, "extraction": [RATE]}
         ({"free_running": RUNS | {"right": 55 / 64}}, None),
         (
             {"free_running": RUNS | {"right": 54 / 64}},
-            "0.8438 of the free runs stay right for 256 tokens; a rate of 0.99 lets expect 0.9227",
+            "0.8438 of the free runs stay right for 256 tokens; a rate of 0.99 predicts 0.9227",
         ),
     ],
 )  # fmt: skip

@@ -6,7 +6,6 @@ as far apart. No step depends on it, and nothing about it ends a training.
 
 from __future__ import annotations
 
-import math
 import struct
 import zlib
 from collections.abc import Callable
@@ -16,13 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from ..files import write_atomically
-from ..training.windows import CAP
-from ..verification.memory_map import LARGEST_NLL, LEAST_NLL
+from .loss_levels import KNOWN, levels_of
 
-HISTORY = "token_losses.bin"
+TOKEN_LOSSES = "token_losses.bin"
 MOST = 64
-UNSEEN = 255  # the code of a token that no window has trained with context yet
-KNOWN = math.log(2)  # nats below which a token has more than half of the probability
 
 _HEAD = struct.Struct("<4sIII")  # magic, version, tokens, steps between moments
 _MAGIC, _VERSION = b"SGTL", 1
@@ -31,24 +27,16 @@ _MAGIC, _VERSION = b"SGTL", 1
 @dataclass(frozen=True)
 class Moment:
     """The losses after a step: its place in epochs, the share of the tokens that were known, and
-    each token's code, (N,) uint8."""
+    each token's level, (N,) uint8."""
 
     step: int
     epoch: float
     known: float
-    codes: np.ndarray
+    levels: np.ndarray
 
 
-def codes_of(nll: np.ndarray) -> np.ndarray:
-    """Codes, (N,) uint8, of losses in nats: 0 to 254 on the memory map's scale, in
-    steps of 4.6 %, or UNSEEN."""
-    clipped = np.clip(nll, LEAST_NLL, LARGEST_NLL)
-    place = np.log(clipped / LEAST_NLL) / math.log(LARGEST_NLL / LEAST_NLL)
-    return np.where(nll == CAP, UNSEEN, np.rint(place * (UNSEEN - 1))).astype(np.uint8)
-
-
-class History:
-    """The history of a run of `n` tokens, in a file."""
+class TokenLossFile:
+    """The file of a run of `n` tokens, while it is written."""
 
     def __init__(self, file: Path, n: int, step: int, tell: Callable[[str], None]) -> None:
         """Goes on after `step`: what comes later in the file, or is damaged, is cut off."""
@@ -59,7 +47,7 @@ class History:
 
     def note(self, step: int, epoch: float, nll: np.ndarray, last: bool = False) -> None:
         """Takes the losses, (N,) in nats, after a step, where it is due or the `last` one. What
-        cannot be written is said once, and the history ends there."""
+        cannot be written is said once, and the file ends there."""
         if not self._failed and (last or step % self._every == 0):
             self._try(lambda: self._append(step, epoch, nll))
 
@@ -85,7 +73,7 @@ class History:
     def _append(self, step: int, epoch: float, nll: np.ndarray) -> None:
         row = np.zeros(1, self._row)
         row["step"], row["epoch"], row["known"] = step, epoch, np.count_nonzero(nll < KNOWN)
-        row["codes"] = codes_of(nll)
+        row["levels"] = levels_of(nll)
         row["crc"] = zlib.crc32(row.tobytes()[:-4])
         if not self._file.exists():
             self._write(row[:0])
@@ -106,16 +94,16 @@ class History:
         self._moments = len(rows)
 
 
-def read_history(file: Path) -> list[Moment]:
-    """The moments of a run's history, in order. Raises FileNotFoundError, or ValueError where the
+def read_token_losses(file: Path) -> list[Moment]:
+    """The moments in a run's file, in order. Raises FileNotFoundError, or ValueError where the
     file is damaged from its start."""
     rows = _read(file)[1]
     return [
         Moment(
             int(row["step"]),
             float(row["epoch"]),
-            float(row["known"] / max(1, len(row["codes"]) - 1)),
-            row["codes"],
+            float(row["known"] / max(1, len(row["levels"]) - 1)),
+            row["levels"],
         )
         for row in rows
     ]
@@ -123,7 +111,13 @@ def read_history(file: Path) -> list[Moment]:
 
 def _row(n: int) -> np.dtype:
     return np.dtype(
-        [("step", "<u4"), ("known", "<u4"), ("epoch", "<f8"), ("codes", "u1", (n,)), ("crc", "<u4")]
+        [
+            ("step", "<u4"),
+            ("known", "<u4"),
+            ("epoch", "<f8"),
+            ("levels", "u1", (n,)),
+            ("crc", "<u4"),
+        ]
     )
 
 
@@ -135,7 +129,7 @@ def _read(file: Path) -> tuple[int, np.ndarray]:
         raise ValueError(f"{file} is damaged: it has no head")
     magic, version, n, every = _HEAD.unpack_from(data)
     if (magic, version) != (_MAGIC, _VERSION) or not n or not 0 < every < 2**31:
-        raise ValueError(f"{file} is damaged: it is no history of losses")
+        raise ValueError(f"{file} is damaged: it holds no losses of tokens")
     row = _row(n)
     rows = np.frombuffer(data, row, (len(data) - _HEAD.size) // row.itemsize, _HEAD.size)
     sound = 0

@@ -6,7 +6,6 @@ Reads two small files of a checkpoint, without MLX, while the run may be writing
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +19,10 @@ from ..files import read_json, sha256
 CHECKPOINTS, STATE, ORDER, LOSSES, FINAL = (
     "checkpoints", "state.json", "order.safetensors", "seen", "model.safetensors",
 )  # fmt: skip
-UNTRAINED = 8.0  # nats, exactly: what a token has that was never trained with some context
-LEAST, MOST = 1e-4, 10.0  # nats, the ends of the scale, as of the memory map
-LEVELS, NOT_TRAINED = 255, 255  # steps of the scale, and what stands beside it
-LIKELIEST = math.log(2)  # below it a token has more than half of the probability
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class CheckpointProgress:
     """`step` and `total` steps of the plan, which `length` (epochs and steps at most) gave; whether
     the text was `known` or the target `reached`; the `losses`, (N,) float32, in nats, and a
     `version` that no other checkpoint has."""
@@ -40,22 +35,6 @@ class Checkpoint:
     reached: bool
     losses: np.ndarray
 
-    @property
-    def levels(self) -> bytes:
-        """One byte a token: its place on a logarithmic scale from LEAST to MOST, 0 to LEVELS - 1,
-        or NOT_TRAINED."""
-        clipped = np.clip(self.losses, LEAST, MOST)
-        scale = np.log(clipped / LEAST) / math.log(MOST / LEAST)
-        levels = np.round(scale * (LEVELS - 1)).astype(np.uint8)
-        levels[self.losses == UNTRAINED] = NOT_TRAINED
-        return levels.tobytes()
-
-    @property
-    def share_likeliest(self) -> float:
-        """The share of the tokens that had more than half of the probability when last trained;
-        the first one, which nothing precedes, does not count."""
-        return float((self.losses[1:] < LIKELIEST).mean()) if len(self.losses) > 1 else 0.0
-
 
 def checkpoints(run: Path) -> list[Path]:
     """The folders of a run's checkpoints, the newest first."""
@@ -63,7 +42,7 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted(folders, reverse=True)
 
 
-def newest_losses(run: Path, known: Checkpoint | None) -> Checkpoint | None:
+def newest_progress(run: Path, known: CheckpointProgress | None) -> CheckpointProgress | None:
     """The newest checkpoint that can be read; `known` where that is still it, or where none can.
 
     A run removes old ones while it is read here, and one may be damaged: the one before counts.
@@ -77,14 +56,14 @@ def newest_losses(run: Path, known: Checkpoint | None) -> Checkpoint | None:
     return known
 
 
-def _read(folder: Path, version: str) -> Checkpoint:
+def _read(folder: Path, version: str) -> CheckpointProgress:
     """A checkpoint's progress. Raises OSError, or ValueError and its like where it is damaged."""
     content = read_json(folder / STATE)
     state, train = content["state"], content["train"]
     file = folder / ORDER
     if sha256(file) != content["sha256"][ORDER]:
         raise ValueError(f"{file} has other bytes than were saved")
-    return Checkpoint(
+    return CheckpointProgress(
         version, int(state["step"]), int(state["total"]),
         (float(train["epochs"]), int(train["steps"])),
         bool(state.get("known")), bool(state.get("reached")), _array(file.read_bytes(), LOSSES),
