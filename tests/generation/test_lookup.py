@@ -129,6 +129,9 @@ def test_wrong_guesses_change_nothing(language_model, spoil, trials):
         lookup = Lookup([*text, *rng.permutation(text)], trials)
         assert list(stream(language_model, [start], 100, lookup=lookup)) == plain
         assert lookup.proposed >= lookup.accepted
+        # Once its first guesses fail, a lookup that is on trial may guess no more.
+        assert lookup.proposed > lookup.accepted or trials or spoil == 10_000
+        assert lookup.proposed > 0 or trials
 
 
 def test_ties_are_decided_as_without_guesses(language_model):
@@ -142,6 +145,7 @@ def test_ties_are_decided_as_without_guesses(language_model):
     plain = list(stream(tied, [4, 8], 60))
     lookup = Lookup([4, 8, *(i | 1 for i in plain), 4, 8, *plain], trials=0)
     assert list(stream(tied, [4, 8], 60, lookup=lookup)) == plain
+    assert lookup.proposed > lookup.accepted
 
 
 def test_sampled_tokens_are_distributed_as_without_guesses():

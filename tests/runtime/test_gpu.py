@@ -185,9 +185,13 @@ def test_a_device_is_chosen_by_name(monkeypatch):
         monkeypatch.setenv("SHAKEGPT_DEVICE", chosen)
         with pytest.raises(ValueError, match=f"SHAKEGPT_DEVICE is {chosen}; it must be cpu here"):
             device_module.setup.__wrapped__()
-    monkeypatch.setenv("SHAKEGPT_DEVICE", "cpu")
-    device_module.use_chosen_device()
-    assert mx.default_device() == mx.cpu
+    chosen = []
+    monkeypatch.setattr(mx, "set_default_device", chosen.append)
+    monkeypatch.setattr(mx, "is_available", lambda _: True)
+    for name in ("cpu", "gpu", ""):
+        monkeypatch.setenv("SHAKEGPT_DEVICE", name)
+        device_module.use_chosen_device()
+    assert chosen == [mx.cpu, mx.gpu]
 
 
 def test_too_little_memory_on_a_card_is_refused_with_what_fits(monkeypatch, device):

@@ -3,6 +3,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlx.core as mx
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from mlx_shakegpt import runtime
 from mlx_shakegpt.runtime import blas, memory
+from mlx_shakegpt.runtime import device as device_module
 from mlx_shakegpt.settings.presets import preset, recipe
 from mlx_shakegpt.training import cost
 
@@ -61,9 +63,26 @@ def test_a_fast_blas_is_much_faster_than_the_wheels_own():
 @linux
 def test_without_any_openblas_one_warning_says_what_to_do(monkeypatch):
     monkeypatch.setattr(blas, "candidates", list)
-    library = blas.use_fast_blas()
-    assert not library.fast
-    assert library.reason == "no OpenBLAS was found"
+    runtime = device_module.setup.__wrapped__()
+    assert not runtime.blas.fast
+    slow = [line for line in runtime.warnings if "BLAS" in line]
+    assert len(slow) == 1 and "(no OpenBLAS was found)" in slow[0]
+    assert slow[0].endswith("get one with: pip install scipy-openblas32")
+
+
+@linux
+def test_processes_that_were_launched_together_share_the_cores(monkeypatch):
+    used = []
+    library = SimpleNamespace(fast=True, threads=8, use_threads=used.append)
+    monkeypatch.setattr(device_module, "use_fast_blas", lambda compiled: library)
+    launch = SimpleNamespace(local_rank=0, local_size=4)
+    monkeypatch.setattr(device_module, "launched", lambda: launch)
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "3")  # what somebody chose stays
+    device_module.setup.__wrapped__()
+    assert used == []
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS")
+    device_module.setup.__wrapped__()
+    assert used == [2]
 
 
 @linux

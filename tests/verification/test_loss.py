@@ -53,6 +53,37 @@ def test_whole_text_loss_is_that_of_numpy(ids, closed):
     assert got.complete and got.tokens == 399
 
 
+class Recorded:
+    """One of several ranks, which takes the others' part from what they said before."""
+
+    def __init__(self, rank, said):
+        self.rank, self.size, self.said, self.round = rank, len(said), said, -1
+
+    def gather(self, mine):
+        self.round += 1
+        self.said[self.rank][self.round :] = [mine]
+        others = (one[self.round] if self.round < len(one) else [0.0, 0.0, 0] for one in self.said)
+        return [mine if rank == self.rank else other for rank, other in enumerate(others)]
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_ranks_score_each_window_once_and_all_of_them_know_the_result(ids, size):
+    model, vocabulary = GPT(TINY, 51), Vocabulary.of(ids)
+    initialise(model, 0)
+    alone = whole_text_nll(model, ids, 16, vocabulary)
+    said = [[] for _ in range(size)]
+    for rank in range(size):
+        whole_text_nll(model, ids, 16, vocabulary, ranks=Recorded(rank, said))
+    assert sum(count for one in said for _, _, count in one) == 399
+    for rank in range(size):
+        assert len(said[rank]) == len(said[0])
+        got = whole_text_nll(model, ids, 16, vocabulary, ranks=Recorded(rank, said))
+        assert got.nll == pytest.approx(alone.nll, rel=1e-6)
+        assert (got.accuracy, got.tokens, got.complete) == (
+            pytest.approx(alone.accuracy), alone.tokens, alone.complete
+        )  # fmt: skip
+
+
 def test_scoring_ends_early_only_where_the_target_is_out_of_reach(ids):
     model = GPT(TINY, 51)
     initialise(model, 0)
