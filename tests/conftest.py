@@ -356,6 +356,12 @@ def free_port():
 
 def assert_loopback_only(port):
     """This machine's other addresses, the one that its network sees among them, do not answer."""
+    if Path("/proc/net/tcp").exists():
+        state = (line.split()[1:4:2] for name in ("tcp", "tcp6")
+                 for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:])  # fmt: skip
+        places = {place.rpartition(":")[0] for place, kind in state
+                  if kind == "0A" and int(place.rpartition(":")[2], 16) == port}  # fmt: skip
+        assert places == {"0100007F"}, places  # 127.0.0.1, listening
     found = {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None)}
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
         probe.connect(("192.0.2.1", 9))  # which sends nothing

@@ -372,7 +372,17 @@ def test_damaged_weights_are_one_line(shakegpt, trained, damage):
     assert words[damage] in result.err and result.err.count("\n") == 1
 
 
-def test_a_damaged_checkpoint_is_passed_over_and_none_sound_is_an_error(shakegpt, trained, poem):
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(shakegpt, poem, tiny_preset, home):
+    assert train(shakegpt, poem, "--checkpoint-every", "2").code == 1
+    checkpoints = home / "weights" / "tiny" / "checkpoints"
+    (checkpoints / "00000006" / "optimizer.safetensors").unlink()
+    result = shakegpt("train", "--preset", "tiny", "--resume", "--json")
+    assert result.code == 1 and result.json()["step"] == 6, result.err
+    assert "lacks optimizer.safetensors; going back to the one before" in result.err
+    assert "Resuming tiny after step 4 of 6" in result.err
+
+
+def test_without_a_sound_checkpoint_nothing_is_resumed(shakegpt, trained, poem):
     checkpoint = trained / "checkpoints" / "00000006"
     (checkpoint / "optimizer.safetensors").unlink()
     result = shakegpt("train", "--preset", "tiny", "--resume")

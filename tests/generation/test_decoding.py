@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from conftest import TINY, opinionated
 
+from mlx_shakegpt.generation.choosing import Chooser
 from mlx_shakegpt.generation.decoding import stream
 from mlx_shakegpt.model.gpt import GPT
 from mlx_shakegpt.model.initial import initialise
@@ -80,6 +81,29 @@ def test_sampling_follows_its_seed_and_its_limits(language_model):
     greedy = list(stream(language_model, [5], 30))
     for limit in ({"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}):
         assert list(stream(language_model, [5], 30, Sampling(temperature=1.0, **limit))) == greedy
+
+
+@pytest.mark.parametrize(
+    ("limits", "left"),
+    [
+        ({}, {0, 1, 2, 3, 4}),
+        ({"top_k": 2}, {1, 3}),
+        ({"top_p": 0.7}, {1, 3}),  # 0.4 alone is less than that
+        ({"top_p": 0.75}, {1, 3, 0}),
+        ({"min_p": 0.3}, {1, 3, 0}),  # of the likeliest's 0.4
+        ({"min_p": 0.3, "top_k": 1}, {1}),
+    ],
+)
+def test_limits_leave_the_likeliest_whatever_the_temperature(limits, left):
+    probabilities = np.array([0.15, 0.4, 0.1, 0.32, 0.03])
+    model = LanguageModel(GPT(replace(TINY, vocab_size=5)), None, 16)
+    for temperature in (0.5, 2.0):
+        chooser = Chooser(model, Sampling(temperature=temperature, **limits))
+        logits = mx.array(np.tile(np.log(probabilities), (4000, 1)), mx.float32) + 3
+        drawn = np.bincount(np.array(chooser.ids(logits)), minlength=5) / 4000
+        assert set(np.flatnonzero(drawn).tolist()) == left
+        wanted = np.where(np.isin(np.arange(5), list(left)), probabilities ** (1 / temperature), 0)
+        assert drawn == pytest.approx(wanted / wanted.sum(), abs=0.05)
 
 
 def test_streams_that_take_turns_draw_as_each_alone(language_model):

