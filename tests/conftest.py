@@ -390,14 +390,20 @@ def shown_in_terminal(command, environment, **streams):
     return shown.decode(), printed
 
 
+def tool(*names):
+    """The path of a program that goes by one of some names. Without it a test is skipped, or fails
+    under SHAKEGPT_TEST_TOOLS=required."""
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        required = os.environ.get("SHAKEGPT_TEST_TOOLS") == "required"
+        (pytest.fail if required else pytest.skip)(f"there is no {names[0]}")
+    return path
+
+
 @pytest.fixture
 def browser():
-    """A real one, where there is one; it must be there under SHAKEGPT_TEST_BROWSER=required."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    if path is None:
-        if os.environ.get("SHAKEGPT_TEST_BROWSER") == "required":
-            pytest.fail("there is no chromium")
-        pytest.skip("there is no chromium; get it with: apt-get install chromium")
+    """A real one, where there is one."""
+    path = tool("chromium", "chromium-browser")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

@@ -8,7 +8,7 @@ import tomllib
 from importlib import metadata
 
 import pytest
-from conftest import POEM, ROOT
+from conftest import POEM, ROOT, tool
 from packaging.requirements import Requirement
 
 from mlx_shakegpt import __version__
@@ -101,12 +101,6 @@ def test_only_its_own_checkout_is_home_to_a_copy_of_the_package(tmp_path, projec
 def test_a_shell_completes_commands(shakegpt, shell):
     script = shakegpt("completion", shell)
     assert script.code == 0 and f"_SHAKEGPT_COMPLETE={shell}_complete" in script.out
-    if shutil.which(shell) is None:
-        pytest.skip(f"there is no {shell} to read it")
-    done = subprocess.run(
-        [shell, "-n"], input=script.out, text=True, capture_output=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
     environment = os.environ | {"_SHAKEGPT_COMPLETE": f"{shell}_complete"}
     environment |= {"COMP_WORDS": "shakegpt ver", "COMP_CWORD": "1"}
     code = "import sys; sys.argv = ['shakegpt']; from mlx_shakegpt.cli import app; app()"
@@ -114,6 +108,10 @@ def test_a_shell_completes_commands(shakegpt, shell):
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
     )
     assert "verify" in offered.stdout and "train" not in offered.stdout
+    done = subprocess.run(
+        [tool(shell), "-n"], input=script.out, text=True, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def installs(extras, system):

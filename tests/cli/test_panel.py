@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -13,7 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import PATIENCE, TRAIN_TINY, shown_in_terminal
+from conftest import PATIENCE, TRAIN_TINY, shown_in_terminal, tool
 from rich.console import Console
 from rich.text import Text
 
@@ -191,9 +190,7 @@ def test_training_goes_on_where_stderr_is_closed(home):
 
 def test_a_panel_follows_a_terminal_that_changes_its_size(home, tmp_path):
     """In tmux, which wraps the lines of a picture anew, as other terminals do."""
-    tmux = shutil.which("tmux")
-    if tmux is None:
-        pytest.skip("there is no tmux; get it with: apt-get install tmux")
+    tmux = tool("tmux")
     socket = ["-S", str(tmp_path / "tmux"), "-f", os.devnull]
 
     def run(*words):

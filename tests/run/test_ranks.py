@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE, ROOT, TINY_PROGRAM, free_port, free_ports
+from conftest import PATIENCE, ROOT, TINY_PROGRAM, free_port, free_ports, tool
 
 from mlx_shakegpt.runtime import Launch, launched
 
@@ -370,11 +370,7 @@ def test_mlx_launch_shows_the_last_line(home):
 
 
 def test_mpirun_starts_it(home, alone):
-    mpirun = shutil.which("mpirun")
-    if mpirun is None:
-        if os.environ.get("SHAKEGPT_TEST_MPI") == "required":
-            pytest.fail("there is no mpirun")
-        pytest.skip("there is no mpirun; get it with: apt-get install openmpi-bin")
+    mpirun = tool("mpirun")
     root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     done = subprocess.run(
         [mpirun, "--oversubscribe", "-n", "2", *TINY_PROGRAM, *TRAIN, "--run", "r"],
