@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from ..settings.config import TrainConfig
 from ..settings.presets import DEFAULT_RECIPE, default_preset, dtype_of, preset, recipe
-from .common import FilePath, emit, json_option, note, options, prepare
+from .common import FilePath, emit, json_option, note, options, prepare, refuse_others
 from .long import awake
 
 
@@ -35,9 +34,9 @@ def command(
     """Times the training step, greedy generation and a matrix product."""
     changes = {k: v for k, v in settings.items() if v is not None}
     if share:
-        source = click.get_current_context().get_parameter_source("repeats")
-        if presets or changes or source is ParameterSource.COMMANDLINE:
-            raise click.UsageError("--share has presets and shapes of its own; give it alone")
+        refuse_others(
+            ("share", "as_json"), "--share has presets and shapes of its own; leave {option} out"
+        )
         return _share(share, as_json)
     runtime = prepare()
     from ..sharing import markdown

@@ -12,6 +12,7 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from ..settings.config import Passage
 
@@ -94,6 +95,17 @@ def _checked(check: Any) -> Callable[[Any, click.Parameter, Any], Any]:
     return callback
 
 
+def refuse_others(allowed: Sequence[str], message: str) -> None:
+    """Raises UsageError where an option was given that is not among those `allowed`; in the
+    `message`, `option` is replaced by its name."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if given and name not in allowed:
+            raise click.UsageError(message.format(option=parameter.opts[0]))
+
+
 def visible(text: str, kept: str = "\n\t") -> str:
     """A text with its control characters, but for those `kept`, as escapes like \\x1b.
 
@@ -153,14 +165,21 @@ def downloads() -> Iterator[Callable[[str, int, int], None]]:
 def prepare() -> Any:
     """Sets up the device, notes what it lacks, and fetches the vocabulary if it is missing."""
     from .. import runtime
-    from ..text import tokenizer
 
     machine = runtime.setup()
     for warning in machine.warnings:
         note(f"Warning: {warning}")
-    with downloads() as progress:
-        tokenizer.gpt2(progress)
+    fetch_vocabulary()
     return machine
+
+
+def fetch_vocabulary() -> None:
+    """Fetches GPT-2's vocabulary where it is missing."""
+    from ..text import assets, tokenizer
+
+    with downloads() as progress:
+        for asset in tokenizer.VOCABULARY:
+            assets.ensure(asset, progress)
 
 
 def text_options(function: Any) -> Any:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from click.core import ParameterSource
 
-from .common import FilePath, emit, json_option
+from .common import FilePath, emit, json_option, refuse_others
 
 
 @click.command("plot")
@@ -47,12 +46,7 @@ def command(
 
 def _film(runs: tuple[str, ...], picture: Path, as_json: bool) -> None:
     """Draws one run's film."""
-    context = click.get_current_context()
-    for parameter in context.command.params:
-        name = str(parameter.name)
-        own = name in ("runs", "film", "as_json")
-        if not own and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"a film has no {parameter.opts[0]}; leave it out")
+    refuse_others(("runs", "film", "as_json"), "a film has no {option}; leave it out")
     if len(runs) > 1:
         raise click.UsageError("a film shows one run; name one")
     from ..run import find_run, load_corpus

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from ..settings.config import VerifyConfig
 from ..settings.errors import NotReached
@@ -18,6 +17,7 @@ from .common import (
     note,
     options,
     prepare,
+    refuse_others,
     text_options,
     trained_model_from,
 )
@@ -52,7 +52,10 @@ def command(
     """
     if certificate:
         fresh = ("samples", "seed") if seed is not None else ()
-        _only("run", "model", "data", "certificate", "as_json", *fresh)
+        refuse_others(
+            ("run", "model", "data", "certificate", "as_json", *fresh),
+            "--certificate brings its own settings; leave {option} out",
+        )
         sample = None if seed is None else (seed, settings["samples"])
         _rerun(Path(certificate), run, model, data, as_json, sample)
         return
@@ -210,14 +213,3 @@ def _announce(trained: Any) -> None:
 
 def _done(part: str) -> None:
     note(f"  {part}")
-
-
-def _only(*names: str) -> None:
-    """Refuses options that a certificate brings itself."""
-    context = click.get_current_context()
-    for parameter in context.command.params:
-        name = str(parameter.name)
-        if name not in names and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise click.UsageError(
-                f"--certificate brings its own settings; leave {parameter.opts[0]} out"
-            )

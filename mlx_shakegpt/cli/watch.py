@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from .common import FilePath, downloads, note, say
+from .common import FilePath, fetch_vocabulary, note, say
 
 
 @click.command("watch")
@@ -38,13 +38,11 @@ def command(
     from ..run.names import find_run
     from ..run.watched_run import WatchedRun
     from ..sharing.watch_server import serve_until_interrupted, watch_server
-    from ..text import tokenizer
 
     path = Path(run).expanduser() if run and os.sep in run else find_run(run)
     watched = WatchedRun(path, Path(data) if data else None)
     try:
-        with downloads() as progress:
-            tokenizer.gpt2(progress)
+        fetch_vocabulary()
     except ValueError as error:  # the page then shows all but the text
         note(f"Warning: {error}")
     else:

@@ -12,10 +12,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
+from ..files import PROJECT
 from ..training import StepReport
 
 PACKAGES = {"tensorboard": "tensorboardX", "trackio": "trackio", "wandb": "wandb"}
-PROJECT = "mlx-shakegpt"
 NUMBERS = ("loss", "lr", "norm", "epoch", "tokens_per_second")
 
 

@@ -67,7 +67,7 @@ class TrainConfig(Checked):
     grow: float = option(0.7, "share of the steps after which windows are whole", SHARE)
     steps: int = option(0, "steps at most; 0: as many as `epochs` takes", NOT_NEGATIVE)
     epochs: float = option(40.0, "passes over the text at most, when `steps` is 0", EPOCHS)
-    lr: float = option(1e-3, "peak learning rate", POSITIVE)
+    lr: float = option(1e-3, "peak learning rate of AdamW; `muon_ratio` gives Muon's", POSITIVE)
     end_lr: float = option(0.0, "learning rate at the end of the decay", NOT_NEGATIVE)
     warmup_steps: int = option(30, "steps of linear warm-up", NOT_NEGATIVE)
     hold: float = option(

@@ -12,15 +12,16 @@ import tiktoken
 from . import assets
 
 END_OF_TEXT = 50256
+VOCABULARY = (assets.GPT2_MERGES, assets.GPT2_VOCABULARY)
 
 
 @cache
-def gpt2(progress: assets.Progress | None = None) -> tiktoken.Encoding:
+def gpt2() -> tiktoken.Encoding:
     """tiktoken's own "gpt2" encoding, read from the hash-checked files in `data/`.
 
     Raises assets.AssetError where the vocabulary cannot be had.
     """
-    files = [assets.ensure(a, progress) for a in (assets.GPT2_MERGES, assets.GPT2_VOCABULARY)]
+    files = [assets.ensure(asset) for asset in VOCABULARY]
     before = os.environ.get("TIKTOKEN_CACHE_DIR")
     os.environ["TIKTOKEN_CACHE_DIR"] = str(files[0].parent)
     try:

@@ -19,6 +19,7 @@ from ..model.language_model import LanguageModel
 from .loss import window_scores
 from .repeats import Repeats, followed, periodic
 
+Z95 = 1.959964  # the standard normal's 97.5th percentile
 LENGTHS = ((32, 32), (50, 50))  # k given and m said: Biderman's and Carlini's
 RUN = 256  # tokens that a free run is followed at most
 FREE_RUNS = 64
@@ -42,7 +43,7 @@ def sample(n: int, samples: int, seed: int, all_below: int = 0) -> Sample:
     return Sample(np.random.default_rng(seed).integers(edges[:-1], edges[1:]), False)
 
 
-def wilson(hits: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+def wilson(hits: int, n: int, z: float = Z95) -> tuple[float, float]:
     """Wilson's 95 % interval of a share of `hits` in `n` draws (Wilson, 1927); rounding must not
     leave out the share itself, where it is 0 or 1."""
     share, z2 = hits / n, z * z
@@ -51,10 +52,10 @@ def wilson(hits: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     return min(max(0.0, middle - half), share), max(min(1.0, middle + half), share)
 
 
-def interval(hits: int, n: int, complete: bool) -> tuple[float, float]:
+def interval(hits: int, n: int, complete: bool, z: float = Z95) -> tuple[float, float]:
     """Wilson's interval of `hits` in a sample of n; where that is `complete`, the share itself: a
     count, not an estimate."""
-    return (hits / n, hits / n) if complete else wilson(hits, n)
+    return (hits / n, hits / n) if complete else wilson(hits, n, z)
 
 
 def extraction(

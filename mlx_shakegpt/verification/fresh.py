@@ -10,7 +10,7 @@ import numpy as np
 
 from ..model.language_model import LanguageModel
 from .comparison import PLACES, share_allowed
-from .extraction import extraction, sample, wilson
+from .extraction import extraction, interval, sample
 
 CONFIDENCE, Z = 0.99, 2.575829  # of a fresh sample's interval, two-sided
 
@@ -65,7 +65,7 @@ def fresh_rates(
         n = len(ids) - k - m + 1
         chosen = sample(n, samples or n, seed)
         share, size = extraction(model, ids, k, m, chosen)["rate"], len(chosen.offsets)
-        low, high = (share, share) if chosen.complete else wilson(round(share * size), size, Z)
+        low, high = interval(round(share * size), size, chosen.complete, Z)
         name = f"em@{k},{m}"
         rates.append(FreshRate(name, share, low, high, size, (rate["low"], rate["high"])))
         done(name)

@@ -131,7 +131,7 @@ def test_what_was_measured_before_an_interrupt_is_kept(device, small):
 
 def test_share_goes_with_no_shape_and_takes_a_place_that_can_be_written(shakegpt, tmp_path):
     result = shakegpt("bench", "--share", tmp_path / "x.json", "--preset", "quick")
-    assert result.code == 2 and "give it alone" in result.err
+    assert result.code == 2 and "leave --preset out" in result.err
     (tmp_path / "file").touch()
     result = shakegpt("bench", "--share", tmp_path / "file" / "x.json")
     assert result.code == 2 and result.err.splitlines()[-1].startswith("Error: ")
