@@ -5,14 +5,13 @@ The text is read when it is first asked for; where it is not to be had, `missing
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ..text.corpus import Corpus
 from ..text.lines import lines_of
-from ..text.quotations import Source
+from ..text.quotations import Source, pieces
 from ..text.tokenizer import decode, decode_stream
 from .config_file import LearnedText
 
@@ -53,20 +52,13 @@ class Places:
             return {"start": start, "text": [], "line": []}
         ids, lines, _ = self._loaded
         before = max(0, start - _CHARACTER)
-        pieces = list(decode_stream(ids[before:stop].tolist()))[: max(0, len(ids) - before)]
-        text = pieces[start - before : stop - before]
+        decoded = list(decode_stream(ids[before:stop].tolist()))[: max(0, len(ids) - before)]
+        text = decoded[start - before : stop - before]
         return {"start": start, "text": text, "line": lines[start:stop].tolist()}
 
     def marked(self, text: str) -> list[tuple[str, int]]:
         """A text in pieces, each with the line where it stands word for word, or 0."""
-        return [(text, 0)] if isinstance(self._loaded, str) else list(self._marked(text))
-
-    def _marked(self, text: str) -> Iterator[tuple[str, int]]:
-        shown = 0
-        for span in self._loaded[2].spans(text):  # type: ignore[union-attr]
-            if span.start > shown:
-                yield text[shown : span.start], 0
-            yield text[span.start : span.stop], span.line
-            shown = span.stop
-        if shown < len(text):
-            yield text[shown:], 0
+        if isinstance(self._loaded, str):
+            return [(text, 0)]
+        cut = pieces(text, self._loaded[2].spans(text))
+        return [(piece, span.line if span else 0) for piece, span in cut]

@@ -5,7 +5,6 @@ Names and layout are llama.cpp's for the architecture "gpt2"; to quantise, it ha
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +15,7 @@ import numpy as np
 
 from ..files import atomic_path, must_not_exist
 from ..model.language_model import LanguageModel
-from ..text import assets
+from ..text import tokenizer
 from ..text.tokenizer import END_OF_TEXT
 from ..weights import CONV1D, full_tensors
 from ..weights.layout import HF_PREFIX
@@ -116,17 +115,15 @@ def _add_settings(
 
 def _add_tokenizer(gguf: ModuleType, writer: Any) -> None:
     """GPT-2's tokens in the order of their ids, its merges, and its one special token."""
-    file = assets.ensure(assets.GPT2_VOCABULARY)
-    vocabulary = json.loads(file.read_text(encoding="utf-8"))
+    vocabulary = tokenizer.vocabulary()
     tokens = sorted(vocabulary, key=vocabulary.__getitem__)
-    merges = assets.ensure(assets.GPT2_MERGES).read_text(encoding="utf-8").splitlines()[1:]
     types = [int(gguf.TokenType.NORMAL)] * len(tokens)
     types[END_OF_TEXT] = int(gguf.TokenType.CONTROL)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens)
     writer.add_token_types(types)
-    writer.add_token_merges([merge for merge in merges if merge])
+    writer.add_token_merges(tokenizer.merges())
     writer.add_bos_token_id(END_OF_TEXT)
     writer.add_eos_token_id(END_OF_TEXT)
     writer.add_add_bos_token(False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from ..text.quotations import Source, covered, longest
+from ..text.quotations import Source, covered, longest, pieces
 
 STYLE = """
 .said { white-space: pre-wrap; font-family: ui-monospace, monospace; line-height: 1.6;
@@ -24,13 +24,10 @@ def plain(prompt: str, text: str) -> str:
 
 def marked(prompt: str, text: str, source: Source) -> str:
     """What was said, with its known spans; the pointer over one shows its line."""
-    whole, parts, shown = prompt + text, [], 0
+    whole, parts = prompt + text, []
     spans = source.spans(whole)
-    for span in spans:
-        where = f"line {span.line:,} of the learned text, {span.words} words"
-        parts.append(escape(whole[shown : span.start]))
-        parts.append(f'<mark title="{where}">{escape(whole[span.start : span.stop])}</mark>')
-        shown = span.stop
-    parts.append(escape(whole[shown:]))
+    for piece, span in pieces(whole, spans):
+        where = span and f"line {span.line:,} of the learned text, {span.words} words"
+        parts.append(f'<mark title="{where}">{escape(piece)}</mark>' if where else escape(piece))
     summary = f"Known word for word: {covered(spans, whole):.0%}. Longest: {longest(spans)} words."
     return f'<div class="said">{"".join(parts)}</div><p class="told">{summary}</p>'

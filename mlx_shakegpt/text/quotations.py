@@ -87,16 +87,16 @@ def _joins(left: str, right: str) -> bool:
     return bool(left and right and re.fullmatch(r"\w\w", left[-1] + right[0]))
 
 
-def pieces(text: str, spans: Sequence[Span]) -> Iterator[tuple[str, bool]]:
-    """A text cut at its spans: each piece, and whether it is one of them."""
+def pieces(text: str, spans: Sequence[Span]) -> Iterator[tuple[str, Span | None]]:
+    """A text cut at its spans: each piece, and the span that it is, if it is one."""
     shown = 0
     for span in spans:
         if shown < span.start:
-            yield text[shown : span.start], False
-        yield text[span.start : span.stop], True
+            yield text[shown : span.start], None
+        yield text[span.start : span.stop], span
         shown = span.stop
     if shown < len(text):
-        yield text[shown:], False
+        yield text[shown:], None
 
 
 def longest(spans: Sequence[Span]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import json
 import os
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -31,6 +32,19 @@ def gpt2() -> tiktoken.Encoding:
             del os.environ["TIKTOKEN_CACHE_DIR"]
         else:
             os.environ["TIKTOKEN_CACHE_DIR"] = before
+
+
+@cache
+def vocabulary() -> dict[str, int]:
+    """GPT-2's tokens, spelled in its byte alphabet, and their ids."""
+    return json.loads(assets.ensure(assets.GPT2_VOCABULARY).read_text(encoding="utf-8"))
+
+
+@cache
+def merges() -> list[str]:
+    """The pairs of tokens that GPT-2's encoding joins, the first ones first."""
+    lines = assets.ensure(assets.GPT2_MERGES).read_text(encoding="utf-8").splitlines()
+    return [line for line in lines[1:] if line]  # after a line with the version
 
 
 def encode(text: str) -> list[int]:

@@ -5,8 +5,6 @@ Safetensors only. Every file is checked against what the model expects before ML
 
 from __future__ import annotations
 
-import json
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ import mlx.core as mx
 from ..files import read_json, sha256
 from ..model.language_model import LanguageModel, built
 from ..settings.config import GPT2_VOCAB_SIZE, ModelConfig
-from ..text import assets
+from ..text import assets, tokenizer
 from .layout import MLX_PREFIX, layer_settings, plain_tensors
 from .safetensors import check_tensors, load_tensors
 
@@ -149,10 +147,5 @@ def _must_encode_as_gpt2(folder: Path) -> None:
         if name == "tokenizer.json":
             model = table.get("model")
             table = model.get("vocab") if isinstance(model, dict) else None
-        if table != _gpt2_vocabulary():
+        if table != tokenizer.vocabulary():
             raise ValueError(f"{path} is not GPT-2's encoding; its ids would mean other tokens")
-
-
-@cache
-def _gpt2_vocabulary() -> dict[str, int]:
-    return json.loads(assets.ensure(assets.GPT2_VOCABULARY).read_text(encoding="utf-8"))

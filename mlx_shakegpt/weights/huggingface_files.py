@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..settings.config import ModelConfig
-from ..text import assets, tokenizer
+from ..text import tokenizer
 from ..text.tokenizer import END_OF_TEXT
 
 
@@ -52,8 +52,6 @@ def json_files(config: ModelConfig, context: int, dtype: str) -> dict[str, Any]:
 
 def fast_tokenizer() -> dict[str, Any]:
     """The `tokenizers` library's form of GPT-2's encoding."""
-    vocabulary = json.loads(assets.ensure(assets.GPT2_VOCABULARY).read_text(encoding="utf-8"))
-    merges = assets.ensure(assets.GPT2_MERGES).read_text(encoding="utf-8").splitlines()[1:]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
     flags = ("single_word", "lstrip", "rstrip", "normalized")
     end = {"id": END_OF_TEXT, "content": tokenizer.gpt2().decode([END_OF_TEXT]), "special": True}
@@ -75,8 +73,8 @@ def fast_tokenizer() -> dict[str, Any]:
             "fuse_unk": False,
             "byte_fallback": False,
             "ignore_merges": False,
-            "vocab": vocabulary,
-            "merges": [merge for merge in merges if merge],
+            "vocab": tokenizer.vocabulary(),
+            "merges": tokenizer.merges(),
         },
     }
 
