@@ -7,8 +7,6 @@ more at a sample of all offsets. Each is judged after every evaluation, up to `-
 the text. A recipe may have changes behind it: recite:beta2=0.99,lr=1e-3
 """
 
-import statistics
-
 import click
 import common
 
@@ -53,9 +51,8 @@ def run(text: str, preset_name: str, passage: Passage, most: float) -> list[str]
         pairs = zip(LENGTHS, chosen, strict=True)
         return [extraction(language_model, ids, k, m, c)["rate"] for (k, m), c in pairs]
 
-    times, step, measured, lucky = [], None, [0.0, 0.0], None
+    step, measured, lucky = None, [0.0, 0.0], None
     for step in trainer.run():
-        times.append(step.dt)
         if lucky is None and step.loss < NLL:
             lucky = step.tokens
         over = step.step == trainer.state.total or step.epoch >= most
@@ -69,9 +66,8 @@ def run(text: str, preset_name: str, passage: Passage, most: float) -> list[str]
         click.echo(note, err=True)
         if over or (measured[1] >= RATE and nll < NLL):
             break
-    seconds = statistics.median(times) * step.step  # what a busy hour adds is not ours
     arrived = "yes" if nll < NLL and measured[1] >= RATE else "no"
-    cells = [text, f"{step.tokens:,}", f"{step.epoch:.1f}", f"{step.step:,}", f"{seconds:.0f}"]
+    cells = [text, f"{step.tokens:,}", f"{step.epoch:.1f}", f"{step.step:,}"]
     cells.append(f"{lucky:,}" if lucky else "never")
     return [*cells, f"{nll:.4f}", f"{measured[0]:.3f}", f"{measured[1]:.3f}", arrived]
 
@@ -95,7 +91,6 @@ def main(
         "tokens",
         "epochs",
         "steps",
-        "seconds",
         "a batch below 0.1",
         "nll",
         "em@32,32",
