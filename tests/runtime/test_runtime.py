@@ -212,6 +212,6 @@ def test_estimates_count_the_products_of_a_step():
 def test_expected_epochs_are_those_taken_and_between():
     epochs = cost.EPOCHS_TAKEN
     assert [cost.expected_epochs(n) for n in epochs] == pytest.approx(list(epochs.values()))
-    assert epochs[16_384] < cost.expected_epochs(6_000) < epochs[4_096]
+    assert epochs[8_192] < cost.expected_epochs(6_000) < epochs[4_096]
     assert cost.expected_epochs(50) == pytest.approx(epochs[239])
     assert cost.expected_epochs(10**7) == pytest.approx(epochs[338_025])
