@@ -432,7 +432,7 @@ def test_what_first_targets_weigh_less_is_in_the_loss(ids):
 
 
 def test_blocks_cannot_join_later_where_they_would_not_be_the_identity(ids):
-    with pytest.raises(ValueError, match="only with zero_residual"):
+    with pytest.raises(ValueError, match="only with `zero_residual`"):
         trainer(ids, first_blocks=1)
 
 
