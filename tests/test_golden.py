@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 
+import mlx.core as mx
 import pytest
 from conftest import GOLDEN
 
@@ -44,5 +45,13 @@ def test_a_stored_checkpoint_goes_on_as_it_did(golden_run):
 
 def test_a_stored_export_speaks_as_the_run_does(golden_run):
     exported = load(GOLDEN / "exported", golden_run.parents[1] / "sonnets.txt")
+    ids = mx.array([encode(EXPECTED["prompt"])])
+    logits = exported.language_model.gpt(ids)[0, -1]
+    assert logits.shape == (50257,)
+    language_model = load("golden").language_model
+    own = language_model.expand(
+        language_model.gpt(mx.array(language_model.rows_of(ids[0].tolist())[None]))[0, -1]
+    )
+    assert mx.abs(logits - own).max().item() < 0.05 * mx.abs(own).max().item()
     text = "".join(generate(exported, EXPECTED["prompt"], len(EXPECTED["ids"])))
     assert encode(text) == EXPECTED["ids"]

@@ -101,8 +101,8 @@ def refuse_others(allowed: Sequence[str], message: str) -> None:
     context = click.get_current_context()
     for parameter in context.command.params:
         name = str(parameter.name)
-        given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-        if given and name not in allowed:
+        on_command_line = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if on_command_line and name not in allowed:
             raise click.UsageError(message.format(option=parameter.opts[0]))
 
 
