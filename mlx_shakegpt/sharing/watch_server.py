@@ -73,14 +73,15 @@ class WatchServer(ThreadingHTTPServer):
 def watch_server(watched: WatchedRun, host: str = "127.0.0.1", port: int | None = None) -> Any:
     """A server on a port, or on the first free one of PORTS, a WatchServer. Raises ValueError where
     there is none."""
-    for free in PORTS if port is None else ():
+    if port is not None:
+        return WatchServer(watched, host, port)
+    for free in PORTS[:-1]:
         try:
             return WatchServer(watched, host, free)
         except ValueError as error:
-            taken = getattr(error.__cause__, "errno", None) == errno.EADDRINUSE
-            if not taken or free == PORTS[-1]:
+            if getattr(error.__cause__, "errno", None) != errno.EADDRINUSE:
                 raise
-    return WatchServer(watched, host, port)  # type: ignore[arg-type]  # a number here
+    return WatchServer(watched, host, PORTS[-1])
 
 
 def serve_until_interrupted(server: WatchServer) -> None:
