@@ -53,17 +53,21 @@ class Reader:
         return np.array(chosen).astype(np.int32), np.array(tie)
 
 
-def continuations(model: LanguageModel, windows: np.ndarray, k: int) -> Continuations:
-    """What greedy decoding says after the first `k` ids of windows (S, k + m), for m tokens."""
+def continuations(
+    model: LanguageModel, windows: np.ndarray, k: int, correct: bool = False
+) -> Continuations:
+    """What greedy decoding says after the first `k` ids of windows (S, k + m), for m tokens. With
+    `correct`, the true token takes the place of a wrong one before the model goes on."""
     ids = np.empty((len(windows), windows.shape[1] - k), np.int32)
     tie = np.empty(ids.shape, bool)
     for start in range(0, len(windows), TOGETHER):
         part = slice(start, start + TOGETHER)
         reader, fed = Reader(model), windows[part, :k]
         for position in range(ids.shape[1]):
-            token, even = reader.read(fed, windows[part, k + position])
+            true = windows[part, k + position]
+            token, even = reader.read(fed, true)
             ids[part, position], tie[part, position] = token, even
-            fed = token[:, None]
+            fed = (true if correct else token)[:, None]
     return Continuations(ids, tie)
 
 
@@ -73,8 +77,34 @@ def recital(model: LanguageModel, ids: np.ndarray, k: int, correct: bool) -> Ite
     With `correct`, the true token takes the place of a wrong one before the model goes on; else it
     goes on from what it said.
     """
+    if correct:
+        yield from _corrected(model, ids, k)
+        return
     reader, fed = Reader(model), ids[None, :k]
     for true in ids[k:]:
         token, _ = reader.read(fed, np.array([true], np.int32))
         yield int(token[0])
-        fed = np.array([[true if correct else token[0]]], np.int32)
+        fed = token[:, None]
+
+
+def _corrected(model: LanguageModel, ids: np.ndarray, k: int) -> Iterator[int]:
+    """As `recital` with `correct`. Only true tokens are ever read, so no window waits for the one
+    before: one alone, to speak at once, then twice as many together each time."""
+    windows, together = _windows(ids, k, model.context, Window(model).half), 1
+    while windows:
+        size, prompt = windows[0][0].size, windows[0][1]
+        alike = [window for window, n in windows[:together] if (window.size, n) == (size, prompt)]
+        said = continuations(model, np.stack(alike), prompt, correct=True)
+        yield from said.ids.ravel().tolist()
+        windows, together = windows[len(alike) :], min(2 * together, TOGETHER)
+
+
+def _windows(ids: np.ndarray, k: int, context: int, half: int) -> list[tuple[np.ndarray, int]]:
+    """The windows in which a Reader says ids[k:], each with the number of ids that it begins with;
+    all but the first and the last are alike."""
+    windows, begin, said = [], 0 if k <= context else k - half, k
+    while said < len(ids):
+        end = begin + context + 1
+        windows.append((ids[begin:end], said - begin))
+        begin, said = end - half, end
+    return windows
