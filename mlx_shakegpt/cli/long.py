@@ -34,6 +34,8 @@ def interrupts(run: Any, tell: Any) -> Iterator[None]:
 
     What this process was started to ignore, as by nohup, it ignores.
     """
+    from ..runtime.signals import heeded
+
     interrupted = False
 
     def handle(number: int, _frame: Any) -> None:
@@ -49,8 +51,7 @@ def interrupts(run: Any, tell: Any) -> Iterator[None]:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
         tell("Finishing this step and saving; once more to leave at once.")
 
-    every = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    signals = [number for number in every if signal.getsignal(number) is not signal.SIG_IGN]
+    signals = heeded(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, handle) for number in signals}
     try:
         yield

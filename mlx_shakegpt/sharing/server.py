@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable
 from typing import Any
 
+from ..runtime.signals import stops_interrupt
 from ..weights.trained_model import TrainedModel
 from .marked import STYLE
 from .own_page import OwnPage
@@ -49,9 +49,7 @@ def serve_until_stopped(
     proxied: bool = False,
 ) -> None:
     """Serves the page, as `serve`, and tells where, until Ctrl-C, SIGTERM or SIGHUP."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-            signal.signal(number, signal.default_int_handler)
+    stops_interrupt()
     blocks = serve(trained, host, port, proxied)
     tell(f"{trained.name} speaks at {blocks.local_url}")
     try:

@@ -10,7 +10,6 @@ import errno
 import hashlib
 import json
 import re
-import signal
 import socket
 import socketserver
 import time
@@ -21,6 +20,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from ..run.watched_run import WatchedRun
+from ..runtime.signals import stops_interrupt
 from .own_page import OwnNames
 
 PAGE = Path(__file__).with_name("watch.html")
@@ -86,9 +86,7 @@ def watch_server(watched: WatchedRun, host: str = "127.0.0.1", port: int | None 
 
 def serve_until_interrupted(server: WatchServer) -> None:
     """Answers until Ctrl-C, SIGTERM or SIGHUP."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-            signal.signal(number, signal.default_int_handler)
+    stops_interrupt()
     try:
         server.serve_while(lambda: True)
     except KeyboardInterrupt:
