@@ -42,8 +42,11 @@ def model_config_from_hf(folder: Path) -> tuple[ModelConfig, int]:
 
     Raises FileNotFoundError, or ValueError where it is not a GPT-2 that this program computes.
     """
+    return _model_config(folder, _config(folder))
+
+
+def _model_config(folder: Path, data: dict[str, Any]) -> tuple[ModelConfig, int]:
     path = folder / CONFIG
-    data = _config(folder)
     if data.get("model_type") != "gpt2":
         raise ValueError(f"{folder} holds a {data.get('model_type')!r} model, not a gpt2")
     names = ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size", "layer_norm_epsilon")
@@ -69,14 +72,14 @@ def model_from_hf(folder: Path) -> LanguageModel:
     Quantised weights are computed with as the numbers that they stand for. Raises
     FileNotFoundError, or ValueError where the folder is not a sound GPT-2 with GPT-2's encoding.
     """
-    config, context = model_config_from_hf(folder)
+    data = _config(folder)
+    config, context = _model_config(folder, data)
     _must_encode_as_gpt2(folder)
     files = weights_files(folder)
     tensors: dict[str, mx.array] = {}
     for file in files:
         tensors |= load_tensors(file)
-    quantization = _config(folder).get("quantization")
-    tensors = plain_tensors(tensors, quantization, files[0])
+    tensors = plain_tensors(tensors, data.get("quantization"), files[0])
     return LanguageModel(built(config, config.vocab_size, tensors, files[0]), None, context)
 
 
