@@ -59,7 +59,8 @@ hypothesis.settings.load_profile("suite")
 LONG = ("verify", "torture", "ranks", "trainer", "publish", "demo", "watch")
 
 
-# What `make test-fast` runs: these, but for tests that train a model for others or run the program.
+# What `make test-fast` runs: these, but for tests that train a model for others or run the program,
+# and those that are marked as slow, which take two seconds or more.
 FAST = ("settings", "text", "model", "weights", "generation", "verification", "training")
 FAST += ("test_architecture.py", "test_properties.py")
 SLOW_FIXTURES = {"trained", "shakegpt"}

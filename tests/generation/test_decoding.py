@@ -134,6 +134,7 @@ def test_the_lowest_temperature_is_greedy_and_a_lower_one_refused(language_model
             Sampling(temperature=temperature)
 
 
+@pytest.mark.slow
 def test_sampled_frequencies_are_the_softmax_at_that_temperature(language_model):
     logits = np.array(language_model.gpt(mx.array([[5]]))[0, -1], np.float64)
     top = np.argsort(logits)[-3:]
@@ -163,6 +164,7 @@ def test_an_empty_prompt_is_refused(language_model):
         next(stream(language_model, [], 3))
 
 
+@pytest.mark.slow
 def test_speaking_does_not_wait_for_transformers_to_import():
     code = (
         "import sys; from mlx_shakegpt.generation.mlx_lm_modules import mlx_lm_module as get;"

@@ -148,6 +148,7 @@ def test_ties_are_decided_as_without_guesses(language_model):
     assert lookup.proposed > lookup.accepted
 
 
+@pytest.mark.slow
 def test_sampled_tokens_are_distributed_as_without_guesses():
     """Pairs of tokens, against the product of their probabilities."""
     model = GPT(replace(TINY, vocab_size=7))

@@ -32,8 +32,8 @@ def seeded(config, seed=0, rows=None):
     [
         ((2, 4, 64, 32), 32),
         ((3, 2, 96, 128), 100),
-        ((1, 12, 768, 1024), 64),
-        ((12, 12, 768, 1024), 24),
+        pytest.param((1, 12, 768, 1024), 64, marks=pytest.mark.slow),
+        pytest.param((12, 12, 768, 1024), 24, marks=pytest.mark.slow),
     ],
     ids=str,
 )

@@ -53,6 +53,7 @@ def four_steps(ids, ranks, **changes):
 
 
 @pytest.mark.parametrize("optimiser", ["muon", "adamw"])
+@pytest.mark.slow
 def test_a_gpus_step_among_ranks_is_a_step_without_an_exchange_in_it(monkeypatch, ids, optimiser):
     for module in (ops, optimizer, step):
         monkeypatch.setattr(module, "on_gpu", lambda: True)

@@ -116,6 +116,7 @@ def test_bench_shares_figures_in_a_file(shakegpt, small, tmp_path):
     assert file.read_text() == text
 
 
+@pytest.mark.slow
 def test_what_was_measured_before_an_interrupt_is_kept(device, small):
     kept = []
 

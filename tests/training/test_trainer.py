@@ -39,6 +39,7 @@ def test_rounded_products_are_refused_where_there_are_none(ids, monkeypatch):
 
 
 @pytest.mark.skipif(not runtime.setup().can_round, reason="no AVX512-BF16")
+@pytest.mark.slow
 def test_rounded_products_train_nearly_alike_and_end_with_the_training(ids):
     shape = replace(TINY, n_embd=256, n_head=4)
     settings = {"optimizer": "muon", "batch_size": 32, "steps": 8, "lr": 1e-3, "context": 16}
@@ -53,6 +54,7 @@ def test_rounded_products_train_nearly_alike_and_end_with_the_training(ids):
     assert np.abs(np.array(x @ x) - want).max() < 1e-3
 
 
+@pytest.mark.slow
 def test_closed_and_full_vocabulary_are_the_same_training(ids):
     closed = trainer(ids, steps=10, weight_decay=0.1, clip=0.5)
     full = trainer(ids, steps=10, weight_decay=0.1, clip=0.5, closed_vocab=False)
@@ -75,6 +77,7 @@ def test_closed_and_full_vocabulary_are_the_same_training(ids):
     assert np.abs(rows - rows[0]).max() < 1e-6
 
 
+@pytest.mark.slow
 def test_ten_steps_are_those_of_torch(ids):
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -268,6 +271,7 @@ def test_numbers_that_are_not_finite_end_the_run_at_their_step(ids):
         list(t.run())
 
 
+@pytest.mark.slow
 def test_bf16_models_have_no_float32_activations(ids):
     t = trainer(ids, dtype="bfloat16")
     x = mx.array(t.batch(0).inputs)
@@ -342,6 +346,7 @@ def test_a_run_may_end_at_its_first_batch_below_the_target(ids, ahead):
     assert reports[-1].evaluation and not t.state.reached  # the whole text is not that good
 
 
+@pytest.mark.slow
 def test_ten_thousand_steps_take_no_more_memory_than_a_thousand(ids):
     """In a process of its own, whose peak is its own."""
     code = (
@@ -438,6 +443,7 @@ def test_blocks_cannot_join_later_where_they_would_not_be_the_identity(ids):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.slow
 def test_what_is_learned_does_not_depend_on_the_place_in_the_window(ids, optimizer, dtype):
     """The same tokens elsewhere in the position table: their logits stay, nearly, where with
     weights that read positions they move ten times as much."""

@@ -128,6 +128,7 @@ def test_the_spread_order_visits_all_and_is_even_from_the_start():
     assert max(np.diff(np.sort(order[:20]))) < 150
 
 
+@pytest.mark.slow
 def test_a_small_model_learns_a_text_by_heart():
     ids = np.array(encode(POEM), np.int32)
     vocabulary = Vocabulary.of(ids)
@@ -145,6 +146,7 @@ def test_a_small_model_learns_a_text_by_heart():
 @pytest.mark.skipif(
     sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2, reason="one core has one stream"
 )
+@pytest.mark.slow
 def test_two_streams_score_as_one_does():
     code = (
         "import numpy as np\n"
