@@ -271,6 +271,21 @@ def known_run(monkeypatch, shakegpt, home, known):
 
 
 @pytest.fixture
+def drawn(monkeypatch):
+    """The axes of each picture that is drawn, in order."""
+    from matplotlib.figure import Figure
+
+    pictures, save = [], Figure.savefig
+
+    def savefig(figure, *arguments, **options):
+        pictures.append(figure.axes)
+        save(figure, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    return pictures
+
+
+@pytest.fixture
 def golden_run(home):
     """The golden run in this home, beside its text."""
     return stored_run(home, "golden")

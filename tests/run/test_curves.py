@@ -34,6 +34,25 @@ def test_runs_are_drawn_on_light_and_on_dark(runs, tmp_path, across, dark):
     assert high - low > 150
 
 
+def test_a_picture_shows_the_figures_of_its_run(runs, tmp_path, drawn):
+    loss_curve({"one": runs["one"]}, tmp_path / "loss.png", 0.1, "time")
+    loss, rate, norm = drawn[0]
+    hours = [step * 0.5 / 3600 for step in range(1, 30)]
+    lines = {line.get_label(): line for line in loss.lines}
+    batches, smoothed = loss.lines[0], lines["training batches, smoothed"]
+    assert list(batches.get_xdata()) == list(smoothed.get_xdata()) == pytest.approx(hours)
+    assert list(batches.get_ydata()) == [10 / step for step in range(1, 30)]
+    assert list(smoothed.get_ydata()) == smooth([10 / step for step in range(1, 30)])
+    for label, nll in (("estimated", 0.3), ("all of it", 0.3)):
+        point = lines[f"whole text, {label}"]
+        assert (list(point.get_xdata()), list(point.get_ydata())) == ([hours[19]], [nll])
+    assert list(lines["floor"].get_ydata()) == [0.01]
+    assert 0.1 in loss.lines[-1].get_ydata() and [t.get_text() for t in loss.texts] == [
+        "target 0.1"
+    ]
+    assert set(rate.lines[0].get_ydata()) == {1e-3} and set(norm.lines[0].get_ydata()) == {1.0}
+
+
 def test_damaged_metrics_are_named_and_nothing_is_drawn(runs, tmp_path):
     runs["one"].write_text('{"step": 1\n')
     with pytest.raises(ValueError, match=r"one\.jsonl is damaged in line 1"):

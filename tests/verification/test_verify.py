@@ -361,7 +361,7 @@ def test_a_leak_is_found_in_a_model_of_any_training(monkeypatch):
     assert leak(language_model, ids) > 1e-3
 
 
-def test_worst_lines_have_their_numbers_and_a_map_is_drawn(tmp_path):
+def test_worst_lines_have_their_numbers_and_a_map_is_drawn(tmp_path, drawn):
     text = "To be, or not to be,\n\nthat is the question:\nWhether 'tis nobler\n"
     ids = np.array(encode(text), np.int32)
     lines = lines_of(ids, 7)
@@ -375,6 +375,14 @@ def test_worst_lines_have_their_numbers_and_a_map_is_drawn(tmp_path):
     assert (worst["line"], worst["wrong"]) == (9, 1) and worst["text"] == "that is the question:"
     memory_map(tmp_path / "map.png", ids, Scores(nll, hit), 7, "test")
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
+    ((axes, _),) = drawn
+    (image,), (marks,) = axes.images, axes.lines
+    rows = np.ma.filled(image.get_array(), np.nan)
+    cells, place = rows.ravel(), (wrong % rows.shape[1], wrong // rows.shape[1])
+    assert np.isnan(cells[0]) and np.isnan(cells[len(ids) :]).all()
+    assert np.array_equal(cells[1 : len(ids)], nll)
+    assert [tuple(point) for point in marks.get_xydata()] == [place]
+    assert marks.get_label() == f"1 of {len(nll)} tokens are not the likeliest"
 
 
 def test_a_certificate_holds_until_a_byte_changes(shakegpt, known_run, tmp_path):
