@@ -59,7 +59,7 @@ def run(text: str, preset_name: str, passage: Passage, most: float) -> list[str]
         if not step.evaluation:
             continue
         nll = step.evaluation.nll
-        note = f"{text} step {step.step} epoch {step.epoch:.1f} nll {nll:.4f}"
+        note = f"{text} step {step.step} epoch {step.tokens / len(ids):.1f} nll {nll:.4f}"
         if over or (step.evaluation.complete and nll < NLL):
             measured = rates()
             note += f" em@32,32 {measured[0]:.3f} em@50,50 {measured[1]:.3f}"
@@ -67,7 +67,7 @@ def run(text: str, preset_name: str, passage: Passage, most: float) -> list[str]
         if over or (measured[1] >= RATE and nll < NLL):
             break
     arrived = "yes" if nll < NLL and measured[1] >= RATE else "no"
-    cells = [text, f"{step.tokens:,}", f"{step.epoch:.1f}", f"{step.step:,}"]
+    cells = [text, f"{step.tokens:,}", f"{step.tokens / len(ids):.1f}", f"{step.step:,}"]
     cells.append(f"{lucky:,}" if lucky else "never")
     return [*cells, f"{nll:.4f}", f"{measured[0]:.3f}", f"{measured[1]:.3f}", arrived]
 

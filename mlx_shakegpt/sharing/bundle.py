@@ -9,8 +9,11 @@ from pathlib import Path
 
 from ..files import must_be_empty, write_atomically
 from ..run import CURVE, of_run, read_config
+from ..run.samples import default_prompt
 from ..settings.config import Passage, VerifyConfig
 from ..text.corpus import Corpus
+from ..text.tokenizer import decode
+from ..verification.figures import too_short
 from ..verification.proof import prove
 from ..weights.trained_model import of_folder
 from .card import model_card
@@ -45,6 +48,8 @@ def publish(
     trained = of_run(run)
     config = read_config(trained.folder)
     model, space = folder / "model", folder / "space"
+    if settings and (reason := too_short(trained.corpus.ids)):
+        raise ValueError(f"{reason}; to publish it unproven, use `verified` False")
     corpus = _excerpt(trained.corpus, space / TEXT) if trained.corpus.path else trained.corpus
     export(trained.language_model, model, text=corpus.description)
     done("exported")
@@ -59,7 +64,8 @@ def publish(
         certificate = proof.certificate
     context, curve = trained.language_model.context, (model / CURVE).exists()
     text = corpus.description | {"file": TEXT if corpus.path else None}
-    card = model_card(repo, license_id, config, context, certificate, curve, text)
+    prompt = default_prompt(decode(corpus.ids.tolist())).strip()
+    card = model_card(repo, license_id, config, context, certificate, curve, text, prompt)
     (model / "README.md").write_text(card, encoding="utf-8")
     write_space(space, model, repo, own_text=corpus.path is not None)
     done("written")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,12 @@ def model_card(
     certificate: dict[str, Any] | None,
     curve: bool,
     text: dict[str, Any],
+    prompt: str,
 ) -> str:
     """README.md of a model folder; `config` is the run's, `context` its longest trained
     window, `certificate` what `verify` wrote, if it was run, `curve` tells whether there is a
     picture of the loss, and `text` has the sha256 of the published text and its file in the Space,
-    None for one that everybody has."""
+    None for one that everybody has; `prompt` is what the examples go on from."""
     head = front_matter(
         {
             "license": license_id,
@@ -36,7 +39,7 @@ def model_card(
     )
     picture = "![Loss over the training](loss.png)"
     parts = (
-        _what(repo, config), *([picture] if curve else []), _use(repo),
+        _what(repo, config), *([picture] if curve else []), _use(repo, prompt, text["file"]),
         _evidence(certificate, text["file"]), _training(repo, config, text), _limits(context),
     )  # fmt: skip
     return head + "\n" + "\n\n".join(parts) + "\n"
@@ -53,16 +56,17 @@ def _what(repo: str, config: RunConfig) -> str:
     )
 
 
-def _use(repo: str) -> str:
+def _use(repo: str, prompt: str, file: str | None) -> str:
+    typed, mark = shlex.quote(prompt), "" if file else " --mark"  # which takes the text at hand
     return (
         "## Use\n\n"
         "```sh\n"
-        f'mlx_lm.generate --model {repo} --prompt "ROMEO:"\n'
-        f'shakegpt generate "ROMEO:" --model {repo} --mark\n'
+        f"mlx_lm.generate --model {repo} --prompt {typed}\n"
+        f"shakegpt generate {typed} --model {repo}{mark}\n"
         "```\n\n"
         "```python\n"
         "from transformers import pipeline\n\n"
-        f'pipeline("text-generation", model="{repo}")("ROMEO:")\n'
+        f'pipeline("text-generation", model="{repo}")({json.dumps(prompt, ensure_ascii=False)})\n'
         "```"
     )
 

@@ -20,6 +20,7 @@ from typing import Any
 from ..generation.decoding import stream
 from ..generation.lookup import Lookup
 from ..run import CURVE
+from ..run.samples import default_prompt
 from ..settings.sampling import Sampling
 from ..text import tokenizer
 from ..text.quotations import Source
@@ -44,19 +45,19 @@ def page(trained: TrainedModel) -> Any:
             "the demo needs gradio; install it with: pip install 'mlx-shakegpt[demo]'"
         ) from None
 
-    say = _speaking(trained)
+    say, text = _speaking(trained), tokenizer.decode(trained.corpus.ids.tolist())
     with gr.Blocks(title=f"{trained.name} · mlx-shakegpt", analytics_enabled=False) as blocks:
         gr.Markdown(_heading(trained))
         with gr.Row():
             with gr.Column(scale=1):
                 prompt = gr.Textbox(
-                    value="ROMEO:", label="Prompt", lines=3, max_length=LONGEST_PROMPT,
-                    elem_id="prompt",
+                    value=default_prompt(text).strip(), label="Prompt", lines=3,
+                    max_length=LONGEST_PROMPT, elem_id="prompt",
                 )  # fmt: skip
                 with gr.Row():
                     speak = gr.Button("Speak", variant="primary", elem_id="speak")
                     stop = gr.Button("Stop", elem_id="stop")
-                gr.Examples(_examples(trained), prompt, label="Examples", elem_id="examples")
+                gr.Examples(_examples(text), prompt, label="Examples", elem_id="examples")
                 tokens = gr.Slider(10, MOST_TOKENS, 150, step=10, label="Tokens")
                 temperature = gr.Slider(0, 1.5, 0, step=0.05, label="Temperature (0: greedy)")
                 top_k = gr.Slider(0, 200, 0, step=1, label="Top-k (0: off)")
@@ -123,9 +124,9 @@ def _heading(trained: TrainedModel) -> str:
     )
 
 
-def _examples(trained: TrainedModel) -> list[str]:
+def _examples(text: str) -> list[str]:
     """Prompts out of the text: its first line, and speakers' names where it has them."""
-    lines = tokenizer.decode(trained.corpus.ids.tolist()).splitlines()
+    lines = text.splitlines()
     names = list(dict.fromkeys(line for line in lines if line.endswith(":") and line.isupper()))
     first = next((line for line in lines if line.strip()), "Once")
     spoken = [line for line in lines if line and not line.endswith(":")]

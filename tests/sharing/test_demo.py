@@ -73,6 +73,7 @@ def test_a_visitor_hears_the_text_and_sees_where_it_stands(page, browser, tmp_pa
     tab.on("request", lambda r: None if r.url.startswith(own) else outside.append(r.url))
     tab.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
     tab.goto(page)
+    tab.fill("#prompt textarea", "")
     tab.click("#examples button:has-text('First Citizen:')")
     tab.wait_for_function("document.querySelector('#prompt textarea').value == 'First Citizen:'")
     tab.click("#speak")

@@ -90,10 +90,25 @@ def test_of_a_text_of_ones_own_only_what_was_learned_leaves(
     assert "250 tokens of `poem.txt`, from line 2 on" in card and sha256(text) in card
     origin = f"| began with | `start`, sha256 `{sha256(start / 'model.safetensors')}` |"
     assert origin in card and "--model . --data text.txt" in card
+    assert 'shakegpt generate "ROMEO:"' not in card and "--mark" not in card
+    assert "shakegpt generate 'From fairest creatures' --model someone/own\n" in card
+    assert '("From fairest creatures")' in card
     published = of_folder(model, text)
     assert published.corpus.ids.tolist() == learned.ids.tolist()
     hashes = {"text": published.corpus.sha256, "weights": published.hashed()["sha256"]}
     assert not hash_mismatches(paper, hashes)
+
+
+def test_a_text_that_cannot_be_proven_is_refused_before_anything_is_written(
+    shakegpt, tiny_preset, poem, tmp_path
+):
+    options = ["--preset", "tiny", "--run", "short", "--steps", 1]
+    assert shakegpt("train", "--data", poem, *options).code == 1
+    publish = ["publish", "--repo", "someone/short", "--to", tmp_path / "out", "--dry-run"]
+    refused = shakegpt(*publish)
+    assert refused.code == 2 and "to publish it unproven, use --no-verify" in refused.err
+    assert not (tmp_path / "out").exists()
+    assert shakegpt(*publish, "--no-verify").code == 0
 
 
 def test_the_certificate_holds_for_the_published_folder(shakegpt, published):
