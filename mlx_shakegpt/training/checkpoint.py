@@ -156,7 +156,9 @@ def restore(path: Path, trainer: Trainer) -> dict[str, Any]:
         tensors.pop(name, None)
     fill(trainer.model, tensors, path / MODEL)
     trainer.optimizer.state = tree_unflatten(list(load_tensors(path / OPTIMIZER).items()))
-    # MLX drops empty dicts when it flattens a state; init puts them back and keeps the rest.
+    # MLX drops empty dicts when it flattens a state; init puts them back and keeps the rest. It
+    # takes no frozen blocks, which a run that goes back has.
+    trainer.model.use_blocks(len(trainer.model.h))
     trainer.optimizer.init(trainer.model.trainable_parameters())
     trainer.curriculum.restore(load_tensors(path / ORDER))
     trainer.state = state
