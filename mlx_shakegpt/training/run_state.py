@@ -25,7 +25,7 @@ class RunState:
     total: int = 0  # steps in all
     deep: bool = True  # all blocks are trained
     pretrained: bool = False  # began with weights that know all positions
-    reached: bool = False  # the last evaluation was below the target
+    reached: bool = False  # the last evaluation met what `stop` asks for
     known: bool = False  # the last evaluation found the text known by heart
     evaluations: list[dict[str, float]] = field(default_factory=list)
     recent: list[float] = field(default_factory=list)  # losses of the last steps
@@ -61,19 +61,21 @@ class RunState:
 
         A run that stops when the text is known is over then, and not before. On target, any other
         without a finish is over. One with a finish goes on to whole windows; where they are on
-        target too, its rate falls to the end, over as large a share of the steps as planned.
+        target too, its rate falls to the end, over as large a share of the steps as planned. For
+        windows and rate an estimate is enough.
         """
-        on_target = result.complete and result.nll < config.target_loss
+        below = result.nll < config.target_loss
+        on_target = below and result.complete
         self.known = on_target and result.known
         self.reached = self.known if config.stop == "known" else on_target
         entry = {"step": self.step, "nll": result.nll, "complete": result.complete}
         if result.extracted is not None:
             entry["extracted"] = result.extracted
         self.evaluations.append(entry)
-        if not on_target or self.step == self.total:
+        if not below or self.step == self.total:
             return
         falls = config.finish and self.decay_at < self.total
-        if self.known or (not falls and config.stop != "known"):
+        if self.known or (on_target and not falls and config.stop != "known"):
             self.total = self.step
         elif self.step <= self.full_at:
             self.full_at = self.step

@@ -321,6 +321,14 @@ def test_sinusoidal_positions_stay_what_they_are(ids):
     assert "wpe.weight" in full_tensors(LanguageModel(t.model, t.vocabulary, 32))
 
 
+def test_an_estimate_below_the_target_ends_short_windows_and_no_run():
+    config = tiny_training(steps=100, short_context=8, grow=0.5, stop="known")
+    state = RunState.planned(config, 100, False)
+    state.step = 20
+    state.apply_stop_rule(Evaluation(config.target_loss / 2, 0, 1, 16_384, False), config)
+    assert (state.full_at, state.total, state.reached) == (20, 100, False)
+
+
 def test_losses_that_stand_out_are_spikes():
     state = RunState()
     usual = [1.0 + 0.01 * (i % 5) for i in range(40)]
