@@ -17,6 +17,7 @@ from .choosing import Chooser
 from .window import Window
 
 TOGETHER = 64  # continuations that share a pass
+MOST_READ = 16_384  # tokens of a recital's windows that are in memory at once
 
 
 @dataclass(frozen=True)
@@ -72,39 +73,24 @@ def continuations(
 
 
 def recital(model: LanguageModel, ids: np.ndarray, k: int, correct: bool) -> Iterator[int]:
-    """What the model says in place of ids[k], ids[k + 1], …, one id at a time.
+    """What the model says in place of ids[k], ids[k + 1], …
 
     With `correct`, the true token takes the place of a wrong one before the model goes on; else it
-    goes on from what it said.
+    goes on from what it said. Only true tokens are read then, so that no window waits for the one
+    before: after the first one, which is said one id at a time, ever more of them share a pass.
     """
-    if correct:
-        yield from _corrected(model, ids, k)
-        return
+    half, context = Window(model).half, model.context
+    end = (0 if k <= context else k - half) + context + 1 if correct else len(ids)
     reader, fed = Reader(model), ids[None, :k]
-    for true in ids[k:]:
+    for true in ids[k:end]:
         token, _ = reader.read(fed, np.array([true], np.int32))
         yield int(token[0])
-        fed = token[:, None]
-
-
-def _corrected(model: LanguageModel, ids: np.ndarray, k: int) -> Iterator[int]:
-    """As `recital` with `correct`. Only true tokens are ever read, so no window waits for the one
-    before: one alone, to speak at once, then twice as many together each time."""
-    windows, together = _windows(ids, k, model.context, Window(model).half), 1
+        fed = np.array([[true if correct else token[0]]], np.int32)
+    windows = [
+        ids[s : s + context + 1] for s in range(end - half, len(ids) - half, context + 1 - half)
+    ]
+    together, most = 1, max(1, MOST_READ // context)
     while windows:
-        size, prompt = windows[0][0].size, windows[0][1]
-        alike = [window for window, n in windows[:together] if (window.size, n) == (size, prompt)]
-        said = continuations(model, np.stack(alike), prompt, correct=True)
-        yield from said.ids.ravel().tolist()
-        windows, together = windows[len(alike) :], min(2 * together, TOGETHER)
-
-
-def _windows(ids: np.ndarray, k: int, context: int, half: int) -> list[tuple[np.ndarray, int]]:
-    """The windows in which a Reader says ids[k:], each with the number of ids that it begins with;
-    all but the first and the last are alike."""
-    windows, begin, said = [], 0 if k <= context else k - half, k
-    while said < len(ids):
-        end = begin + context + 1
-        windows.append((ids[begin:end], said - begin))
-        begin, said = end - half, end
-    return windows
+        alike = [window for window in windows[:together] if window.size == windows[0].size]
+        yield from continuations(model, np.stack(alike), half, correct=True).ids.ravel().tolist()
+        windows, together = windows[len(alike) :], min(2 * together, TOGETHER, most)

@@ -60,7 +60,7 @@ class Recital:
 
     def _judged(self, model: LanguageModel) -> Iterator[tuple[int, int, bool]]:
         """Place, token said there, and whether it is right."""
-        stream = recital(model, self._ids, self._k, self._on_error != GO_ON)
+        stream = recital(model, self._ids, self._k, self._on_error == CORRECT)
         for place, token in enumerate(stream, self._k):
             self.tokens.append(token)
             right = token == self._ids[place]
