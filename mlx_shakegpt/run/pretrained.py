@@ -3,33 +3,44 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 from ..files import weights_dir
 from ..model.language_model import LanguageModel
 from ..settings.config import ModelConfig
-from ..weights import model_config_from_hf, model_from_hf, weights_files, weights_hash
+from ..weights import (
+    model_config_from_hf,
+    model_from_hf,
+    model_from_run,
+    weights_files,
+    weights_hash,
+)
 from ..weights.hub import model_folder
 from .config_file import CONFIG, InitialWeights, RunConfig, is_run, read_config
-from .folder import load_model, weights_file
+from .folder import weights_file
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A model in a folder, its shape, what a run's config.json says of it, and where the folder is
-    a run's, what that was started with."""
+    """A model in a folder, its weights' files and shape, what a run's config.json says of it, and
+    where the folder is a run's, what that was started with."""
 
     folder: Path
+    files: tuple[Path, ...]
     config: ModelConfig
     record: InitialWeights
     run: RunConfig | None = None
 
-    @cached_property
-    def model(self) -> LanguageModel:
-        """The model itself, read when it is first asked for. Raises ValueError where it does not
-        have its shape."""
-        return load_model(self.folder) if self.run else model_from_hf(self.folder)
+    def load(self) -> LanguageModel:
+        """Reads the model. Raises ValueError where it does not have its shape, or where its weights
+        are no longer those of the record."""
+        if self.run:
+            model = model_from_run(self.files[0], self.config)
+        else:
+            model = model_from_hf(self.folder)
+        if weights_hash(self.files) != self.record.sha256:
+            raise ValueError(f"the weights in {self.record.source} have just changed; start again")
+        return model
 
 
 def pretrained(source: str, sha256: str | None = None) -> Pretrained:
@@ -42,7 +53,8 @@ def pretrained(source: str, sha256: str | None = None) -> Pretrained:
     by_name = Path(source).name == source and (own / CONFIG).exists()
     folder = own if by_name else model_folder(source)
     run = read_config(folder) if is_run(folder) else None
-    actual = weights_hash((weights_file(folder),) if run else weights_files(folder))
+    files = (weights_file(folder),) if run else weights_files(folder)
+    actual = weights_hash(files)
     if sha256 not in (None, actual):
         raise ValueError(
             f"the weights in {source} have sha256 {actual}, not {sha256} with which the run was "
@@ -51,4 +63,4 @@ def pretrained(source: str, sha256: str | None = None) -> Pretrained:
     if not by_name and Path(source).expanduser().is_dir():
         source = str(folder.resolve())
     config = run.model if run else model_config_from_hf(folder)[0]
-    return Pretrained(folder, config, InitialWeights(source, actual, run is not None), run)
+    return Pretrained(folder, files, config, InitialWeights(source, actual, run is not None), run)

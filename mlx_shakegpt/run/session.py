@@ -49,7 +49,7 @@ class Run:
 
     def _new_trainer(self, ranks: Ranks) -> Trainer:
         plan = self.plan
-        start = plan.start.model if plan.start else None
+        start = plan.start.load() if plan.start else None
         return trainer_of(plan.model, plan.config, plan.corpus, start, ranks)
 
     def create(self, runtime: Runtime) -> None:
