@@ -82,14 +82,15 @@ def built(config: ModelConfig, rows: int, tensors: Mapping[str, mx.array], path:
         raise ValueError(f"{path} does not fit the model: it has {held:,} numbers, not {need:,}")
     model = GPT(config, rows)
     fill(model, tensors, path)
-    if not on_gpu() and model.wte.weight.dtype != mx.float32:
+    if not on_gpu():
         model.set_dtype(mx.float32)
     mx.eval(model.parameters())
     return model
 
 
 def fill(model: GPT, tensors: Mapping[str, mx.array], path: Path) -> None:
-    """Puts tensors into a model. Raises ValueError where names or shapes differ from its own."""
+    """Puts tensors into a model. Raises ValueError where names or shapes differ from its own, or
+    one has no floating-point numbers."""
     expected = {name: value.shape for name, value in flat(model.parameters()).items()}
     for name in sorted(expected.keys() | tensors.keys()):
         want, have = expected.get(name), tensors[name].shape if name in tensors else None
@@ -98,4 +99,6 @@ def fill(model: GPT, tensors: Mapping[str, mx.array], path: Path) -> None:
                 f"{path} does not fit the model: {name} is {have or 'missing'}, "
                 f"expected {want or 'no such tensor'}"
             )
+        if not mx.issubdtype(tensors[name].dtype, mx.floating):
+            raise ValueError(f"{path} does not fit the model: {name} is {tensors[name].dtype}")
     model.update(tree_unflatten(list(tensors.items())))

@@ -12,7 +12,7 @@ from mlx_shakegpt.generation.window import prompt_cache
 from mlx_shakegpt.model import ops
 from mlx_shakegpt.model.gpt import GPT
 from mlx_shakegpt.model.initial import INIT_STD, initialise, sinusoids
-from mlx_shakegpt.model.language_model import LanguageModel
+from mlx_shakegpt.model.language_model import LanguageModel, fill
 from mlx_shakegpt.model.trees import flat
 from mlx_shakegpt.settings.config import ModelConfig
 from mlx_shakegpt.text.vocabulary import Vocabulary
@@ -147,6 +147,13 @@ def test_ids_outside_the_vocabulary_never_reach_mlx(bad):
     for refuse in refused:
         with pytest.raises(ValueError, match=f"token id {bad} is outside"):
             refuse()
+
+
+def test_a_model_is_not_made_of_whole_numbers(tmp_path):
+    tensors = flat(seeded(TINY).parameters())
+    tensors["ln_f.bias"] = mx.zeros(TINY.n_embd, mx.int32)
+    with pytest.raises(ValueError, match=r"ln_f\.bias is mlx\.core\.int32"):
+        fill(seeded(TINY), tensors, tmp_path)
 
 
 def test_a_compiled_model_takes_ids_that_were_checked():
