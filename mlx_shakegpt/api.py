@@ -115,8 +115,8 @@ def train(
 
 
 def _paths(data: str | Path | Sequence[str | Path] | None) -> str | list[str] | None:
-    if not data or isinstance(data, str | Path):
-        return str(data) if data else None
+    if data is None or isinstance(data, str | Path):
+        return None if data is None else str(data)
     return [str(path) for path in data]
 
 

@@ -23,9 +23,11 @@ _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff
 
 
 class FilePath(click.Path):
-    """A path in which ~ is the home folder, also where a shell left it."""
+    """A path in which ~ is the home folder, also where a shell left it; an empty one is refused."""
 
     def convert(self, value: Any, *where: Any) -> Any:
+        if not os.fspath(value):
+            self.fail("it is empty; give a path, or leave the option out", *where)
         return super().convert(os.path.expanduser(value), *where)
 
 
@@ -213,10 +215,24 @@ def trained_model_from(
     file = Path(data) if data else None
     passage = None
     if first_line is not None or corpus_tokens is not None:
-        passage = Passage(first_line or 1, corpus_tokens or 0)
+        first_line = first_line or _first_line(run, model, data)
+        passage = Passage(first_line, corpus_tokens or 0)
     if model:
         return of_folder(model_folder(model), file, passage, name=model_name(model))
     return of_run(run, file, passage)
+
+
+def _first_line(run: str | None, model: str | None, data: str | None) -> int:
+    """Where what a run or model learned begins in its text; another text's first line."""
+    from ..run import find_run, read_config
+    from ..weights import learned_text
+    from ..weights.hub import model_folder
+
+    if data:
+        return 1
+    if model:
+        return (learned_text(model_folder(model)) or {"first_line": 1})["first_line"]
+    return read_config(find_run(run)).corpus.first_line
 
 
 def language_model_from(run: str | None, model: str | None) -> tuple[Any, str]:

@@ -37,6 +37,7 @@ def interrupts(run: Any, tell: Any) -> Iterator[None]:
     from ..runtime.signals import heeded
 
     interrupted = False
+    terminals = [stream for stream in (1, 2) if os.isatty(stream)]
 
     def handle(number: int, _frame: Any) -> None:
         nonlocal interrupted
@@ -47,7 +48,7 @@ def interrupts(run: Any, tell: Any) -> Iterator[None]:
         interrupted = True
         run.trainer.stop()
         if number == signal.SIGHUP:  # the terminal is gone, and writing to it would fail
-            for stream in (1, 2, sys.stderr.fileno()):
+            for stream in terminals:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
         tell("Finishing this step and saving; once more to leave at once.")
 

@@ -157,6 +157,8 @@ def _outcome(run: Any, seconds: float, as_json: bool) -> int:
         way = f"{program()} train --resume --run {run.path.name}"
         emit(as_json, result, f"Stopped {name}; go on with: {way}")
         return 130  # only an interrupt, of any rank, ends a run before its last step
+    if "extracted" in last:
+        result |= {"extracted": last["extracted"], "known": state.known}
     about = "" if last["complete"] else "about "
     loss = f"whole-text loss {about}{nll:.4f}, target {config.target_loss:g}"
     if state.reached:
@@ -167,5 +169,7 @@ def _outcome(run: Any, seconds: float, as_json: bool) -> int:
     way = f"go on with: {program()} train --resume --run {run.path.name} {more}"
     if config.stop == "batch" and state.recent[-1] < config.target_loss:
         way = f"its last batch's was {state.recent[-1]:.4f}, which proves nothing"
+    if "extracted" in last:
+        loss += f", {last['extracted']:.1%} of a sample of places recited"
     emit(as_json, result, f"Target not reached: {name}, {loss}; {way}.")
     return 1

@@ -91,6 +91,11 @@ class RunConfig:
         hashes = [text.sha256 for text in self.chosen]
         return hashes if len(hashes) > 1 else hashes[0]
 
+    def passage_of(self, hash: str) -> Passage:
+        """What was learned of the text with a sha256; the whole of another one."""
+        learned = (text.passage for text in (*self.texts, self.corpus) if text.sha256 == hash)
+        return next(learned, Passage())
+
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict; dtype and seed stand in it once more, for who looks for them."""
         content: dict[str, Any] = {"id": self.id, "preset": self.preset, "recipe": self.recipe}

@@ -113,9 +113,9 @@ def of_run(
     config = read_config(path)
     if data is None and passage is None:
         return _trained(path, config, load_corpus(path))
-    if passage is None:  # the learned one, where the text has only moved
-        moved = data is not None and data.is_file() and sha256(data) == config.corpus.sha256
-        passage = config.corpus.passage if moved else Passage()
+    if passage is None:
+        known = data is not None and data.is_file()
+        passage = config.passage_of(sha256(data)) if data and known else Passage()
     corpus = Corpus.load(data or config.corpus.file, passage)
     return _trained(path, config, corpus)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from ..files import sha256
 from ..runtime import Runtime
 from ..settings.config import RUN_LENGTH, ModelConfig, Passage, TrainConfig
 from ..settings.presets import (
@@ -19,7 +20,7 @@ from ..settings.presets import (
     preset_like,
     recipe,
 )
-from ..text.collection import joined
+from ..text.collection import joined, text_files
 from ..text.corpus import Corpus
 from ..text.vocabulary import Vocabulary
 from ..training import cost
@@ -96,6 +97,8 @@ def plan_run(
     if unknown := sorted(chosen.keys() - known):
         raise ValueError(f"no setting {unknown[0]!r}; there are {', '.join(sorted(known))}")
     init, init_hash = chosen.pop("init", None), chosen.pop("init_sha256", None)
+    if init == "":
+        raise ValueError("`init` is empty; give a run, a folder or a hub id, or leave it out")
     name, shape = chosen.pop("preset", "auto"), chosen.pop("model", None)
     by_default = name == "auto" and not init and not shape
     if by_default:
@@ -168,7 +171,7 @@ def _resumed(path: Path, settings: Mapping[str, Any], progress: Progress | None)
     if not texts:
         corpus = read_corpus(data or saved.corpus.path, passage, progress)
     elif data:
-        new = read_texts(data, passage, progress)
+        new = [Corpus.load(file, saved.passage_of(sha256(file))) for file in text_files(data)]
         moved = merge_texts(load_texts(path, saved.rehearsed), new)
         corpus, texts = joined(moved), tuple(map(LearnedText.of, moved))
     else:

@@ -18,10 +18,12 @@ Data = str | Sequence[str] | None  # paths of texts, or of folders of texts; Non
 def read_texts(data: Data, passage: Passage, progress: Progress | None) -> list[Corpus]:
     """A passage of a text, or of Tiny Shakespeare, or several whole texts. Raises ValueError or
     OSError where one is not to be had."""
-    if not data:
+    if data is None:
         assets.ensure(assets.TINY_SHAKESPEARE, progress)
         return [Corpus.load(None, passage)]
     files = text_files(data)
+    if not files:
+        raise ValueError("`data` names no text; leave it out to learn Tiny Shakespeare")
     if len(files) > 1 and passage != Passage():
         raise ValueError(
             f"a passage is of one text, and there are {len(files)}; leave `first_line` and "

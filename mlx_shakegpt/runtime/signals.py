@@ -10,7 +10,7 @@ def heeded(*signals: signal.Signals) -> list[signal.Signals]:
     return [number for number in signals if signal.getsignal(number) is not signal.SIG_IGN]
 
 
-def stops_interrupt() -> None:
+def interrupt_on_stop_signals() -> None:
     """Has SIGTERM and SIGHUP raise KeyboardInterrupt from now on, as Ctrl-C does."""
     for number in heeded(signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)

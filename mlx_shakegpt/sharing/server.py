@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ..runtime.signals import stops_interrupt
+from ..runtime.signals import interrupt_on_stop_signals
 from ..weights.trained_model import TrainedModel
 from .marked import STYLE
 from .own_page import OwnPage
@@ -49,7 +49,7 @@ def serve_until_stopped(
     proxied: bool = False,
 ) -> None:
     """Serves the page, as `serve`, and tells where, until Ctrl-C, SIGTERM or SIGHUP."""
-    stops_interrupt()
+    interrupt_on_stop_signals()
     blocks = serve(trained, host, port, proxied)
     tell(f"{trained.name} speaks at {blocks.local_url}")
     try:

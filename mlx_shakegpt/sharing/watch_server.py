@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from ..run.watched_run import WatchedRun
-from ..runtime.signals import stops_interrupt
+from ..runtime.signals import interrupt_on_stop_signals
 from .own_page import OwnNames
 
 PAGE = Path(__file__).with_name("watch.html")
@@ -86,7 +86,7 @@ def watch_server(watched: WatchedRun, host: str = "127.0.0.1", port: int | None 
 
 def serve_until_interrupted(server: WatchServer) -> None:
     """Answers until Ctrl-C, SIGTERM or SIGHUP."""
-    stops_interrupt()
+    interrupt_on_stop_signals()
     try:
         server.serve_while(lambda: True)
     except KeyboardInterrupt:

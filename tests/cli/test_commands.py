@@ -426,6 +426,36 @@ def test_a_plan_says_what_to_expect_only_of_the_default_recipe(shakegpt, home):
     assert "about" not in plan and plan.endswith("at most 1 steps of 512 tokens.")
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "--data", ""),
+        ("train", "--init", ""),
+        ("verify", "--certificate", ""),
+        ("verify", "--data", ""),
+        ("recite", "--model", ""),
+    ],
+    ids=" ".join,
+)
+def test_an_empty_value_is_no_default(shakegpt, trained, arguments):
+    """Such as that of a shell's variable that is not set."""
+    refused = shakegpt(*arguments)
+    assert refused.code == 2 and "empty" in refused.err
+
+
+def test_a_run_that_knows_too_little_says_how_much(shakegpt, poem, tiny_preset):
+    result = train(shakegpt, poem, "--target-loss", 100)
+    assert result.code == 1 and "target 100, 0.0% of a sample of places recited;" in result.out
+    result = train(shakegpt, poem, "--target-loss", 100, "--run", "other", "--json").json()
+    assert result["extracted"] == 0 and result["known"] is False
+
+
+def test_a_number_of_tokens_counts_from_where_the_run_began(shakegpt, poem, tiny_preset):
+    assert train(shakegpt, poem, "--first-line", 3, "--corpus-tokens", 60).code == 1
+    result = shakegpt("recite", "--corpus-tokens", 40, "--prompt-tokens", 4, "--on-error", "stop")
+    assert result.code == 0 and result.out.startswith("But as")
+
+
 def test_a_run_that_diverges_ends_with_one_line_and_exit_1(shakegpt, poem, tiny_preset):
     result = train(shakegpt, poem, "--lr", "1e30", "--clip", "0", "--steps", "40")
     assert result.code == 1
@@ -434,9 +464,10 @@ def test_a_run_that_diverges_ends_with_one_line_and_exit_1(shakegpt, poem, tiny_
     assert result.err.count("going back to step 0 with half the rate") == 3
 
 
+@pytest.mark.parametrize("blocks", [0, 1])
 @pytest.mark.parametrize(("at", "back"), [(3, 0), (8, 6)])
 def test_a_run_goes_on_at_half_the_rate_from_before_a_loss_that_is_not_finite(
-    shakegpt, poem, tiny_preset, home, monkeypatch, at, back
+    shakegpt, poem, tiny_preset, home, monkeypatch, at, back, blocks
 ):
     from mlx_shakegpt.training import Step
 
@@ -449,6 +480,7 @@ def test_a_run_goes_on_at_half_the_rate_from_before_a_loss_that_is_not_finite(
 
     monkeypatch.setattr(Step, "__call__", once_wrong)
     args = ("--steps", "12", "--hold", "1", "--checkpoint-every", "3", "--target-loss", "0.001")
+    args += ("--first-blocks", blocks)
     result = train(shakegpt, poem, *args, "--run", "halved")
     assert result.code == 1 and "Target not reached: run 'halved' after 12 steps" in result.out
     message = f"going back to step {back} with half the rate, for the first time of 3"

@@ -8,7 +8,7 @@ import pytest
 from conftest import POEM
 
 from mlx_shakegpt.files import sha256
-from mlx_shakegpt.run import of_each_text, plan_run, read_config, text_with
+from mlx_shakegpt.run import of_each_text, of_run, plan_run, read_config, text_with
 from mlx_shakegpt.run.config_file import LearnedText, RunConfig
 from mlx_shakegpt.runtime import setup
 from mlx_shakegpt.settings.config import ModelConfig, Passage, TrainConfig
@@ -171,6 +171,32 @@ def test_a_run_that_rehearses_resumes_as_it_was_started(shakegpt, tiny_preset, t
     ):
         no = shakegpt("train", "--resume", *option, "--run", "two", "--steps", 8)
         assert no.code == 2 and f"started with {started}; resume it so" in no.err, no.err
+
+
+def test_a_run_resumes_with_a_folder_that_has_the_old_text_too(shakegpt, tiny_preset, texts, home):
+    options = ("--data", texts / "poem.txt", "--first-line", 2, "--run", "one", *SHORT)
+    assert shakegpt("train", *options, "--steps", 3).code == 1
+    second = ("--init", "one", "--data", texts, "--run", "two", "--context", 16)
+    refused = shakegpt("train", *second, "--steps", 3)  # as two parts of one text
+    assert refused.code == 2 and "two texts have the name poem.txt" in refused.err
+    whole = ("--data", texts / "poem.txt", "--run", "whole", *SHORT)
+    assert shakegpt("train", *whole, "--steps", 3).code == 1
+    second = ("--init", "whole", "--data", texts, "--run", "two", "--context", 16)
+    assert shakegpt("train", *second, "--steps", 3).code == 1
+    on = shakegpt("train", "--resume", *second, "--steps", 4)
+    assert on.code == 1 and "Resuming two after step 3" in on.err, on.err
+
+
+def test_one_of_a_runs_texts_by_its_file_is_what_was_learned_of_it(
+    shakegpt, tiny_preset, texts, home
+):
+    assert shakegpt("train", "--data", texts / "poem.txt", "--run", "one", *SHORT,
+                    "--steps", 3).code == 1  # fmt: skip
+    second = ("--init", "one", "--data", texts / "song.txt", "--first-line", 3, "--run", "two")
+    assert shakegpt("train", *second, "--context", 16, "--steps", 3).code == 1
+    learned = read_config(home / "weights" / "two").texts[1]
+    model = of_run("two", texts / "song.txt")
+    assert model.corpus.passage == learned.passage and model.corpus.passage.first_line == 3
 
 
 def test_a_text_too_short_to_be_measured_does_not_keep_the_others_from_it(
