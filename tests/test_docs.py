@@ -17,6 +17,7 @@ from test_architecture import ROOMS
 
 from mlx_shakegpt.cli import app
 from mlx_shakegpt.settings.presets import PRESETS, RECIPES
+from mlx_shakegpt.verification.summary import summary
 
 README = ROOT / "README.md"
 PAGES = sorted(
@@ -267,3 +268,8 @@ def test_the_figures_of_quick_are_those_of_its_certificate(page):
         assert f"{rate['rate']:.4f} of {rate['offsets']:,}" in rows
     last = json.loads(text_of(ROOT / "benchmarks" / "quick" / "metrics.jsonl").splitlines()[-1])
     assert re.search(rf"\b{last['step']}\b", rows)
+
+
+def test_the_guide_shows_what_verify_printed_of_the_published_run():
+    certificate = json.loads(text_of(ROOT / "benchmarks" / "quick" / "certificate.json"))
+    assert f"```text\n{summary(certificate)}\n```" in text_of(ROOT / "docs" / "guide.md")
