@@ -131,7 +131,7 @@ def _trained(path: Path, config: RunConfig, corpus: Corpus) -> TrainedModel:
     weights = weights_file(path)
     load = partial(model_from_run, weights, config.model)
     texts = (*config.texts, config.corpus)
-    learned = next((text.passage for text in texts if text.sha256 == corpus.sha256), None)
+    learned = tuple(text.passage for text in texts if text.sha256 == corpus.sha256)
     one_of = any(same_passage(corpus, text.description) for text in config.texts)
     return TrainedModel(
         as_text(path.name), path, (weights,), corpus, load, learned,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,20 +58,22 @@ class Corpus:
         source = {"name": self.name, "sha256": self.sha256}
         return source | {"first_line": self.passage.first_line, "tokens": len(self.ids)}
 
-    def around(self, passage: Passage | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """The ids before and after a passage of the same file, else of this one. Raises ValueError
-        where the file has changed."""
+    def around(self, passages: Sequence[Passage] = ()) -> tuple[np.ndarray, np.ndarray]:
+        """The ids before the first and after the last of some passages of the same file, else of
+        this one. Raises ValueError where the file has changed."""
         _, content, lines = _read(Path(self.path) if self.path else None)
         if sha256(content) != self.sha256:
             raise ValueError(
                 f"{self.path or self.name} was written anew since it was read; run this again"
             )
-        around = passage or self.passage
-        first = around.first_line - 1
+        passages = passages or (self.passage,)
+        first = min(passage.first_line for passage in passages) - 1
         before = tokenizer.encode("".join(lines[:first]))
-        from_there = tokenizer.encode("".join(lines[first:]))
-        after = from_there[around.tokens or len(from_there) :]
-        return np.array(before, np.int32), np.array(after, np.int32)
+        rests = []
+        for passage in passages:
+            rest = tokenizer.encode("".join(lines[passage.first_line - 1 :]))
+            rests.append(rest[passage.tokens or len(rest) :])
+        return np.array(before, np.int32), np.array(min(rests, key=len), np.int32)
 
     def excerpt(self) -> bytes:
         """What has to be known of the file to have the passage: the whole file where it is the

@@ -20,7 +20,7 @@ from .huggingface import learned_text, model_from_hf, stored_dtype, weights_file
 class TrainedModel:
     """A model, read when first needed, its folder, its weights' files, and the text to know.
 
-    `learned` is the passage that the model learned, where it is of the same text; `own_text` is
+    `learned` are the passages that the model learned of the same text; `own_text` is
     false where the folder tells of another text or passage that was learned, of which this may be
     `one_of_its_texts`.
     """
@@ -30,7 +30,7 @@ class TrainedModel:
     weights: tuple[Path, ...]
     corpus: Corpus
     load: Callable[[], LanguageModel]
-    learned: Passage | None = None
+    learned: tuple[Passage, ...] = ()
     own_text: bool = True
     one_of_its_texts: bool = False
 
@@ -80,10 +80,11 @@ def of_folder(
         if data is None or (data.is_file() and sha256(data) == description["sha256"]):
             learned = Passage(description["first_line"], description["tokens"])
     corpus = Corpus.load(data, passage or learned or Passage())
+    passages = (learned,) if learned else ()
     load, files = partial(model_from_hf, folder), weights_files(folder)
     name = as_text(name or folder.resolve().name)
     own = description is None or same_passage(corpus, description)
-    return TrainedModel(name, folder, files, corpus, load, learned, own)
+    return TrainedModel(name, folder, files, corpus, load, passages, own)
 
 
 def same_passage(corpus: Corpus, description: Mapping[str, Any]) -> bool:

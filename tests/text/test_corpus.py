@@ -49,6 +49,21 @@ def test_texts_that_cannot_be_learned_are_refused(tmp_path, content, passage, wo
         Corpus.load(path, passage)
 
 
+def test_around_several_passages_is_what_none_of_them_has(tmp_path):
+    from mlx_shakegpt.text.tokenizer import encode
+
+    lines = [f"line {number} of a text\n" for number in range(9)]
+    file = tmp_path / "text.txt"
+    file.write_text("".join(lines))
+    learned = [Passage(4, 20), Passage(2, 10)]
+    before, after = Corpus.load(file, Passage(3, 5)).around(learned)
+    assert before.tolist() == encode(lines[0])
+    assert after.tolist() == encode("".join(lines[3:]))[20:]
+    before, after = Corpus.load(file, Passage(3, 5)).around()
+    assert before.tolist() == encode("".join(lines[:2]))
+    assert after.tolist() == encode("".join(lines[2:]))[5:]
+
+
 def test_an_excerpt_has_the_passage_and_no_more_than_its_tokens_need(tmp_path):
     from mlx_shakegpt.text.tokenizer import encode, gpt2
 
