@@ -1,4 +1,4 @@
-"""Greedy free-running continuations, many at once, token by token through the cache.
+"""Greedy continuations, many at once, and recitals, through the cache.
 
 What is proven here comes from the model alone: nothing is looked up.
 """
@@ -17,7 +17,6 @@ from .choosing import Chooser
 from .window import Window
 
 TOGETHER = 64  # continuations that share a pass
-MOST_READ = 16_384  # tokens of a recital's windows that are in memory at once
 
 
 @dataclass(frozen=True)
@@ -54,43 +53,40 @@ class Reader:
         return np.array(chosen).astype(np.int32), np.array(tie)
 
 
-def continuations(
-    model: LanguageModel, windows: np.ndarray, k: int, correct: bool = False
-) -> Continuations:
-    """What greedy decoding says after the first `k` ids of windows (S, k + m), for m tokens. With
-    `correct`, the true token takes the place of a wrong one before the model goes on."""
+def continuations(model: LanguageModel, windows: np.ndarray, k: int) -> Continuations:
+    """What greedy decoding says after the first `k` ids of windows (S, k + m), for m tokens."""
     ids = np.empty((len(windows), windows.shape[1] - k), np.int32)
     tie = np.empty(ids.shape, bool)
     for start in range(0, len(windows), TOGETHER):
         part = slice(start, start + TOGETHER)
         reader, fed = Reader(model), windows[part, :k]
         for position in range(ids.shape[1]):
-            true = windows[part, k + position]
-            token, even = reader.read(fed, true)
+            token, even = reader.read(fed, windows[part, k + position])
             ids[part, position], tie[part, position] = token, even
-            fed = (true if correct else token)[:, None]
+            fed = token[:, None]
     return Continuations(ids, tie)
 
 
-def recital(model: LanguageModel, ids: np.ndarray, k: int, correct: bool) -> Iterator[int]:
-    """What the model says in place of ids[k], ids[k + 1], …
-
-    With `correct`, the true token takes the place of a wrong one before the model goes on; else it
-    goes on from what it said. Only true tokens are read then, so that no window waits for the one
-    before: after the first one, which is said one id at a time, ever more of them share a pass.
-    """
-    half, context = Window(model).half, model.context
-    end = (0 if k <= context else k - half) + context + 1 if correct else len(ids)
+def recital(model: LanguageModel, ids: np.ndarray, k: int) -> Iterator[int]:
+    """What the model says in place of ids[k], ids[k + 1], …, one id at a time, each after all that
+    it said before."""
     reader, fed = Reader(model), ids[None, :k]
-    for true in ids[k:end]:
+    for true in ids[k:]:
         token, _ = reader.read(fed, np.array([true], np.int32))
         yield int(token[0])
-        fed = np.array([[true if correct else token[0]]], np.int32)
-    windows = [
-        ids[s : s + context + 1] for s in range(end - half, len(ids) - half, context + 1 - half)
-    ]
-    together, most = 1, max(1, MOST_READ // context)
-    while windows:
-        alike = [window for window in windows[:together] if window.size == windows[0].size]
-        yield from continuations(model, np.stack(alike), half, correct=True).ids.ravel().tolist()
-        windows, together = windows[len(alike) :], min(2 * together, TOGETHER, most)
+        fed = token[:, None]
+
+
+def corrected_recital(model: LanguageModel, ids: np.ndarray, k: int) -> Iterator[int]:
+    """As `recital`, where the true token takes the place of a wrong one before the model goes on.
+
+    So only true tokens are ever read, and one pass gives all that is said in a window.
+    """
+    window, choose = Window(model), Chooser(model, Sampling())
+    begin, end = (0 if k <= model.context else k - window.half), k
+    while end < len(ids):
+        said, end = end, min(begin + model.context + 1, len(ids))
+        logits = window.read(ids[begin : end - 1], end - said)
+        yield from np.array(choose.ids(logits)).tolist()
+        window.clear()
+        begin = end - window.half

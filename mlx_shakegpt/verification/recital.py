@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..generation.batched import recital
+from ..generation.batched import corrected_recital, recital
 from ..model.language_model import LanguageModel
 from ..text.tokenizer import decode, decode_stream, gpt2
 
@@ -60,7 +60,8 @@ class Recital:
 
     def _judged(self, model: LanguageModel) -> Iterator[tuple[int, int, bool]]:
         """Place, token said there, and whether it is right."""
-        stream = recital(model, self._ids, self._k, self._on_error == CORRECT)
+        say = corrected_recital if self._on_error == CORRECT else recital
+        stream = say(model, self._ids, self._k)
         for place, token in enumerate(stream, self._k):
             self.tokens.append(token)
             right = token == self._ids[place]
