@@ -16,17 +16,20 @@ from ..weights import (
     weights_hash,
 )
 from ..weights.hub import model_folder
+from ..weights.trained_model import Stamps, stamps
 from .config_file import CONFIG, InitialWeights, RunConfig, is_run, read_config
 from .folder import weights_file
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A model in a folder, its weights' files and shape, what a run's config.json says of it, and
-    where the folder is a run's, what that was started with."""
+    """A model in a folder, its weights' files with what tells this version of them from others,
+    its shape, what a run's config.json says of it, and where the folder is a run's, what that was
+    started with."""
 
     folder: Path
     files: tuple[Path, ...]
+    stamps: Stamps
     config: ModelConfig
     record: InitialWeights
     run: RunConfig | None = None
@@ -38,8 +41,11 @@ class Pretrained:
             model = model_from_run(self.files[0], self.config)
         else:
             model = model_from_hf(self.folder)
-        if weights_hash(self.files) != self.record.sha256:
-            raise ValueError(f"the weights in {self.record.source} have just changed; start again")
+        if stamps(self.files) != self.stamps:
+            raise ValueError(
+                f"the weights in {self.record.source} were written anew since the run began; start "
+                "another `run`"
+            )
         return model
 
 
@@ -54,7 +60,7 @@ def pretrained(source: str, sha256: str | None = None) -> Pretrained:
     folder = own if by_name else model_folder(source)
     run = read_config(folder) if is_run(folder) else None
     files = (weights_file(folder),) if run else weights_files(folder)
-    actual = weights_hash(files)
+    before, actual = stamps(files), weights_hash(files)
     if sha256 not in (None, actual):
         raise ValueError(
             f"the weights in {source} have sha256 {actual}, not {sha256} with which the run was "
@@ -63,4 +69,6 @@ def pretrained(source: str, sha256: str | None = None) -> Pretrained:
     if not by_name and Path(source).expanduser().is_dir():
         source = str(folder.resolve())
     config = run.model if run else model_config_from_hf(folder)[0]
-    return Pretrained(folder, files, config, InitialWeights(source, actual, run is not None), run)
+    return Pretrained(
+        folder, files, before, config, InitialWeights(source, actual, run is not None), run
+    )

@@ -33,7 +33,12 @@ def model_folder(source: str) -> Path:
             f"no model folder {source}; check the path, or give a hub id like openai-community/gpt2"
         )
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        RepositoryNotFoundError,
+    )
 
     try:
         return Path(snapshot_download(source, allow_patterns=list(WANTED)))
@@ -41,7 +46,10 @@ def model_folder(source: str) -> Path:
         raise ValueError(f"{source} asks for a login; get one with: hf auth login") from None
     except RepositoryNotFoundError:
         raise ValueError(f"the Hugging Face Hub has no model {source}") from None
-    except Exception as error:  # its HTTP library's own among them, where a connection breaks
+    except Exception as error:
+        # A broken connection is an error of the HTTP library, as HfHubHTTPError is one.
+        if not isinstance(error, (HFValidationError, *HfHubHTTPError.__bases__)):
+            raise
         why = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"{source} cannot be fetched from the Hugging Face Hub ({why}); go online, or give a "

@@ -35,7 +35,7 @@ def trainer(ids, start, **changes):
 
 
 def test_the_first_loss_is_that_of_the_pretrained_model(ids, folder):
-    t = trainer(ids, pretrained(str(folder)).model)
+    t = trainer(ids, pretrained(str(folder)).load())
     batch = t.batch(0)
     model = transformers.GPT2LMHeadModel.from_pretrained(folder).eval()
     with torch.no_grad():
@@ -48,7 +48,7 @@ def test_the_first_loss_is_that_of_the_pretrained_model(ids, folder):
 
 
 def test_pretrained_positions_are_not_written_over_as_windows_grow(ids, folder):
-    start = pretrained(str(folder)).model
+    start = pretrained(str(folder)).load()
     t = trainer(ids, start, short_context=4, grow=0.5, lr=1e-9)
     for _ in t.run():
         pass
@@ -58,7 +58,7 @@ def test_pretrained_positions_are_not_written_over_as_windows_grow(ids, folder):
 
 def test_rows_that_differ_are_not_shared(ids, folder):
     with pytest.raises(ValueError, match="rows of their own"):
-        trainer(ids, pretrained(str(folder)).model, closed_vocab=True)
+        trainer(ids, pretrained(str(folder)).load(), closed_vocab=True)
 
 
 def test_positions_that_the_weights_do_not_have_are_refused(shakegpt, poem, folder):
@@ -98,6 +98,36 @@ def test_a_start_that_has_changed_is_refused_where_it_is_needed(shakegpt, poem, 
     assert result.code == 2 and "with which the run was started" in result.err
 
 
+def test_weights_that_are_replaced_before_they_are_read_are_refused(folder):
+    start = pretrained(str(folder))
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(ValueError, match="written anew since the run began"):
+        start.load()
+
+
+def test_a_connection_that_breaks_is_the_hubs_fault_and_a_mistake_is_ours(monkeypatch, tmp_path):
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
+    (broken,) = {base for base in HfHubHTTPError.__bases__ if base is not OSError}
+
+    def failing(error):
+        def snapshot(*_, **__):
+            raise error
+
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+        return pytest.raises(ValueError if isinstance(error, broken) else type(error))
+
+    monkeypatch.chdir(tmp_path)
+    with failing(broken("")) as raised:
+        pretrained("someone/gpt2")
+    assert "cannot be fetched from the Hugging Face Hub" in str(raised.value)
+    with failing(KeyError("ours")):
+        pretrained("someone/gpt2")
+
+
 def test_a_preset_of_another_shape_is_refused(shakegpt, folder):
     result = shakegpt("train", "--init", folder, "--preset", "quick")
     assert result.code == 2 and "another shape than preset quick" in result.err
@@ -114,7 +144,7 @@ def test_the_hub_gives_safetensors_and_settings_only(monkeypatch, folder):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     start = pretrained("someone/gpt2")
-    assert start.record.source == "someone/gpt2" and start.model.gpt.config == TINY
+    assert start.record.source == "someone/gpt2" and start.load().gpt.config == TINY
     assert not any("bin" in name or name == "*" for name in requests[0][1])
 
 
