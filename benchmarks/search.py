@@ -72,7 +72,7 @@ def train(job: dict) -> dict:
     language_model = LanguageModel(trainer.model, trainer.vocabulary, config.context)
     if known:
         figures, _ = measure(
-            language_model, Text(ids, *corpus.around(None)), VerifyConfig(), job["seed"]
+            language_model, Text(ids, *corpus.around()), VerifyConfig(), job["seed"]
         )
         rates = {f"em@{e['k']},{e['m']}": round(e["rate"], 4) for e in figures["extraction"]}
         result |= rates | {"whole": round(figures["nll"], 4), "certified": figures["certified"]}
