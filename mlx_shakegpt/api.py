@@ -44,7 +44,7 @@ def load(source: str | Path | None = None, data: str | Path | None = None) -> Tr
     ```
     """
     setup()
-    text = Path(data) if data else None
+    text = None if data is None else Path(data)
     if isinstance(source, Path) or "/" in (source or ""):
         return of_folder(model_folder(str(source)), text, name=model_name(str(source)))
     return of_run(source, text)
@@ -115,8 +115,10 @@ def train(
 
 
 def _paths(data: str | Path | Sequence[str | Path] | None) -> str | list[str] | None:
-    if data is None or isinstance(data, str | Path):
-        return None if data is None else str(data)
+    if data is None:
+        return None
+    if isinstance(data, str | Path):
+        return str(data)
     return [str(path) for path in data]
 
 

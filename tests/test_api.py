@@ -105,3 +105,12 @@ def test_the_pages_are_built_from_the_docstrings(tmp_path):
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "mlx_shakegpt" / "api.html").read_text()
     assert "Measures how well a model knows its text" in page
+
+
+@pytest.mark.parametrize(
+    ("data", "message"), [("", "is empty"), (["", "poem.txt"], "is empty"), ([], "names no text")]
+)
+def test_a_text_without_a_name_is_not_tiny_shakespeare(home, data, message):
+    with pytest.raises(ValueError, match=message):
+        mlx_shakegpt.train(data, run="own", preset="quick")
+    assert not (home / "weights" / "own").exists()

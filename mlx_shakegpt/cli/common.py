@@ -213,26 +213,11 @@ def trained_model_from(
     if run and model:
         raise click.UsageError("give --run or --model, not both")
     file = Path(data) if data else None
-    passage = None
-    if first_line is not None or corpus_tokens is not None:
-        first_line = first_line or _first_line(run, model, data)
-        passage = Passage(first_line, corpus_tokens or 0)
     if model:
-        return of_folder(model_folder(model), file, passage, name=model_name(model))
-    return of_run(run, file, passage)
-
-
-def _first_line(run: str | None, model: str | None, data: str | None) -> int:
-    """Where what a run or model learned begins in its text; another text's first line."""
-    from ..run import find_run, read_config
-    from ..weights import learned_text
-    from ..weights.hub import model_folder
-
-    if data:
-        return 1
-    if model:
-        return (learned_text(model_folder(model)) or {"first_line": 1})["first_line"]
-    return read_config(find_run(run)).corpus.first_line
+        return of_folder(
+            model_folder(model), file, first_line, corpus_tokens, name=model_name(model)
+        )
+    return of_run(run, file, first_line, corpus_tokens)
 
 
 def language_model_from(run: str | None, model: str | None) -> tuple[Any, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -37,7 +38,8 @@ def interrupts(run: Any, tell: Any) -> Iterator[None]:
     from ..runtime.signals import heeded
 
     interrupted = False
-    terminals = [stream for stream in (1, 2) if os.isatty(stream)]
+    # Where writing fails once the terminal is gone: to itself, or to a program that ended with it.
+    doomed = [stream for stream in (1, 2) if not stat.S_ISREG(os.fstat(stream).st_mode)]
 
     def handle(number: int, _frame: Any) -> None:
         nonlocal interrupted
@@ -48,7 +50,7 @@ def interrupts(run: Any, tell: Any) -> Iterator[None]:
         interrupted = True
         run.trainer.stop()
         if number == signal.SIGHUP:  # the terminal is gone, and writing to it would fail
-            for stream in terminals:
+            for stream in doomed:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
         tell("Finishing this step and saving; once more to leave at once.")
 

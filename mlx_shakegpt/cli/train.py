@@ -150,6 +150,8 @@ def _outcome(run: Any, seconds: float, as_json: bool) -> int:
         "nll": nll,
         "complete": last["complete"],
         "target": config.target_loss,
+        "extracted": last.get("extracted"),
+        "known": state.known,
         "folder": str(run.path),
     }
     name = f"run {run.path.name!r} after {state.step} steps ({result['tokens']:,} tokens)"
@@ -157,8 +159,6 @@ def _outcome(run: Any, seconds: float, as_json: bool) -> int:
         way = f"{program()} train --resume --run {run.path.name}"
         emit(as_json, result, f"Stopped {name}; go on with: {way}")
         return 130  # only an interrupt, of any rank, ends a run before its last step
-    if "extracted" in last:
-        result |= {"extracted": last["extracted"], "known": state.known}
     about = "" if last["complete"] else "about "
     loss = f"whole-text loss {about}{nll:.4f}, target {config.target_loss:g}"
     if state.reached:

@@ -100,5 +100,8 @@ def fill(model: GPT, tensors: Mapping[str, mx.array], path: Path) -> None:
                 f"expected {want or 'no such tensor'}"
             )
         if not mx.issubdtype(tensors[name].dtype, mx.floating):
-            raise ValueError(f"{path} does not fit the model: {name} is {tensors[name].dtype}")
+            raise ValueError(
+                f"{path} does not fit the model: {name} is {tensors[name].dtype}, expected "
+                "floating-point numbers"
+            )
     model.update(tree_unflatten(list(tensors.items())))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..files import read_json, write_atomically
+from ..files import read_json, sha256, write_atomically
 from ..settings.config import ModelConfig, Passage, TrainConfig
 from ..text.corpus import Corpus
 
@@ -91,10 +91,13 @@ class RunConfig:
         hashes = [text.sha256 for text in self.chosen]
         return hashes if len(hashes) > 1 else hashes[0]
 
-    def passage_of(self, hash: str) -> Passage:
-        """What was learned of the text with a sha256; the whole of another one."""
-        learned = (text.passage for text in (*self.texts, self.corpus) if text.sha256 == hash)
-        return next(learned, Passage())
+    def passage_of(self, file: Path) -> Passage:
+        """What was learned of the text in a file, of two copies that of its name, else what was
+        `chosen`; the whole of another text."""
+        digest = sha256(file) if file.is_file() else None
+        copies = [t for t in (*reversed(self.texts), self.corpus) if t.sha256 == digest]
+        namesakes = [text for text in copies if text.name == file.name]
+        return next((text.passage for text in namesakes + copies), Passage())
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict; dtype and seed stand in it once more, for who looks for them."""

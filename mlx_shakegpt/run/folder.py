@@ -5,16 +5,15 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from ..files import as_text, sha256
+from ..files import as_text
 from ..model.language_model import LanguageModel
-from ..settings.config import Passage
 from ..text import assets
 from ..text.collection import joined
 from ..text.corpus import Corpus
 from ..training import checkpoint
 from ..verification.evidence import CERTIFICATE
 from ..weights import model_from_run
-from ..weights.trained_model import TrainedModel, same_passage
+from ..weights.trained_model import TrainedModel, part_of, same_passage
 from .config_file import CONFIG, LearnedText, RunConfig, read_config
 from .names import find_run, run_path
 
@@ -105,18 +104,20 @@ def weights_file(path: Path) -> Path:
 
 
 def of_run(
-    name: str | None, data: Path | None = None, passage: Passage | None = None
+    name: str | None,
+    data: Path | None = None,
+    first_line: int | None = None,
+    tokens: int | None = None,
 ) -> TrainedModel:
-    """A run's model with the text that it learned; or with the whole of another one, `data`, or
-    with another passage. Raises ValueError where one of them is not to be had."""
+    """A run's model with the text that it learned; or with the whole of another one, `data`; or
+    with another part of either, as `part_of`. Raises ValueError where one of them is not to be had.
+    """
     path = find_run(name)
     config = read_config(path)
-    if data is None and passage is None:
+    if data is None and first_line is None and tokens is None:
         return _trained(path, config, load_corpus(path))
-    if passage is None:
-        known = data is not None and data.is_file()
-        passage = config.passage_of(sha256(data)) if data and known else Passage()
-    corpus = Corpus.load(data or config.corpus.file, passage)
+    learned = config.passage_of(data) if data else config.corpus.passage
+    corpus = Corpus.load(data or config.corpus.file, part_of(learned, first_line, tokens))
     return _trained(path, config, corpus)
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ..files import sha256
 from ..runtime import Runtime
 from ..settings.config import RUN_LENGTH, ModelConfig, Passage, TrainConfig
 from ..settings.presets import (
@@ -164,14 +163,14 @@ def _resumed(path: Path, settings: Mapping[str, Any], progress: Progress | None)
     data, texts = settings.get("data"), saved.texts
     passage = saved.chosen[0].passage if len(saved.chosen) == 1 else Passage()
     if settings.get("corpus_tokens") == 0:
-        there = data or saved.chosen[0].path
+        there = saved.chosen[0].path if data is None else data
         whole = read_corpus(there, replace(passage, tokens=0), progress)
         settings = {**settings, "corpus_tokens": len(whole.ids)}
     _must_agree(path, replace(saved, train=config), settings)
     if not texts:
-        corpus = read_corpus(data or saved.corpus.path, passage, progress)
-    elif data:
-        new = [Corpus.load(file, saved.passage_of(sha256(file))) for file in text_files(data)]
+        corpus = read_corpus(saved.corpus.path if data is None else data, passage, progress)
+    elif data is not None:
+        new = [Corpus.load(file, saved.passage_of(file)) for file in text_files(data)]
         moved = merge_texts(load_texts(path, saved.rehearsed), new)
         corpus, texts = joined(moved), tuple(map(LearnedText.of, moved))
     else:

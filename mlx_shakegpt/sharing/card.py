@@ -57,7 +57,8 @@ def _what(repo: str, config: RunConfig) -> str:
 
 
 def _use(repo: str, prompt: str, file: str | None) -> str:
-    typed, mark = shlex.quote(prompt), "" if file else " --mark"  # which takes the text at hand
+    typed = shlex.quote(prompt)
+    mark = "" if file else " --mark"  # which takes no text of one's own
     return (
         "## Use\n\n"
         "```sh\n"

@@ -22,9 +22,11 @@ def paths_of(data: str | Sequence[str]) -> list[str]:
 def text_files(data: str | Sequence[str]) -> list[Path]:
     """The files of a path, or of several, to texts, and to folders of texts, which end in .txt.
 
-    Raises ValueError for a folder that has none.
+    Raises ValueError for an empty path, and for a folder that has none.
     """
     files = []
+    if not all(paths_of(data)):
+        raise ValueError("a path in `data` is empty; leave it out")
     for path in map(Path, paths_of(data)):
         if not path.is_dir():
             files.append(path)

@@ -157,7 +157,7 @@ def restore(path: Path, trainer: Trainer) -> dict[str, Any]:
     fill(trainer.model, tensors, path / MODEL)
     trainer.optimizer.state = tree_unflatten(list(load_tensors(path / OPTIMIZER).items()))
     # MLX drops empty dicts when it flattens a state; init puts them back and keeps the rest. It
-    # takes no frozen blocks, which a run that goes back has.
+    # sees only what is trained, so all blocks are thawed, of which a run that goes back froze some.
     trainer.model.use_blocks(len(trainer.model.h))
     trainer.optimizer.init(trainer.model.trainable_parameters())
     trainer.curriculum.restore(load_tensors(path / ORDER))

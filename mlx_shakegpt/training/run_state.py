@@ -75,7 +75,7 @@ class RunState:
         if not below or self.step == self.total:
             return
         falls = config.finish and self.decay_at < self.total
-        if self.known or (on_target and not falls and config.stop != "known"):
+        if self.known or (not falls and config.stop != "known"):
             self.total = self.step
         elif self.step <= self.full_at:
             self.full_at = self.step

@@ -18,6 +18,7 @@ def runs(tmp_path):
         lines = [entry | {"epoch": 1.0, "lr": 1e-3, "norm": 1.0, "dt": 0.5} for entry in at]
         evaluation = {"eval_nll": 0.3, "eval_floor": 0.01, "eval_accuracy": 0.9}
         lines.insert(20, {"step": 20, "eval_complete": True} | evaluation)
+        lines.insert(10, {"step": 10, "eval_complete": False} | evaluation | {"eval_nll": 0.7})
         made[name].write_text("\n".join(map(json.dumps, lines)))
     return made
 
@@ -43,10 +44,11 @@ def test_a_picture_shows_the_figures_of_its_run(runs, tmp_path, drawn):
     assert list(batches.get_xdata()) == list(smoothed.get_xdata()) == pytest.approx(hours)
     assert list(batches.get_ydata()) == [10 / step for step in range(1, 30)]
     assert list(smoothed.get_ydata()) == smooth([10 / step for step in range(1, 30)])
-    for label, nll in (("estimated", 0.3), ("all of it", 0.3)):
-        point = lines[f"whole text, {label}"]
-        assert (list(point.get_xdata()), list(point.get_ydata())) == ([hours[19]], [nll])
-    assert list(lines["floor"].get_ydata()) == [0.01]
+    for label, at, nll in (("estimated", [9, 19], [0.7, 0.3]), ("all of it", [19], [0.3])):
+        points = lines[f"whole text, {label}"]
+        assert list(points.get_xdata()) == [hours[place] for place in at]
+        assert list(points.get_ydata()) == nll
+    assert list(lines["floor"].get_ydata()) == [0.01, 0.01]
     assert 0.1 in loss.lines[-1].get_ydata() and [t.get_text() for t in loss.texts] == [
         "target 0.1"
     ]

@@ -92,6 +92,18 @@ def test_a_terminal_that_hangs_up_twice_is_one_that_is_gone(home, poem):
     assert done.returncode == 130 and int(newest(home).name) >= 12
 
 
+def test_a_closed_terminal_silences_no_file(home, poem, tmp_path):
+    command = [sys.executable, "tests/programs/stopping.py", "12", "SIGHUP", *arguments(poem)]
+    environment = os.environ | {"SHAKEGPT_HOME": str(home)}
+    with (tmp_path / "out").open("w") as out:
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.PIPE,
+            timeout=PATIENCE, check=False,
+        )  # fmt: skip
+    assert done.returncode == 130
+    assert (tmp_path / "out").read_text().startswith("Stopped run 'q' after")
+
+
 def test_a_second_signal_leaves_at_once_with_the_last_checkpoint_intact(home, poem):
     command = [sys.executable, "tests/programs/stopping.py", "12", "SIGTERM,SIGINT"]
     command += [*arguments(poem), "--checkpoint-every", "5"]

@@ -7,7 +7,6 @@ import pytest
 
 from mlx_shakegpt.files import sha256
 from mlx_shakegpt.run import of_run
-from mlx_shakegpt.settings.config import Passage
 from mlx_shakegpt.verification.evidence import CERTIFICATE, MAP, set_aside_unless_of
 from mlx_shakegpt.verification.proof import evidence_folder, mismatches
 from mlx_shakegpt.weights.trained_model import of_folder
@@ -109,7 +108,7 @@ def test_an_exported_folder_tells_which_text_is_its_own(shakegpt, verified, poem
     assert shakegpt("export", "--to", tmp_path / "model").code == 0
     model = of_folder(tmp_path / "model", poem)
     assert evidence_folder(model, model.folder) == model.folder
-    part = of_folder(tmp_path / "model", poem, Passage(1, 210))
+    part = of_folder(tmp_path / "model", poem, first_line=1, tokens=210)
     assert evidence_folder(part, part.folder).parent == model.folder / "other-texts"
     config = json.loads((model.folder / "config.json").read_text())
     del config["learned_text"]

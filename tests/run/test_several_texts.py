@@ -1,6 +1,7 @@
 """A run that learns several texts, or one after the other, and has a certificate for each."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -197,6 +198,22 @@ def test_one_of_a_runs_texts_by_its_file_is_what_was_learned_of_it(
     learned = read_config(home / "weights" / "two").texts[1]
     model = of_run("two", texts / "song.txt")
     assert model.corpus.passage == learned.passage and model.corpus.passage.first_line == 3
+
+
+def test_two_parts_of_one_text_are_told_apart_by_their_files_names(
+    shakegpt, tiny_preset, texts, home, tmp_path
+):
+    first = ("--data", texts / "poem.txt", "--corpus-tokens", 100, "--run", "one", *SHORT)
+    assert shakegpt("train", *first, "--steps", 3).code == 1
+    shutil.copy(texts / "poem.txt", texts / "rest.txt")
+    rest = ("--init", "one", "--data", texts / "rest.txt", "--first-line", 15, "--run", "two")
+    assert shakegpt("train", *rest, "--context", 16, "--steps", 3).code == 1
+    for name, line in (("poem.txt", 1), ("rest.txt", 15)):
+        assert of_run("two", texts / name).corpus.passage.first_line == line
+    on = shakegpt("train", "--resume", *rest, "--steps", 4)
+    assert on.code == 1 and "Resuming two after step 3" in on.err, on.err
+    cut = of_run("two", texts / "rest.txt", tokens=40).corpus.passage
+    assert (cut.first_line, cut.tokens) == (15, 40)
 
 
 def test_a_text_too_short_to_be_measured_does_not_keep_the_others_from_it(

@@ -19,7 +19,7 @@ from mlx_shakegpt.model.gpt import GPT
 from mlx_shakegpt.model.initial import initialise
 from mlx_shakegpt.model.language_model import LanguageModel
 from mlx_shakegpt.run import of_run
-from mlx_shakegpt.settings.config import Passage, VerifyConfig
+from mlx_shakegpt.settings.config import VerifyConfig
 from mlx_shakegpt.text.lines import lines_of
 from mlx_shakegpt.text.tokenizer import decode, encode
 from mlx_shakegpt.verification.controls import controls, leak, shuffled, unseen_text
@@ -428,7 +428,7 @@ def test_a_certificate_holds_until_a_byte_changes(shakegpt, known_run, tmp_path)
 
 
 def test_what_must_not_be_known_lies_outside_of_all_that_was_learned(known_run, known):
-    part = of_run("known", None, Passage(tokens=100))
+    part = of_run("known", tokens=100)
     assert part.corpus.ids.tolist() == known.ids[:100].tolist()
     _, after = part.corpus.around(part.learned)
     assert after[:100].tolist() == known.after[:100].tolist()
