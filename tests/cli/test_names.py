@@ -69,7 +69,8 @@ def test_a_text_whose_name_is_not_utf8_can_be_learned(shakegpt, tiny_preset, tmp
     text = tmp_path / LATIN
     text.write_text(POEM * 5)
     options = ["--data", text, "--corpus-tokens", 300, "--steps", 1, "--run", "odd"]
-    assert shakegpt("train", "--preset", tiny_preset, *options).code == 1
+    first = shakegpt("train", "--preset", tiny_preset, *options)
+    assert first.code == 1, first.err
     resumed = shakegpt("train", "--run", "odd", "--resume", "--steps", 2)
     assert resumed.code == 1 and "after 2 steps" in resumed.out, resumed.err
     corpus = json.loads((home / "weights" / "odd" / "config.json").read_text())["corpus"]
