@@ -129,10 +129,14 @@ def _points(
 
 def smooth(values: Sequence[float], share: float = 0.9) -> list[float]:
     """Mean of the logarithms' exponential moving averages from both ends, each with its start
-    corrected (Kingma and Ba, 2015, section 3): a line through falling values that does not lag."""
-    logs = [math.log(max(value, sys.float_info.min)) for value in values]
+    corrected (Kingma and Ba, 2015, section 3): a line through falling values that does not lag.
+
+    Equal values stay the same to the bit: an axis of two that are next to each other has no height.
+    """
+    top = max(values, default=0.0) or sys.float_info.min
+    logs = [math.log(max(value, sys.float_info.min)) - math.log(top) for value in values]
     ahead, back = _moving(logs, share), _moving(logs[::-1], share)[::-1]
-    return [math.exp((one + other) / 2) for one, other in zip(ahead, back, strict=True)]
+    return [top * math.exp((one + other) / 2) for one, other in zip(ahead, back, strict=True)]
 
 
 def _moving(values: Sequence[float], share: float) -> list[float]:

@@ -49,9 +49,8 @@ def test_a_picture_shows_the_figures_of_its_run(runs, tmp_path, drawn):
         assert list(points.get_xdata()) == [hours[place] for place in at]
         assert list(points.get_ydata()) == nll
     assert list(lines["floor"].get_ydata()) == [0.01, 0.01]
-    assert 0.1 in loss.lines[-1].get_ydata() and [t.get_text() for t in loss.texts] == [
-        "target 0.1"
-    ]
+    (target,) = loss.texts
+    assert 0.1 in loss.lines[-1].get_ydata() and target.get_text() == "target 0.1"
     assert set(rate.lines[0].get_ydata()) == {1e-3} and set(norm.lines[0].get_ydata()) == {1.0}
 
 
@@ -64,6 +63,19 @@ def test_damaged_metrics_are_named_and_nothing_is_drawn(runs, tmp_path):
 
 def test_smoothing_has_no_bias_at_its_start():
     assert smooth([3.0, 3.0, 3.0]) == pytest.approx([3, 3, 3])
+
+
+@pytest.mark.parametrize("value", [26.422269821166992, 10.638726, 1e-30])
+def test_values_that_are_the_same_stay_so_to_the_bit(value):
+    assert smooth([value] * 4) == [value] * 4
+
+
+def test_a_run_of_one_step_has_a_picture(runs, tmp_path):
+    """Whose norm and its logarithm's exponential are next to each other."""
+    step = {"step": 1, "epoch": 0.4, "tokens": 128, "loss": 10.8, "lr": 6e-4, "dt": 0.03}
+    runs["one"].write_text(json.dumps(step | {"norm": 26.422269821166992}))
+    loss_curve({"one": runs["one"]}, tmp_path / "loss.png")
+    assert (tmp_path / "loss.png").exists()
 
 
 def test_a_smooth_line_through_a_falling_loss_does_not_lag():
