@@ -85,8 +85,8 @@ def corrected_recital(model: LanguageModel, ids: np.ndarray, k: int) -> Iterator
     window, choose = Window(model), Chooser(model, Sampling())
     begin, end = (0 if k <= model.context else k - window.half), k
     while end < len(ids):
-        said, end = end, min(begin + model.context + 1, len(ids))
-        logits = window.read(ids[begin : end - 1], end - said)
+        first, end = end, min(begin + model.context + 1, len(ids))
+        logits = window.read(ids[begin : end - 1], end - first)
         yield from np.array(choose.ids(logits)).tolist()
         window.clear()
         begin = end - window.half
