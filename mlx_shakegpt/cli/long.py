@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from ..sharing.stop_signals import heeded
+
 
 @contextmanager
 def awake() -> Iterator[None]:
@@ -35,8 +37,6 @@ def interrupts(run: Any, tell: Any) -> Iterator[None]:
 
     What this process was started to ignore, as by nohup, it ignores.
     """
-    from ..runtime.signals import heeded
-
     interrupted = False
     # Where writing fails once the terminal is gone: to itself, or to a program that ended with it.
     doomed = [stream for stream in (1, 2) if not stat.S_ISREG(os.fstat(stream).st_mode)]

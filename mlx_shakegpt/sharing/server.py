@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ..runtime.signals import interrupt_on_stop_signals
 from ..weights.trained_model import TrainedModel
 from .marked import STYLE
 from .own_page import OwnPage
 from .page import page
 from .request_limits import LARGEST_REQUEST, LimitedRequests
+from .stop_signals import interrupt_on_stop_signals
 
 
 def serve(

@@ -20,8 +20,8 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from ..run.watched_run import WatchedRun
-from ..runtime.signals import interrupt_on_stop_signals
 from .own_page import OwnNames
+from .stop_signals import interrupt_on_stop_signals
 
 PAGE = Path(__file__).with_name("watch.html")
 PORTS = range(7870, 7970)  # of which the first free one is taken
