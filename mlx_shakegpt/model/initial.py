@@ -14,7 +14,11 @@ from .trees import flat
 
 INIT_STD = 0.02
 _TABLE_SEED = 0  # of the look-back table's frequencies, the same for all models of one head size
-_PEAK = 32.0  # logit of the place that a head looks back to; those of others are near 0
+# The logit of the place that a head looks back to, in each of the first blocks; others' are much
+# lower. States grow in training, fourteenfold before the third block of GPT-2 124M, and LayerNorm
+# divides this logit by the square of their growth.
+_PEAKS = (128.0, 8192.0, 8192.0)
+_FARTHEST = 64  # tokens back; a head that looks beyond its window attends to something arbitrary
 
 
 def initialise(
@@ -89,18 +93,25 @@ def _look_back(values: dict[str, mx.array], n_head: int) -> None:
     table = np.zeros((rows, C), np.float32)
     table[:, C - 2 * pairs :] = _waves(rows, frequencies)
     values["wpe.weight"] = mx.array(table)
-    for block, places in enumerate(_places_back(n_head)):
+    for block, (places, peak) in enumerate(zip(_places_back(n_head), _PEAKS, strict=True)):
         name = f"h.{block}.attn.c_attn.weight"
         if name in values:
-            values[name] = mx.array(_turned(np.array(values[name]), frequencies, places))
+            values[name] = mx.array(_turned(np.array(values[name]), frequencies, places, peak))
     for name, mask in position_masks(values, n_head).items():
         values[name] = values[name] * mask
 
 
 def _places_back(n_head: int) -> tuple[np.ndarray, ...]:
-    """How many tokens back the heads look, (H,) for each of the first blocks."""
+    """How many tokens back the heads look, (H,) for each of the first blocks.
+
+    The second block's heads that would look farther than `_FARTHEST` take the places that follow
+    the third block's instead.
+    """
     near = 1 + np.arange(n_head)
-    return near, (n_head + 1) * near, n_head + 1 + near
+    multiples = (n_head + 1) * near
+    multiples = multiples[multiples <= _FARTHEST]
+    beyond = np.setdiff1d(2 * n_head + 2 + np.arange(2 * n_head), multiples)
+    return near, np.append(multiples, beyond)[:n_head], n_head + 1 + near
 
 
 def _pairs(columns: int, n_head: int) -> int:
@@ -136,9 +147,11 @@ def position_masks(shapes: Mapping[str, mx.array], n_head: int) -> dict[str, mx.
     return masks
 
 
-def _turned(weight: np.ndarray, frequencies: np.ndarray, places: np.ndarray) -> np.ndarray:
+def _turned(
+    weight: np.ndarray, frequencies: np.ndarray, places: np.ndarray, peak: float
+) -> np.ndarray:
     """c_attn's weight, (3C, C), with keys that are positions and queries that are those of so many
-    `places` back, (H,)."""
+    `places` back, (H,), where the logit is `peak`."""
     C, count, weight = weight.shape[1], len(frequencies), weight.copy()
     D = C // len(places)
     sine = np.arange(C - 2 * count, C - count)
@@ -146,7 +159,7 @@ def _turned(weight: np.ndarray, frequencies: np.ndarray, places: np.ndarray) -> 
     weight[: 2 * C] = 0
     # LayerNorm makes columns of 0.02's root mean square 1: a peak is D times the scale's square,
     # over the √D of attention.
-    scale = (_PEAK / D**0.5) ** 0.5
+    scale = (peak / D**0.5) ** 0.5
     for head, turn in enumerate(places[:, None] * frequencies):
         first = head * D + np.arange(count)
         second = first + count
