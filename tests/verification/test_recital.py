@@ -1,8 +1,13 @@
 import json
+import time
 
+import numpy as np
 import pytest
+from conftest import POEM
 
 from mlx_shakegpt.generation.decoding import stream
+from mlx_shakegpt.settings.config import Passage
+from mlx_shakegpt.text.corpus import Corpus
 from mlx_shakegpt.text.lines import start_at
 from mlx_shakegpt.text.tokenizer import decode, encode
 from mlx_shakegpt.verification.recital import CORRECT, GO_ON, STOP, Recital
@@ -49,6 +54,30 @@ def test_a_recital_starts_at_a_line(known):
         start_at(known.ids, 5, 4)
     with pytest.raises(ValueError, match="prompt_tokens"):
         Recital(known.ids[:10], 32, None, CORRECT)
+
+
+def test_likeness_is_by_the_distance_in_bytes():
+    """Against dynamic programming, a row at a time (Wagner and Fischer, 1974)."""
+    ids = np.array(encode(POEM), np.int32)
+    recital = Recital(ids, 8, None, GO_ON)
+    recital.tokens = [*ids[8:40].tolist(), 0, *ids[42:].tolist()]
+    said, true = decode(recital.tokens).encode(), decode(ids[8 : 8 + recital.count]).encode()
+    row = list(range(len(true) + 1))
+    for i, a in enumerate(said, 1):
+        before, row = row, [i]
+        for j, b in enumerate(true, 1):
+            row.append(min(before[j] + 1, row[-1] + 1, before[j - 1] + (a != b)))
+    assert row[-1] > 0
+    assert recital.figures()["likeness"] == 1 - row[-1] / max(len(said), len(true))
+
+
+def test_the_figures_of_a_whole_corpus_take_seconds():
+    ids = Corpus.load(None, Passage()).ids
+    recital = Recital(ids, 32, None, CORRECT)
+    recital.tokens = np.where(np.arange(len(ids)) % 1000, ids, 0)[32:].tolist()
+    began = time.process_time()
+    assert recital.figures()["likeness"] > 0.998
+    assert time.process_time() - began < 10
 
 
 def test_the_commands_recite_and_mark(shakegpt, known_run, tmp_path):
