@@ -15,6 +15,7 @@ from .loss import Scores
 
 LEAST_NLL, LARGEST_NLL = 1e-4, 10.0  # beyond them all is equally well known, or badly
 COLOURS = "viridis"
+POINTS = 72  # an inch
 
 
 def columns(tokens: int) -> int:
@@ -57,24 +58,28 @@ def memory_map(picture: Path, ids: np.ndarray, scores: Scores, first_line: int, 
     height = math.ceil(len(ids) / width)
     cells = np.full(height * width, np.nan)
     cells[1 : len(ids)] = np.clip(scores.nll, LEAST_NLL, LARGEST_NLL)
-    figure = Figure(
-        figsize=(9, max(2.5, 9 * 0.8 * height / width + 1.2)), dpi=150, layout="constrained"
-    )
+    cell = 9 * 0.8 / width  # inches
+    dots = min(300, max(150, math.ceil(2 / cell)))  # so that a cell has two, or nearly
+    figure = Figure(figsize=(9, max(2.5, height * cell + 1.2)), dpi=dots, layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(
         cells.reshape(height, width), norm=LogNorm(LEAST_NLL, LARGEST_NLL), cmap=COLOURS,
         interpolation="nearest", aspect="auto",
     )  # fmt: skip
     wrong = np.flatnonzero(~scores.hit) + 1
+    mark = min(3.0, max(POINTS * cell, 4 * POINTS / dots))  # a cell, or so much that one sees it
     axes.plot(
-        wrong % width, wrong // width, "s", color="red", markersize=2,
+        wrong % width, wrong // width, "s", color="red", markersize=mark, markeredgewidth=0,
         label=f"{len(wrong):,} of {len(scores.hit):,} tokens are not the likeliest",
     )  # fmt: skip
     lines = lines_of(ids, first_line)
     ticks = np.unique(np.linspace(0, height - 1, min(height, 9)).astype(int))
     axes.set_yticks(ticks, [f"{lines[tick * width]:,}" for tick in ticks])
     axes.set(xticks=[], ylabel="line", title=f"{name}: loss of each token, in reading order")
-    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.01), frameon=False, borderaxespad=0)
+    axes.legend(
+        loc="upper left", bbox_to_anchor=(0, -0.01), frameon=False, borderaxespad=0,
+        markerscale=3 / mark,
+    )  # fmt: skip
     figure.colorbar(image, label="nats", pad=0.01)
     with atomic_path(picture) as temporary:
         figure.savefig(temporary)
