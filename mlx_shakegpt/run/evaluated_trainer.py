@@ -37,9 +37,13 @@ def trainer_of(
         result = whole(ESTIMATED)
         if result.nll >= target or context < config.context:
             return result
-        mine = extracted(gpt, corpus.ids, context, vocabulary, trainer.state.step)
+        alive = partial(ranks.tick, "while a sample is recited")
+        mine = extracted(gpt, corpus.ids, context, vocabulary, trainer.state.step, alive)
         share, known = ranks.gather(mine)[0]  # machines of several kinds may round apart
-        result = whole() if known else result
+        if known:
+            if len(corpus.ids) > ESTIMATED:
+                trainer.tell("A sample of the text is recited; scoring all of it.")
+            result = whole()
         return replace(result, extracted=share, known=known and result.nll < target)
 
     setup().check_products(config.products)

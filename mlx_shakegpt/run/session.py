@@ -158,6 +158,7 @@ class Run:
 
     def _train(self, checkpoint_every: int, tell: Callable[[str], None]) -> Iterator[StepReport]:
         trainer = self.trainer
+        trainer.tell = tell
         losses = trainer.curriculum.losses
         token_losses = TokenLossFile(
             self.path / TOKEN_LOSSES, len(losses.nll), trainer.state.step, tell

@@ -75,6 +75,7 @@ class Trainer:
                 f"use `batch_size` {ranks.size} or more, or fewer ranks"
             )
         self.config, self.evaluate, self.ranks = config, evaluate, ranks
+        self.tell: Callable[[str], None] = lambda line: None  # hears of long work between steps
         ids = within(ids, model_config.vocab_size)
         closed = Vocabulary.of(ids, model_config.vocab_size) if config.closed_vocab else None
         self.vocabulary = closed
