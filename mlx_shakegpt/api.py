@@ -163,7 +163,7 @@ def generate(
 
 def verify(
     model: TrainedModel,
-    done: Callable[[str], None] = lambda part: None,
+    progress: Callable[[str, float], None] = lambda part, share: None,
     *,
     require: float = VerifyConfig.require,
     samples: int = VerifyConfig.samples,
@@ -173,7 +173,8 @@ def verify(
 
     Args:
         model: What `load` or `train` returned.
-        done: Hears of each part of the measurement that is done.
+        progress: Called with the name of a part of the measurement, and the share of it that is
+            done, 1 at its end.
         require: The smallest extraction rate to certify.
         samples: Offsets to measure where the text has more than `all_up_to`; 0 is all.
         all_up_to: Texts with at most so many offsets are measured at all of them.
@@ -186,4 +187,4 @@ def verify(
     ```
     """
     settings = VerifyConfig(require=require, samples=samples, all_up_to=all_up_to)
-    return prove(model, settings, done)
+    return prove(model, settings, progress)

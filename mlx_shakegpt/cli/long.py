@@ -1,4 +1,4 @@
-"""What a command of hours needs: signals that let it save, and a Mac that stays awake."""
+"""What a long command needs: signals that let it save, a Mac that stays awake, how far it is."""
 
 from __future__ import annotations
 
@@ -6,11 +6,38 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from ..run.log_lines import duration
 from ..sharing.stop_signals import heeded
+from .common import note
+
+SECONDS_BETWEEN_LINES = 30
+
+
+class Parts:
+    """Notes the parts of a measurement that are done, and, of one that takes long, how much of it
+    is left."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._began = self._noted = clock()  # the part in hand, and its last line
+        self._finished = ""
+
+    def __call__(self, part: str, share: float) -> None:
+        """Takes the share of a part that is done; parts follow one another."""
+        now = self._clock()
+        if share >= 1:
+            if part != self._finished:  # whose end may be told twice
+                note(f"  {part}")
+            self._began, self._noted, self._finished = now, now, part
+        elif now - self._noted >= SECONDS_BETWEEN_LINES:
+            left = (now - self._began) * (1 - share) / share
+            note(f"  {part}: {share:.0%}, about {duration(left)} left")
+            self._noted = now
 
 
 @contextmanager
@@ -52,7 +79,7 @@ def interrupts(run: Any, tell: Any) -> Iterator[None]:
         if number == signal.SIGHUP:  # the terminal is gone, and writing to it would fail
             for stream in doomed:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
-        tell("Finishing this step and saving; once more to leave at once.")
+        tell("Finishing the step or evaluation in hand and saving; once more to leave at once.")
 
     signals = heeded(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, handle) for number in signals}

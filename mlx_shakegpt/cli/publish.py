@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from ..settings.config import VerifyConfig
-from .common import FilePath, emit, json_option, note, options, prepare
+from .common import FilePath, emit, json_option, options, prepare
+from .long import Parts, awake
 
 
 @click.command("publish")
@@ -37,7 +38,8 @@ def command(
         check_upload(repo, private)
     folder = Path(target or repo.rpartition("/")[2])
     config = VerifyConfig(**settings) if verified else None
-    made = publish(run, repo, folder, license_id, config, lambda part: note(f"  {part}"))
+    with awake():
+        made = publish(run, repo, folder, license_id, config, Parts())
     result: dict[str, Any] = {"model": str(made.model), "space": str(made.space)}
     result["certified"] = made.certified
     verdict = {True: "certified", False: "NOT certified, as its card says", None: "not verified"}

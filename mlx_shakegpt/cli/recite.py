@@ -17,6 +17,7 @@ from .common import (
     text_options,
     trained_model_from,
 )
+from .long import Parts, awake
 
 
 @click.command("recite")
@@ -53,11 +54,14 @@ def command(
     start = start_at(ids, passage.first_line, line or passage.first_line)
     recital = Recital(ids[start:], prompt_tokens, tokens, on_error)
     started = time.perf_counter()
-    shown = not as_json
+    shown, parts = not as_json, Parts()
     if shown:
         say(tokenizer.decode(recital.prompt), nl=False)
-    for piece in recital.pieces(trained.language_model):
-        if shown:
+    with awake():
+        for piece in recital.pieces(trained.language_model):
+            if not shown:
+                parts("recited", recital.share)
+                continue
             say(piece.text, nl=False, fg="red" if piece.wrong else None)
             if piece.right:
                 say(f"[{piece.right}]", nl=False, fg="green")

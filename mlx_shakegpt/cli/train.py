@@ -171,5 +171,6 @@ def _outcome(run: Any, seconds: float, as_json: bool) -> int:
         way = f"its last batch's was {state.recent[-1]:.4f}, which proves nothing"
     if "extracted" in last:
         loss += f", {last['extracted']:.1%} of a sample of places recited"
-    emit(as_json, result, f"Target not reached: {name}, {loss}; {way}.")
+    missed = "Not yet known by heart" if config.stop == "known" else "Target not reached"
+    emit(as_json, result, f"{missed}: {name}, {loss}; {way}.")
     return 1

@@ -21,7 +21,7 @@ from .common import (
     text_options,
     trained_model_from,
 )
-from .long import awake
+from .long import Parts, awake
 
 
 @click.command("verify")
@@ -98,7 +98,7 @@ def _verified(
     folder = _writable(Path(target) if target else evidence_folder(trained, own))
     _announce(trained)
     with awake():
-        proof = prove(trained, config, _done)
+        proof = prove(trained, config, Parts())
     proof.write(folder)
     figures = proof.figures
     result = figures | {"certificate": str(folder / CERTIFICATE), "map": str(folder / MAP)}
@@ -166,10 +166,11 @@ def _rerun(
     trained = trained_model_from(run, model, data, passage.first_line, passage.tokens)
     _announce(trained)
     fresh: list[Any] = []
-    if sample:
-        result, fresh = sample_again(stated, trained, *sample, _done)
-    else:
-        result = measure_again(stated, trained, _done)
+    with awake():
+        if sample:
+            result, fresh = sample_again(stated, trained, *sample, Parts())
+        else:
+            result = measure_again(stated, trained, Parts())
     rates = {f"em@{e['k']},{e['m']}": e["rate"] for e in stated["extraction"]}
     require = stated["settings"]["require"]
     again = "agrees with a fresh sample" if sample else "was measured again"
@@ -209,7 +210,3 @@ def _writable(folder: Path) -> Path:
 def _announce(trained: Any) -> None:
     corpus = trained.corpus
     note(f"Verifying {trained.name} on {len(corpus.ids):,} tokens of {corpus.name} …")
-
-
-def _done(part: str) -> None:
-    note(f"  {part}")

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from .samples import Sample
 
 
+def duration(seconds: float) -> str:
+    """A time to come, as one says it: 71 seconds, 12 minutes."""
+    return f"{seconds / 60:,.0f} minutes" if seconds > 90 else f"{seconds:.0f} seconds"
+
+
 def log_line(report: StepReport) -> str:
     """The log line of the projects whose recipes are in presets.py, plus the tokens a second."""
     return (
@@ -55,10 +60,10 @@ def steps_to_target(
 ) -> float | None:
     """Steps until the whole text's loss is at the target if its logarithm falls on as of late.
 
-    None where it does not fall, or has not been evaluated often enough to say.
+    None where it is there already, does not fall, or has not been evaluated often enough to say.
     """
     recent = evaluations[-4:]
-    if len(recent) < 3 or recent[-1]["nll"] >= recent[0]["nll"]:
+    if len(recent) < 3 or not target < recent[-1]["nll"] < recent[0]["nll"]:
         return None
     first, last = recent[0], recent[-1]
     rate = math.log(first["nll"] / last["nll"]) / (last["step"] - first["step"])

@@ -16,6 +16,7 @@ from ..runtime import Runtime, free_bytes, matmul_gflops, products_of
 from ..settings.presets import DEFAULT_RECIPE, fit_to_text, preset_like, recipe
 from ..training import cost
 from ..verification.evidence import CERTIFICATE
+from .log_lines import duration
 from .plan import RunPlan, must_fit, plan_run
 from .session import Run
 from .texts import Progress
@@ -116,6 +117,5 @@ def _expectation(run: Run, runtime: Runtime) -> str:
         shallow = replace(model, n_layer=min(config.first_blocks, model.n_layer))
         first = cost.step(shallow, config, own, rows, on_cpu, update).seconds
         a_step += cost.SHALLOW * (first - a_step)
-    seconds = steps * a_step
-    minutes = f"{seconds / 60:,.0f} minutes" if seconds > 90 else f"{seconds:.0f} seconds"
-    return f"some {steps:,} steps ({epochs:.0f} epochs), about {minutes} here; {most}"
+    length = f"some {steps:,} steps ({epochs:.0f} epochs)"
+    return f"{length}, about {duration(steps * a_step)} here; {most}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,12 +12,14 @@ from ..run.samples import default_prompt
 from ..settings.config import Passage, VerifyConfig
 from ..text.corpus import Corpus
 from ..text.tokenizer import decode
-from ..verification.figures import too_short
+from ..verification.figures import PartProgress, too_short
 from ..verification.proof import prove
 from ..weights.trained_model import of_folder
 from .card import model_card
 from .export import export
 from .space import TEXT, write_space
+
+MODEL, SPACE = "model", "space"  # the two folders
 
 
 @dataclass(frozen=True)
@@ -36,30 +37,47 @@ def publish(
     folder: Path,
     license_id: str = "mit",
     settings: VerifyConfig | None = None,
-    done: Callable[[str], None] = lambda part: None,
+    progress: PartProgress = lambda part, share: None,
 ) -> Published:
     """Writes a run's model and its Space below `folder`; nothing leaves the machine.
 
     Of a text of one's own the Space has what was learned, and no other part; certificate and
     config.json speak of that. With `settings` the exported model is verified, and its certificate
-    lies beside it. Raises ValueError where the folder is not empty or the run cannot be exported.
+    lies beside it. What is interrupted leaves nothing behind. Raises ValueError where the folder is
+    not empty or the run cannot be exported.
     """
     must_be_empty(folder)
+    try:
+        return _written(run, repo, folder, license_id, settings, progress)
+    except BaseException:
+        for part in (folder / MODEL, folder / SPACE):
+            shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def _written(
+    run: str | None,
+    repo: str,
+    folder: Path,
+    license_id: str,
+    settings: VerifyConfig | None,
+    progress: PartProgress,
+) -> Published:
     trained = of_run(run)
     config = read_config(trained.folder)
-    model, space = folder / "model", folder / "space"
+    model, space = folder / MODEL, folder / SPACE
     if settings and (reason := too_short(trained.corpus.ids)):
         raise ValueError(f"{reason}; to publish it unproven, use `verified` False")
     corpus = _excerpt(trained.corpus, space / TEXT) if trained.corpus.path else trained.corpus
     export(trained.language_model, model, text=corpus.description)
-    done("exported")
+    progress("export", 1)
     if (trained.folder / CURVE).exists():
         shutil.copyfile(trained.folder / CURVE, model / CURVE)
     certificate = None
     if settings:
         data = Path(corpus.path) if corpus.path else None
         exported = of_folder(model, data, name=repo.rpartition("/")[2])
-        proof = prove(replace(exported, corpus=corpus), settings, done)
+        proof = prove(replace(exported, corpus=corpus), settings, progress)
         proof.write(model)
         certificate = proof.certificate
     context, curve = trained.language_model.context, (model / CURVE).exists()
@@ -68,7 +86,6 @@ def publish(
     card = model_card(repo, license_id, config, context, certificate, curve, text, prompt)
     (model / "README.md").write_text(card, encoding="utf-8")
     write_space(space, model, repo, own_text=corpus.path is not None)
-    done("written")
     return Published(model, space, certificate["certified"] if certificate else None)
 
 

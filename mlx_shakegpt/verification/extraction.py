@@ -16,7 +16,7 @@ import numpy as np
 
 from ..generation.batched import continuations
 from ..model.language_model import LanguageModel
-from .loss import window_scores
+from .loss import Progress, window_scores
 from .repeats import Repeats, followed, periodic
 
 Z95 = 1.959964  # the standard normal's 97.5th percentile
@@ -59,7 +59,12 @@ def interval(hits: int, n: int, complete: bool, z: float = Z95) -> tuple[float, 
 
 
 def extraction(
-    model: LanguageModel, ids: np.ndarray, k: int, m: int, chosen: Sample
+    model: LanguageModel,
+    ids: np.ndarray,
+    k: int,
+    m: int,
+    chosen: Sample,
+    progress: Progress = lambda share: None,
 ) -> dict[str, Any]:
     """em@k,m: the share of offsets where greedy decoding of k true tokens says the next m, or other
     m that follow these k elsewhere in the text: nobody could tell which are meant.
@@ -75,7 +80,7 @@ def extraction(
     more: dict[str, Any] = {}
     if k + m - 1 <= model.context:
         windows = ids[chosen.offsets[:, None] + np.arange(k + m)]
-        scores = window_scores(model.gpt, windows, m, model.vocabulary)
+        scores = window_scores(model.gpt, windows, m, model.vocabulary, progress)
         known = np.all(scores.hit, axis=1)
         p_z = np.exp(-scores.nll.sum(1, dtype=np.float64))
         more["p_z_half"] = float((p_z >= 0.5).mean())

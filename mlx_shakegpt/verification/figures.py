@@ -7,6 +7,7 @@ import lzma
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,12 @@ from ..settings.config import VerifyConfig
 from ..text.tokenizer import gpt2
 from .controls import LEAKS, controls, leak, unseen_text
 from .extraction import LENGTHS, alignment, extraction, free_running, sample, wilson
-from .loss import Scores, token_scores, window_floor
+from .loss import Scores, token_scores
 from .repeats import Repeats
+from .windows import window_floor
+
+# Is told the name of a part of a measurement, and which share of it is done.
+PartProgress = Callable[[str, float], None]
 
 LEAST_TOKENS = 2 * sum(LENGTHS[-1])
 LEAST_CLEAR = 0.5  # share of offsets with a single answer, and not one to copy from the prompt
@@ -47,37 +52,39 @@ def measure(
     text: Text,
     settings: VerifyConfig,
     seed: int,
-    done: Callable[[str], None] = lambda part: None,
+    progress: PartProgress = lambda part, share: None,
 ) -> tuple[dict[str, Any], Scores]:
     """All figures by their JSON names, `certified` and `reasons` among them, and the text's scores.
 
     `seed` decides the samples and the controls: whoever made the model should not have chosen it.
-    Calls `done` with the name of each part that is finished. Raises ValueError for a text that is
-    too short to tell anything.
+    Calls `progress` with the name of a part and the share of it that is done, 1 at its end; the
+    loss, which takes longest, comes last. Raises ValueError for a text that is too short to tell
+    anything.
     """
     ids = text.ids
     if reason := too_short(ids):
         raise ValueError(reason)
     context = min(model.context, len(ids) - 1)
-    scores = token_scores(model.gpt, ids, context, model.vocabulary)
-    figures = loss_figures(ids, scores, context)
-    done("loss")
-    rates = []
+    rates: list[dict[str, Any]] = []
+    measured: dict[str, Any] = {}
     for k, m in LENGTHS:
         n = len(ids) - k - m + 1
         chosen = sample(n, settings.samples or n, seed, settings.all_up_to)
-        rates.append(extraction(model, ids, k, m, chosen))
-        done(f"em@{k},{m}")
+        name = f"em@{k},{m}"
+        rates.append(extraction(model, ids, k, m, chosen, partial(progress, name)))
+        progress(name, 1)
         if k == LENGTHS[0][0]:
-            figures["alignment"] = alignment(rates[0], chosen, context)
-    figures |= {"extraction": rates}
+            measured["alignment"] = alignment(rates[0], chosen, context)
+    measured["extraction"] = rates
     runs = free_running(model, ids, *LENGTHS[0], seed)
-    figures |= {"free_running": runs, "free_running_agrees": runs["agrees"]}
-    done("free running")
+    measured |= {"free_running": runs, "free_running_agrees": runs["agrees"]}
+    progress("free running", 1)
     unseen = unseen_text(ids, text.before, text.after)
-    figures["controls"] = controls(model, ids, unseen, seed)
-    figures["leak"] = leak(model, ids)
-    done("controls")
+    measured["controls"] = controls(model, ids, unseen, seed)
+    measured["leak"] = leak(model, ids)
+    progress("controls", 1)
+    scores = token_scores(model.gpt, ids, context, model.vocabulary, partial(progress, "loss"))
+    figures = loss_figures(ids, scores, context) | measured
     reasons = objections(figures, settings.require)
     verdict = {
         "seed": seed,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from ..model.language_model import LanguageModel
 from .comparison import PLACES, share_allowed
 from .extraction import extraction, interval, sample
+from .figures import PartProgress
 
 CONFIDENCE, Z = 0.99, 2.575829  # of a fresh sample's interval, two-sided
 
@@ -55,7 +57,7 @@ def fresh_rates(
     ids: np.ndarray,
     seed: int,
     samples: int,
-    done: Callable[[str], None] = lambda part: None,
+    progress: PartProgress = lambda part, share: None,
 ) -> list[FreshRate]:
     """The stated rates beside those of fresh samples of `samples` offsets (0, or more than there
     are: all of them)."""
@@ -64,9 +66,10 @@ def fresh_rates(
         k, m = rate["k"], rate["m"]
         n = len(ids) - k - m + 1
         chosen = sample(n, samples or n, seed)
-        share, size = extraction(model, ids, k, m, chosen)["rate"], len(chosen.offsets)
-        low, high = interval(round(share * size), size, chosen.complete, Z)
         name = f"em@{k},{m}"
+        measured = extraction(model, ids, k, m, chosen, partial(progress, name))
+        share, size = measured["rate"], len(chosen.offsets)
+        low, high = interval(round(share * size), size, chosen.complete, Z)
         rates.append(FreshRate(name, share, low, high, size, (rate["low"], rate["high"])))
-        done(name)
+        progress(name, 1)
     return rates

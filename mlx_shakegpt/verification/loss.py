@@ -1,4 +1,4 @@
-"""The whole text's loss, scored only where there is context, and the floor under it.
+"""The whole text's loss, scored only where there is context.
 
 Shares the model and its operations with the trainer, but not its windows, targets or weights: what
 it says is evidence.
@@ -7,7 +7,6 @@ it says is evidence.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +19,9 @@ from ..model.gpt import GPT
 from ..runtime import on_gpu, parallel_streams
 from ..runtime.ranks import ALONE, Ranks
 from ..text.vocabulary import Vocabulary
+from .windows import scoring_windows, window_batches, window_floor
+
+Progress = Callable[[float], None]  # is told which share of some work is done
 
 TOKENS_AT_ONCE = 1024
 SAMPLE_AT_LEAST = 512  # tokens scored before an evaluation may end early
@@ -65,7 +67,7 @@ def whole_text_nll(
     `limit` of tokens. `ranks` share the windows.
     """
     total = hits = scored = 0.0
-    rounds = -(-len(_chosen(len(ids), context)) // ranks.size)
+    rounds = -(-len(window_batches(len(ids), context, TOKENS_AT_ONCE)) // ranks.size)
     mine = _scored_windows(model, ids, context, vocabulary, ranks.rank, ranks.size)
     for _ in range(rounds):
         for nll, hit, count in ranks.gather(_sums(next(mine, None))):
@@ -92,79 +94,41 @@ def _sums(scored: tuple[np.ndarray, Scores] | None) -> list[float]:
 
 
 def token_scores(
-    model: GPT, ids: np.ndarray, context: int, vocabulary: Vocabulary | None = None
+    model: GPT,
+    ids: np.ndarray,
+    context: int,
+    vocabulary: Vocabulary | None = None,
+    progress: Progress = lambda share: None,
 ) -> Scores:
     """The scores, (N − 1,), of all tokens but the first, in the windows of `whole_text_nll`."""
     nll, hit = np.empty(len(ids) - 1, np.float32), np.empty(len(ids) - 1, bool)
+    scored = 0
     for targets, scores in _scored_windows(model, ids, context, vocabulary):
         nll[targets - 1], hit[targets - 1] = scores.nll, scores.hit
+        scored += len(targets)
+        progress(scored / len(nll))
     return Scores(nll, hit)
 
 
 def window_scores(
-    model: GPT, windows: np.ndarray, last: int, vocabulary: Vocabulary | None = None
+    model: GPT,
+    windows: np.ndarray,
+    last: int,
+    vocabulary: Vocabulary | None = None,
+    progress: Progress = lambda share: None,
 ) -> Scores:
     """The scores, (W, last), of the last tokens of windows (W, T + 1) of ids."""
     row_ids = vocabulary.rows_of(windows) if vocabulary else windows
     size = max(1, TOKENS_AT_ONCE // (windows.shape[1] - 1))
     batches = ((last, row_ids[i : i + size]) for i in range(0, len(row_ids), size))
-    parts = list(_computed(model, vocabulary.absent if vocabulary else 0, batches))
+    parts, scored = [], 0
+    for part in _computed(model, vocabulary.absent if vocabulary else 0, batches):
+        parts.append(part)
+        scored += len(part.nll)
+        progress(scored / len(windows))
     return Scores(
         np.concatenate([part.nll for part in parts]), np.concatenate([part.hit for part in parts])
     )
-
-
-def window_floor(ids: np.ndarray, context: int) -> float:
-    """The least mean loss over the windows of `whole_text_nll`, nats a token.
-
-    A perfect memoriser sees only the tokens since a window's start; where several windows start
-    alike it cannot do better than the frequencies of what follows: the empirical conditional
-    entropy, summed over the positions that are scored.
-    """
-    starts, first = scoring_windows(len(ids), context)
-    group = np.zeros(len(starts), np.int64)  # windows with the same tokens so far
-    nats = 0.0
-    for position in range(context + 1):
-        before = np.bincount(group)
-        tokens = ids[starts + position].astype(np.int64)
-        _, new = np.unique(group * (int(ids.max()) + 1) + tokens, return_inverse=True)
-        scored = first <= position - 1
-        if position:
-            ratio = before[group[scored]] / np.bincount(new)[new[scored]]
-            nats += float(np.log(ratio).sum())
-        group = new
-    return nats / (len(ids) - 1)
-
-
-def scoring_windows(n: int, context: int) -> tuple[np.ndarray, np.ndarray]:
-    """Start of each window, and its first scored position; together they score 1 … n − 1 once."""
-    last = n - 1 - context
-    if last < 0:
-        raise ValueError(f"a text of {n} tokens is shorter than a window of {context} and one more")
-    half = max(1, context // 2)
-    starts = np.append(np.arange(0, last, half), last)
-    covered = np.append(0, starts[:-1] + context)  # targets scored by the windows before
-    return starts, covered - starts
-
-
-def spread_order(n: int) -> np.ndarray:
-    """0 … n − 1 in an order whose every beginning is spread evenly (golden-ratio sequence)."""
-    return np.argsort((np.arange(n) * ((math.sqrt(5) - 1) / 2)) % 1, kind="stable")
-
-
-def _batches(n: int, size: int) -> Iterator[np.ndarray]:
-    """Windows 0 … n − 1 in batches of nearly one size, and then the first window alone, as it
-    scores all of its positions; an even number of batches, for two streams."""
-    order = spread_order(n)
-    order = order[order != 0]
-    if len(order):
-        yield from np.array_split(order, min(len(order), math.ceil(len(order) / size) | 1))
-    yield np.zeros(1, int)
-
-
-def _chosen(n: int, context: int) -> list[np.ndarray]:
-    """The windows of a text of `n` tokens, in batches, spread over it."""
-    return list(_batches(len(scoring_windows(n, context)[0]), max(1, TOKENS_AT_ONCE // context)))
 
 
 def _scored_windows(
@@ -179,7 +143,7 @@ def _scored_windows(
     those of every `stride`-th batch from `offset` on."""
     row_ids = vocabulary.rows_of(ids) if vocabulary else ids
     starts, first = scoring_windows(len(ids), context)
-    chosen = _chosen(len(ids), context)[offset::stride]
+    chosen = window_batches(len(ids), context, TOKENS_AT_ONCE)[offset::stride]
     lengths = [context - int(first[part].min()) for part in chosen]  # scored positions, at most
     batches = (
         (last, row_ids[starts[part, None] + np.arange(context + 1)])

@@ -6,7 +6,6 @@ Knows nothing of terminals; whoever asks is told of each part that is done.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,10 @@ from ..weights.trained_model import TrainedModel
 from . import certificates
 from .comparison import Comparison, compare
 from .evidence import CERTIFICATE, MAP, set_aside_others
-from .figures import Text, measure
+from .figures import PartProgress, Text, measure
 from .fresh import FreshRate, fresh_rates
 from .loss import Scores
 from .memory_map import memory_map, worst_lines
-
-Done = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -47,12 +44,16 @@ class Proof:
         memory_map(folder / MAP, corpus.ids, self.scores, corpus.passage.first_line, title)
 
 
-def prove(trained: TrainedModel, settings: VerifyConfig, done: Done = lambda part: None) -> Proof:
+def prove(
+    trained: TrainedModel,
+    settings: VerifyConfig,
+    progress: PartProgress = lambda part, share: None,
+) -> Proof:
     """Measures all that a certificate tells. Raises ValueError for a text that is too short."""
     corpus, weights = trained.corpus, trained.hashed()
     text = Text(corpus.ids, *corpus.around(trained.learned))
     seed = sample_seed(corpus.sha256, weights["sha256"])
-    figures, scores = measure(trained.language_model, text, settings, seed, done)
+    figures, scores = measure(trained.language_model, text, settings, seed, progress)
     figures["worst_lines"] = worst_lines(corpus.ids, scores, corpus.passage.first_line)
     certificate = certificates.make_certificate(
         trained.language_model, trained.name, weights, corpus.description, settings, setup(),
@@ -71,14 +72,15 @@ def sample_seed(text: str, weights: str) -> int:
 
 
 def measure_again(
-    certificate: dict[str, Any], trained: TrainedModel, done: Done = lambda part: None
+    certificate: dict[str, Any],
+    trained: TrainedModel,
+    progress: PartProgress = lambda part, share: None,
 ) -> Comparison:
     """Compares a certificate with a new measurement; only the hashes, where they differ."""
     if other := _of_others(certificate, trained):
         return other
-    return compare(
-        certificate, prove(trained, VerifyConfig(**certificate["settings"]), done).certificate
-    )
+    settings = VerifyConfig(**certificate["settings"])
+    return compare(certificate, prove(trained, settings, progress).certificate)
 
 
 def sample_again(
@@ -86,15 +88,16 @@ def sample_again(
     trained: TrainedModel,
     seed: int,
     samples: int,
-    done: Done = lambda part: None,
+    progress: PartProgress = lambda part, share: None,
 ) -> tuple[Comparison, list[FreshRate]]:
     """Tests a certificate's rates, and what it certifies, on fresh samples of `samples` offsets (0:
     all); only the hashes are compared where they differ."""
     if other := _of_others(certificate, trained):
         return other, []
     rates = fresh_rates(
-        certificate["extraction"], trained.language_model, trained.corpus.ids, seed, samples, done
-    )
+        certificate["extraction"], trained.language_model, trained.corpus.ids, seed, samples,
+        progress,
+    )  # fmt: skip
     differences = [str(rate) for rate in rates if not rate.agrees]
     if certificate["certified"]:
         least = certificate["settings"]["require"]

@@ -482,7 +482,7 @@ def test_a_run_goes_on_at_half_the_rate_from_before_a_loss_that_is_not_finite(
     args = ("--steps", "12", "--hold", "1", "--checkpoint-every", "3", "--target-loss", "0.001")
     args += ("--first-blocks", blocks)
     result = train(shakegpt, poem, *args, "--run", "halved")
-    assert result.code == 1 and "Target not reached: run 'halved' after 12 steps" in result.out
+    assert result.code == 1 and "Not yet known by heart: run 'halved' after 12 steps" in result.out
     message = f"going back to step {back} with half the rate, for the first time of 3"
     log = (home / "weights" / "halved" / "training_log.txt").read_text()
     assert message in result.err and log.count(message) == 1

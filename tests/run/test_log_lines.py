@@ -21,6 +21,7 @@ def test_time_to_target_extends_the_fall_of_the_logarithm():
     assert log_lines.steps_to_target(falling, 40, 2.0**-6) == pytest.approx(20)
     assert log_lines.steps_to_target(falling[:2], 20, 0.1) is None
     assert log_lines.steps_to_target(falling[::-1], 40, 0.1) is None
+    assert log_lines.steps_to_target(falling, 40, 2.0**-4) is None  # there already
 
 
 def test_a_sample_is_one_line_with_verse_lines_apart():

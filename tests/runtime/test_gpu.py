@@ -213,16 +213,3 @@ def test_mlx_without_a_backend_is_one_line_with_what_to_install():
     missing = "libmlx.so: cannot open shared object file: No such file or directory"
     assert "mlx-shakegpt[cpu]" in no_backend(missing) and "[cuda]" in no_backend(missing)
     assert no_backend("No module named 'gradio'") is None
-
-
-@pytest.mark.parametrize(("system", "started"), [("darwin", True), ("linux", False)])
-def test_a_mac_is_kept_awake_while_it_trains(monkeypatch, system, started):
-    from mlx_shakegpt.cli.long import awake
-
-    calls = []
-    monkeypatch.setattr("sys.platform", system)
-    monkeypatch.setattr("subprocess.Popen", lambda command, **_: calls.append(command))
-    with awake():
-        pass
-    expected = ["/usr/bin/caffeinate", "-i", "-w", str(os.getpid())]
-    assert calls == ([expected] if started else [])

@@ -14,7 +14,8 @@ from conftest import ROOT, free_port, opinionated
 from space import ask
 
 from mlx_shakegpt.files import sha256
-from mlx_shakegpt.settings.config import Passage
+from mlx_shakegpt.settings.config import Passage, VerifyConfig
+from mlx_shakegpt.sharing import bundle
 from mlx_shakegpt.sharing.bundle import Published
 from mlx_shakegpt.sharing.export import export
 from mlx_shakegpt.sharing.space import requirements, write_space
@@ -109,6 +110,20 @@ def test_a_text_that_cannot_be_proven_is_refused_before_anything_is_written(
     assert refused.code == 2 and "to publish it unproven, use --no-verify" in refused.err
     assert not (tmp_path / "out").exists()
     assert shakegpt(*publish, "--no-verify").code == 0
+
+
+def test_what_is_interrupted_while_it_is_proven_can_be_published_again(
+    known_run, tmp_path, monkeypatch
+):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bundle, "prove", interrupted)
+    folder = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        bundle.publish("known", "someone/known", folder, settings=VerifyConfig())
+    assert not any(folder.glob("*"))
+    assert bundle.publish("known", "someone/known", folder).model.is_dir()
 
 
 def test_the_certificate_holds_for_the_published_folder(shakegpt, published):

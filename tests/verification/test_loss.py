@@ -13,12 +13,8 @@ from mlx_shakegpt.settings.config import ModelConfig
 from mlx_shakegpt.text.tokenizer import encode
 from mlx_shakegpt.text.vocabulary import Vocabulary
 from mlx_shakegpt.training import Trainer
-from mlx_shakegpt.verification.loss import (
-    scoring_windows,
-    spread_order,
-    whole_text_nll,
-    window_floor,
-)
+from mlx_shakegpt.verification.loss import whole_text_nll
+from mlx_shakegpt.verification.windows import scoring_windows, spread_order, window_floor
 
 
 @pytest.mark.parametrize("n", [17, 18, 40, 64, 399])
