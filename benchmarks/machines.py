@@ -46,7 +46,8 @@ def exchange(parameters: int, width: int, machines: int, link: str) -> float:
 @click.option("--update", default=0.0, show_default=True, help="Its optimiser's share.")
 def main(seconds: float, tokens: int, rows: int, update: float) -> None:
     model = preset("gpt2-124m").model
-    parameters = model.n_parameters - (model.vocab_size - rows) * model.n_embd
+    frozen = model.n_positions * model.n_embd  # the position table, by `recite`
+    parameters = model.n_parameters - (model.vocab_size - rows) * model.n_embd - frozen
     click.echo(
         f"gpt2-124m with {rows:,} rows: {parameters / 1e6:.1f} M gradients; a step of {tokens:,} "
         f"tokens in {seconds * 1e3:.0f} ms on one machine. Times as many tokens a second as it:\n"
@@ -64,7 +65,7 @@ def main(seconds: float, tokens: int, rows: int, update: float) -> None:
                 for width, count in LEVERS.values()
             ]
             table.append([str(machines), *(f"{gain:.1f}" for gain in dealt + each)])
-        head = [f"a batch dealt out, {name}" for name in DEALT]
+        head = [f"one batch split, {name}" for name in DEALT]
         head += [f"a batch each, {name}" for name in LEVERS]
         click.echo(markdown.table([f"machines, {link}", *head], table) + "\n")
     click.echo("A plan by these figures; nothing here was measured with this program.")

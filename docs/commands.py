@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from mlx_shakegpt.cli import app
+from mlx_shakegpt.cli.common import Grouped
 from mlx_shakegpt.cli.help import summary
 
 PAGE = Path(__file__).with_name("commands.md")
@@ -42,15 +43,28 @@ def _section(name: str, command: click.Command) -> str:
     context = click.Context(command, info_name=f"python cli.py {name}", terminal_width=100)
     usage = command.get_usage(context).removeprefix("Usage: ")
     lines = [f"## {name}", "", "```text", usage, "```", ""]
-    lines += ["\n\n".join(_paragraphs(command)), "", "| option | meaning |", "|---|---|"]
-    for parameter in command.get_params(context):
-        record = parameter.get_help_record(context)
-        if record and isinstance(parameter, click.Option) and "--help" not in parameter.opts:
+    lines += ["\n\n".join(_paragraphs(command)), ""]
+    for title, records in _records(command, context).items():
+        lines += [f"| {title} | {'meaning' if title == 'option' else ''} |", "|---|---|"]
+        for record in records:
             option, meaning = (cell.replace("|", "\\|") for cell in record)
             lines.append(f"| `{option}` | {' '.join(meaning.split())} |")
-    if lines[-1] == "|---|---|":
-        del lines[-3:]
-    return "\n".join([*lines, ""])
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _records(command: click.Command, context: click.Context) -> dict[str, list[tuple[str, str]]]:
+    """Options and their help under the titles of their groups, without --help."""
+    if isinstance(command, Grouped):
+        groups = command.help_records(context)
+    else:
+        parameters = [p.get_help_record(context) for p in command.get_params(context)]
+        groups = {"option": [record for record in parameters if record]}
+    groups = {
+        title: [record for record in records if record[0] != "--help"]
+        for title, records in groups.items()
+    }
+    return {title: records for title, records in groups.items() if records}
 
 
 if __name__ == "__main__":

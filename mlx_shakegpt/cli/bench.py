@@ -17,15 +17,23 @@ from .long import awake
 
 @click.command("bench")
 @click.option(
-    "--preset", "presets", multiple=True, help="Preset to measure, repeatable; else auto."
+    "--preset",
+    "presets",
+    multiple=True,
+    help="Preset to measure; may be given several times. Default: auto.",
 )
 @click.option(
-    "--repeats", type=click.IntRange(1), default=5, show_default=True, help="Timed steps."
+    "--repeats",
+    type=click.IntRange(1),
+    metavar="N",
+    default=5,
+    show_default=True,
+    help="Timed steps.",
 )
 @options(TrainConfig, "batch_size", "context", "dtype", unset=True)
 @click.option(
     "--share", type=FilePath(path_type=Path), metavar="FILE",
-    help="Measure all that others can use, some five minutes, and write it as JSON to a new FILE.",
+    help="Measure what others can use, in some five minutes, and write it as JSON to a new FILE.",
 )  # fmt: skip
 @json_option
 def command(

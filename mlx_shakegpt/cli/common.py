@@ -78,14 +78,19 @@ class Grouped(click.Command):
         super().__init__(*args, **kwargs)
         self.groups = groups
 
+    def help_records(self, context: click.Context) -> dict[str, list[tuple[str, str]]]:
+        """Each group's options and their help, under its title; the rest come last."""
+        rest = {p.name: r for p in self.get_params(context) if (r := p.get_help_record(context))}
+        records = {
+            title: [rest.pop(name) for name in names] for title, names in self.groups.items()
+        }
+        return records | {"Other options": list(rest.values())}
+
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes the groups, as click.Command writes all options."""
-        rest = {p.name: r for p in self.get_params(context) if (r := p.get_help_record(context))}
-        for title, names in self.groups.items():
+        for title, records in self.help_records(context).items():
             with formatter.section(title):
-                formatter.write_dl([rest.pop(name) for name in names])
-        with formatter.section("Other options"):
-            formatter.write_dl(list(rest.values()))
+                formatter.write_dl(records)
 
 
 def _checked(check: Any) -> Callable[[Any, click.Parameter, Any], Any]:
@@ -184,19 +189,19 @@ def fetch_vocabulary() -> None:
             assets.ensure(asset, progress)
 
 
+def passage_options(function: Any) -> Any:
+    """Options that name a passage of a text."""
+    tokens = click.option(
+        "--corpus-tokens", type=click.IntRange(0), metavar="N",
+        help="Tokens from --first-line on; 0: to the end.",
+    )  # fmt: skip
+    return options(Passage, "first_line", unset=True)(tokens(function))
+
+
 def text_options(function: Any) -> Any:
     """Options that name another text than the one that a model learned."""
-    for decorate in (
-        click.option(
-            "--corpus-tokens",
-            type=click.IntRange(0),
-            help="Tokens from --first-line on; 0: to the end.",
-        ),
-        options(Passage, "first_line", unset=True),
-        click.option("--data", type=FilePath(), help="Text to know; else the learned one."),
-    ):
-        function = decorate(function)
-    return function
+    text = click.option("--data", type=FilePath(), help="Its text. Default: the learned one.")
+    return text(passage_options(function))
 
 
 def trained_model_from(

@@ -8,14 +8,17 @@ from .common import FilePath, note, prepare, say, text_options, trained_model_fr
 
 
 @click.command("demo")
-@click.option("--run", help="Run to show; else the one trained last.")
+@click.option("--run", help="Run to show. Default: the one trained last.")
 @click.option("--model", type=FilePath(), help="Folder or hub id to show instead of a run.")
 @text_options
 @click.option(
     "--host", default="127.0.0.1", show_default=True,
-    help="Address to listen on; 0.0.0.0 lets others in.",
+    help="Address to listen on; 0.0.0.0 lets other machines in.",
 )  # fmt: skip
-@click.option("--port", type=click.IntRange(1, 65535), help="Port; else a free one from 7860 on.")
+@click.option(
+    "--port", type=click.IntRange(1, 65535), metavar="PORT",
+    help="Default: a free one from 7860 on.",
+)  # fmt: skip
 def command(
     run: str | None, model: str | None, data: str | None, first_line: int | None,
     corpus_tokens: int | None, host: str, port: int | None,

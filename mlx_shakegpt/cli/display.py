@@ -25,11 +25,11 @@ def sample_options(function: Any) -> Any:
     every = click.option(
         "--sample-every", type=click.FloatRange(0), metavar="EPOCHS",
         help="Epochs between samples of what the model says, at most 2 % of the time; 0: none. "
-        "Else every few seconds, in a log every minute.",
+        "Default: every few seconds, or every minute in a log.",
     )  # fmt: skip
     prompt = click.option(
         "--sample-prompt", metavar="TEXT", callback=_checked_prompt,
-        help="What samples go on from; else ROMEO: or, where the text has none, its first words.",
+        help="Prompt of the samples. Default: ROMEO:, or the text's first words.",
     )  # fmt: skip
     return every(prompt(function))
 

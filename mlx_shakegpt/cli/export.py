@@ -11,7 +11,7 @@ from .common import FilePath, emit, json_option, language_model_from, note, prep
 
 
 @click.command("export")
-@click.option("--run", help="Run to export; else the one trained last.")
+@click.option("--run", help="Run to export. Default: the one trained last.")
 @click.option(
     "--to", "target", required=True, type=FilePath(),
     help="Folder to write, for mlx-lm and transformers; or a file for llama.cpp: NAME.gguf.",
@@ -27,7 +27,7 @@ from .common import FilePath, emit, json_option, language_model_from, note, prep
 )  # fmt: skip
 @click.option(
     "--tokens", "lengths", nargs=2, multiple=True, type=click.IntRange(1), metavar="K M",
-    help="With --lm-eval: true tokens given, and tokens to be said; else as verify has them.",
+    help="With --lm-eval: lengths of prompt and continuation. Default: those of verify.",
 )  # fmt: skip
 @json_option
 def command(
@@ -36,7 +36,7 @@ def command(
 ) -> None:  # fmt: skip
     """Writes weights, settings and tokenizer for other programs.
 
-    Reads what it wrote and compares before it says done.
+    Reads back what it wrote, and compares.
     """
     if lengths and not harness:
         raise click.UsageError("--tokens is for --lm-eval; give both")

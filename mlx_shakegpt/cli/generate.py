@@ -12,6 +12,7 @@ from ..files import as_text
 from ..settings.sampling import Sampling
 from .common import (
     FilePath,
+    Grouped,
     emit,
     json_option,
     language_model_from,
@@ -22,28 +23,34 @@ from .common import (
     warn_of_last_space,
 )
 
+GROUPS = {
+    "Model": ("run", "model"),
+    "Continuation": ("max_tokens", "temperature", "top_k", "top_p", "min_p", "seed", "lookup"),
+    "Output": ("mark", "stats", "as_json"),
+}
 
-@click.command("generate")
+
+@click.command("generate", cls=Grouped, groups=GROUPS)
 @click.argument("prompt")
-@click.option("--run", help="Run to generate from; else the one trained last.")
+@click.option("--run", help="Run to generate from. Default: the one trained last.")
 @click.option(
     "--model", type=FilePath(), help="Folder or hub id to generate from instead of a run."
 )
 @click.option(
-    "--max-tokens", type=click.IntRange(1), default=200, show_default=True,
-    help="Tokens to add to the prompt, at most.",
+    "--max-tokens", type=click.IntRange(1), metavar="N", default=200, show_default=True,
+    help="Maximum number of tokens to add to the prompt.",
 )  # fmt: skip
 @options(Sampling, "temperature", "top_k", "top_p", "min_p", "seed")
 @click.option(
     "--lookup/--no-lookup",
     default=True,
     show_default=True,
-    help="Check several tokens of the learned text at once where the last ones stand in it.",
+    help="Go faster by checking several tokens of the learned text at once.",
 )
 @click.option("--stats", is_flag=True, help="Print speed and accepted guesses to stderr.")
 @click.option(
     "--mark", is_flag=True,
-    help="Colour what stands in the learned text word for word, and tell where.",
+    help="Highlight what is in the learned text word for word, and name the lines.",
 )  # fmt: skip
 @json_option
 def command(

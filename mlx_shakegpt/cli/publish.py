@@ -13,15 +13,17 @@ from .long import Parts, awake
 
 
 @click.command("publish")
-@click.option("--run", help="Run to publish; else the one trained last.")
+@click.option("--run", help="Run to publish. Default: the one trained last.")
 @click.option("--repo", required=True, help="Name on the Hub, like someone/romeo-gpt2.")
-@click.option("--to", "target", type=FilePath(), help="Folder to write; else the repo's name.")
-@click.option("--license", "license_id", default="mit", show_default=True, help="Of the weights.")
-@click.option("--private", is_flag=True, help="For your own eyes on the Hub.")
+@click.option("--to", "target", type=FilePath(), help="Folder to write. Default: the repo's name.")
+@click.option(
+    "--license", "license_id", default="mit", show_default=True, help="Licence of the weights."
+)
+@click.option("--private", is_flag=True, help="Make both repositories private.")
 @click.option("--dry-run", is_flag=True, help="Only write the folders.")
 @click.option(
     "--verify/--no-verify", "verified", default=True, show_default=True,
-    help="Measure the exported model, and put its certificate beside it.",
+    help="Verify the exported model, and put its certificate beside it.",
 )  # fmt: skip
 @options(VerifyConfig, "require", "samples", "all_up_to")
 @json_option

@@ -21,18 +21,24 @@ from .long import Parts, awake
 
 
 @click.command("recite")
-@click.option("--run", help="Run to recite; else the one trained last.")
+@click.option("--run", help="Run to recite. Default: the one trained last.")
 @click.option("--model", type=FilePath(), help="Folder or hub id to recite instead of a run.")
 @text_options
-@click.option("--from", "line", type=click.IntRange(1), help="Line of the text to start from.")
-@click.option("--tokens", type=click.IntRange(1), help="Tokens to recite; else to the text's end.")
 @click.option(
-    "--prompt-tokens", type=click.IntRange(1), default=32, show_default=True,
+    "--from", "line", type=click.IntRange(1), metavar="LINE",
+    help="Line of the text to start from.",
+)  # fmt: skip
+@click.option(
+    "--tokens", type=click.IntRange(1), metavar="N",
+    help="Tokens to recite. Default: to the text's end.",
+)  # fmt: skip
+@click.option(
+    "--prompt-tokens", type=click.IntRange(1), metavar="N", default=32, show_default=True,
     help="Tokens of the text to prompt with.",
 )  # fmt: skip
 @click.option(
     "--on-error", type=click.Choice(["correct", "stop", "go-on"]), default="correct",
-    show_default=True, help="After a wrong token: put the right one, stop, or go on from it.",
+    show_default=True, help="After a wrong token: correct it, stop, or go on from it.",
 )  # fmt: skip
 @json_option
 def command(

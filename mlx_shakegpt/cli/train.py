@@ -10,7 +10,17 @@ import click
 
 from ..settings.config import TrainConfig
 from ..settings.presets import PRESETS, RECIPES
-from .common import FilePath, Grouped, downloads, emit, json_option, note, options, prepare
+from .common import (
+    FilePath,
+    Grouped,
+    downloads,
+    emit,
+    json_option,
+    note,
+    options,
+    passage_options,
+    prepare,
+)
 from .display import display, sample_options
 from .long import awake, interrupts
 from .ranks import joined, silent
@@ -51,24 +61,23 @@ GROUPS = {
 )  # fmt: skip
 @click.option(
     "--data", type=FilePath(), multiple=True,
-    help="Text to learn, UTF-8, or a folder of .txt files; may be given several times. Else Tiny "
-    "Shakespeare.",
+    help="Text to learn, UTF-8, or a folder of .txt files; may be given several times. "
+    "Default: Tiny Shakespeare.",
 )  # fmt: skip
-@click.option("--first-line", type=int, help="First line of the passage, from 1.")
-@click.option("--corpus-tokens", type=int, help="Tokens of the passage; 0: to the end.")
+@passage_options
 @click.option(
     "--init", metavar="MODEL",
-    help="Begin with a run's weights, or a GPT-2's: a name, a folder, or a hub id like "
+    help="Start from existing weights: a run's name, a GPT-2's folder, or a hub id like "
     "openai-community/gpt2.",
 )  # fmt: skip
 @click.option(
     "--rehearse/--no-rehearse", default=None,
     help="With a run as --init: learn its texts again beside the new one, or forget them.",
 )  # fmt: skip
-@click.option("--run", help="Name of the run's folder in weights/; else the preset's.")
+@click.option("--run", help="Name of the run's folder in weights/. Default: the preset's.")
 @click.option(
     "--resume", is_flag=True,
-    help="Go on from the newest sound checkpoint; with more --epochs or --steps, further.",
+    help="Continue from the newest intact checkpoint; more --epochs or --steps extend the run.",
 )  # fmt: skip
 @click.option(
     "--config", type=FilePath(),
@@ -76,12 +85,12 @@ GROUPS = {
 )  # fmt: skip
 @click.option(
     "--checkpoint-every", type=click.IntRange(1), metavar="STEPS",
-    help="Steps between checkpoints; else one every two minutes.",
+    help="Steps between checkpoints. Default: one every two minutes.",
 )  # fmt: skip
 @options(TrainConfig, unset=True)
 @click.option(
     "--report-to", type=click.Choice(["tensorboard", "trackio", "wandb"]), multiple=True,
-    help="Where loss, rate and norm also go; may be given several times.",
+    help="Also send loss, rate and norm to this tracker; may be given several times.",
 )  # fmt: skip
 @click.option("--watch", is_flag=True, help="Show a page in the browser that follows the run.")
 @click.option(
@@ -95,7 +104,10 @@ def command(
     watch: bool, rank_timeout: float, sample_every: float | None, sample_prompt: str | None,
     **values: Any,
 ) -> int:  # fmt: skip
-    """Trains until the text is known by heart; exits 1 if it ends before.
+    """Trains until the text is known by heart; exits 1 if it ends first.
+
+    What no option sets comes from the recipe; the model's shape comes from the preset, or from
+    [model] in --config.
 
     Under mlx.launch or mpirun, every rank computes its share of each batch.
     """

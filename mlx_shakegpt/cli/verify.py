@@ -12,6 +12,7 @@ from ..settings.config import VerifyConfig
 from ..settings.errors import NotReached
 from .common import (
     FilePath,
+    Grouped,
     emit,
     json_option,
     note,
@@ -23,20 +24,31 @@ from .common import (
 )
 from .long import Parts, awake
 
+GROUPS = {
+    "Model and text": ("run", "model", "data", "first_line", "corpus_tokens"),
+    "Certificate": ("require", "samples", "all_up_to", "target", "compare"),
+    "To check a certificate": ("certificate", "seed"),
+}
 
-@click.command("verify")
-@click.option("--run", help="Run to verify; else the one trained last.")
+
+@click.command("verify", cls=Grouped, groups=GROUPS)
+@click.option("--run", help="Run to verify. Default: the one trained last.")
 @click.option("--model", type=FilePath(), help="Folder or hub id to verify instead of a run.")
 @text_options
 @options(VerifyConfig, "require", "samples", "all_up_to")
 @click.option(
     "--to", "target", type=FilePath(),
-    help="Folder for certificate and map; else the model's, or other-texts/ in that.",
+    help="Folder for certificate and map. Default: the model's, or other-texts/ inside it.",
 )  # fmt: skip
-@click.option("--certificate", type=FilePath(), help="Run this certificate again; write nothing.")
+@click.option(
+    "--certificate",
+    type=FilePath(),
+    help="Measure again what this certificate states; write nothing.",
+)
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),
+    metavar="N",
     help="With --certificate: test its rates on a fresh sample of --samples offsets instead.",
 )
 @click.option("--compare", type=FilePath(), help="Show what differs from this certificate.")
@@ -48,7 +60,7 @@ def command(
 ) -> None:  # fmt: skip
     """Measures how well a text is known by heart, with controls that must fail.
 
-    Writes a certificate and a map of the text; exits 1 where nothing is proven.
+    Writes a certificate and a map of the text; exits 1 if nothing is proven.
     """
     if certificate:
         fresh = ("samples", "seed") if seed is not None else ()

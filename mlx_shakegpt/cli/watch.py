@@ -18,9 +18,12 @@ from .common import FilePath, fetch_vocabulary, note, say
 @click.option("--data", type=FilePath(), help="The run's text, if it lies elsewhere now.")
 @click.option(
     "--host", default="127.0.0.1", show_default=True,
-    help="Address to listen on; 0.0.0.0 lets others in.",
+    help="Address to listen on; 0.0.0.0 lets other machines in.",
 )  # fmt: skip
-@click.option("--port", type=click.IntRange(1, 65535), help="Port; else a free one from 7870 on.")
+@click.option(
+    "--port", type=click.IntRange(1, 65535), metavar="PORT",
+    help="Default: a free one from 7870 on.",
+)  # fmt: skip
 @click.option(
     "--open/--no-open", "browser", default=None,
     help="Open the page in a browser.  [default: where there is a screen]",

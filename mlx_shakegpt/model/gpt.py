@@ -65,8 +65,8 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """GPT-2 (Radford et al., 2019): learned positions, tied head, tanh GELU.
 
-    `rows` is the number of rows of `wte` where it is not the whole vocabulary: a closed
-    vocabulary (vocabulary.Vocabulary) has one row for each id of the text and a shared last one.
+    `rows` is the number of rows of `wte` where it is not the whole vocabulary: a closed one
+    (text.vocabulary.Vocabulary) has a row for each id of the text and a shared last one.
     """
 
     def __init__(self, config: ModelConfig, rows: int | None = None) -> None:

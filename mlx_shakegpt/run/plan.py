@@ -202,6 +202,13 @@ def _lengthened(config: TrainConfig, settings: Mapping[str, Any]) -> TrainConfig
     return replace(config, **length)
 
 
+_NO_OPTION = {  # settings of a `config` file that no option has
+    "model": "a [model] of",
+    "data_sha256": "texts whose sha256 are",
+    "init_sha256": "weights whose sha256 is",
+}
+
+
 def _must_agree(path: Path, saved: RunConfig, settings: Mapping[str, Any]) -> None:
     """Raises ValueError where an option contradicts what a run was started with."""
     one = saved.chosen[0] if len(saved.chosen) == 1 else saved.corpus
@@ -222,7 +229,8 @@ def _must_agree(path: Path, saved: RunConfig, settings: Mapping[str, Any]) -> No
         settings = {**settings, "init": str(folder.resolve())}
     for key, value in settings.items():
         if value != started.get(key, value) and value != "auto":
+            what = _NO_OPTION.get(key, f"`{key}`")
             raise ValueError(
-                f"run {path.name!r} was started with `{key}` {started[key]}; resume it "
+                f"run {path.name!r} was started with {what} {started[key]}; resume it "
                 "so, or start another `run`"
             )

@@ -61,12 +61,14 @@ class TrainConfig(Checked):
     )
     short_context: int = option(
         0,
-        "window length at first, at the same tokens a step; 0: `context`",
+        "initial window length, with as many tokens a step; 0: `context`",
         (lambda n: n == 0 or n >= LEAST_CONTEXT, f"0, or {LEAST_CONTEXT} or more"),
     )
-    grow: float = option(0.7, "share of the steps after which windows are whole", SHARE)
-    steps: int = option(0, "steps at most; 0: as many as `epochs` takes", NOT_NEGATIVE)
-    epochs: float = option(40.0, "passes over the text at most, when `steps` is 0", EPOCHS)
+    grow: float = option(
+        0.7, "share of the steps after which windows have their full length", SHARE
+    )
+    steps: int = option(0, "maximum number of steps; 0: as many as `epochs` takes", NOT_NEGATIVE)
+    epochs: float = option(40.0, "maximum passes over the text, when `steps` is 0", EPOCHS)
     lr: float = option(1e-3, "peak learning rate of AdamW; `muon_ratio` gives Muon's", POSITIVE)
     end_lr: float = option(0.0, "learning rate at the end of the decay", NOT_NEGATIVE)
     warmup_steps: int = option(30, "steps of linear warm-up", NOT_NEGATIVE)
@@ -75,12 +77,12 @@ class TrainConfig(Checked):
     )
     finish: bool = option(
         True,
-        "on target, start the decay at once and stop at its end, or stop on target",
+        "on reaching the target, start the decay at once and stop at its end, or stop at once",
         opposite="stop-on-target",
     )
     follow: float = option(
         0.0,
-        "loss, in nats, below which the rate falls in proportion to the loss; 0: it does not",
+        "loss, in nats, below which the rate falls in proportion to the loss; 0: off",
         NOT_NEGATIVE,
     )
     optimizer: str = option(
@@ -98,16 +100,16 @@ class TrainConfig(Checked):
     clip: float = option(1.0, "largest global gradient norm; 0: no clipping", NOT_NEGATIVE)
     jitter: bool = option(
         True,
-        "windows at a fresh random offset each epoch, shuffled, or fixed, in text order",
+        "shuffle windows at a new random offset each epoch, or keep them fixed, in text order",
         opposite="fixed-windows",
     )
     hard: float = option(
-        0.0, "with jitter: share of the windows put around badly known tokens", SHARE
+        0.0, "with jitter: share of the windows placed around tokens with a high loss", SHARE
     )
     edge_weight: float = option(
         1.0,
-        "what a window's first targets weigh once the smoothed loss is below `edge_below`: 12 of "
-        "them, or half of a short window; too few tokens stand before them to determine them",
+        "weight of a window's first 12 targets (at most half of them), which lack context, once "
+        "the smoothed loss is below `edge_below`",
         (lambda x: 0 < x <= 1, "above 0, and at most 1"),
     )
     edge_below: float = option(
@@ -118,8 +120,8 @@ class TrainConfig(Checked):
     )
     products: str = option(
         "float32",
-        "what training rounds the operands of large float32 products to; bfloat16: faster on "
-        "CPUs with AVX512-BF16",
+        "precision to which training rounds the operands of large float32 products; bfloat16 is "
+        "faster on CPUs with AVX512-BF16",
         choices=("float32", "bfloat16"),
     )
     seed: int = option(0, "seed of initial weights and data order", SEED)
@@ -127,34 +129,35 @@ class TrainConfig(Checked):
     stop: str = option(
         "text",
         "when the run ends; known: as soon as the text is known by heart, and not before; text: "
-        "when its loss is below the target; batch: at the first batch below it, proof or not",
+        "when its loss is below the target; batch: at the first batch below it, which proves "
+        "nothing",
         choices=("known", "text", "batch"),
     )
     eval_every: float = option(1.0, "epochs between evaluations", EPOCHS)
     positions: str = option(
         "learned",
-        "rows of the position table; look-back: fixed, and the heads of the first blocks begin by "
-        "looking 1, 2, 3, … tokens back",
+        "position table; look-back: fixed, and the heads of the first blocks begin by attending "
+        "1, 2, 3, … tokens back",
         choices=("learned", "sinusoid", "look-back"),
     )
     zero_residual: bool = option(
-        False, "residual projections start at zero, or scaled as in GPT-2",
+        False, "start residual projections at zero, or scaled as in GPT-2",
         opposite="scaled-residual",
     )  # fmt: skip
     first_blocks: int = option(
         0,
-        "blocks trained at first; the others, which begin as the identity, join below `deepen`; "
-        "0: all",
+        "number of blocks trained first; the others start as the identity and join below "
+        "`deepen`; 0: all",
         NOT_NEGATIVE,
     )
     deepen: float = option(
-        0.5, "loss, in nats, below which blocks after `first_blocks` join", POSITIVE
+        0.5, "loss, in nats, below which the blocks after `first_blocks` join", POSITIVE
     )
     logit_gain: float = option(
         1.0, "initial gain of the last LayerNorm, which scales the logits", POSITIVE
     )
     closed_vocab: bool = option(
-        True, "train only the ids that the text has, plus one shared row, or all",
+        True, "train embeddings of the text's ids, with one row for all others, or of every id",
         opposite="full-vocab",
     )  # fmt: skip
 
@@ -175,7 +178,9 @@ class TrainConfig(Checked):
                 "blocks begin as the identity: set `first_blocks` 0"
             )
         if self.weight_decay and self.optimizer == "muon":
-            raise ValueError(f"`weight_decay` is {self.weight_decay}; with muon it must be 0")
+            raise ValueError(
+                f"`weight_decay` is {self.weight_decay}; with muon it must be 0, or use adamw"
+            )
         tokens = self.batch_size * self.context
         if self.short_context and (
             self.short_context > self.context or tokens % self.short_context
@@ -214,8 +219,8 @@ class VerifyConfig(Checked):
         (lambda r: CONTROL_RATE < r <= 1, f"above {CONTROL_RATE:g}, and at most 1"),
     )
     samples: int = option(
-        1000, "offsets to measure where there are more than `all_up_to`; 0: all", NOT_NEGATIVE
+        1000, "offsets to measure if there are more than `all_up_to`; 0: all", NOT_NEGATIVE
     )
     all_up_to: int = option(
-        4096, "measure every offset of a text that has at most so many", NOT_NEGATIVE
+        4096, "measure every offset of a text that has at most this many", NOT_NEGATIVE
     )

@@ -254,7 +254,7 @@ def main(inputs: int, seed: int) -> None:
         ]
         for name, c in counts.items()
     ]
-    click.echo(markdown.table(["reader", "inputs", "taken", "refused", "MB more"], rows))
+    click.echo(markdown.table(["reader", "inputs", "accepted", "refused", "MB more"], rows))
     click.echo(f"\n{inputs:,} inputs, no crash and no other error. {common.machine()}")
 
 
