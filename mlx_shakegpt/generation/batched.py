@@ -59,22 +59,28 @@ def continuations(model: LanguageModel, windows: np.ndarray, k: int) -> Continua
     tie = np.empty(ids.shape, bool)
     for start in range(0, len(windows), TOGETHER):
         part = slice(start, start + TOGETHER)
-        reader, fed = Reader(model), windows[part, :k]
-        for position in range(ids.shape[1]):
-            token, even = reader.read(fed, windows[part, k + position])
-            ids[part, position], tie[part, position] = token, even
-            fed = token[:, None]
+        for position, said in enumerate(_said(model, windows[part], k)):
+            ids[part, position], tie[part, position] = said
     return Continuations(ids, tie)
+
+
+def _said(
+    model: LanguageModel, windows: np.ndarray, k: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """What the model says after the first `k` ids of windows (S, k + m) and all that it said since:
+    m times an id for each, (S,), and whether it is as good as a tie."""
+    reader, fed = Reader(model), windows[:, :k]
+    for position in range(k, windows.shape[1]):
+        token, tie = reader.read(fed, windows[:, position])
+        yield token, tie
+        fed = token[:, None]
 
 
 def recital(model: LanguageModel, ids: np.ndarray, k: int) -> Iterator[int]:
     """What the model says in place of ids[k], ids[k + 1], …, one id at a time, each after all that
     it said before."""
-    reader, fed = Reader(model), ids[None, :k]
-    for true in ids[k:]:
-        token, _ = reader.read(fed, np.array([true], np.int32))
+    for token, _ in _said(model, ids[None], k):
         yield int(token[0])
-        fed = token[:, None]
 
 
 def corrected_recital(model: LanguageModel, ids: np.ndarray, k: int) -> Iterator[int]:

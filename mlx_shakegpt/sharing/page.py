@@ -145,12 +145,10 @@ def _evidence(gr: Any, trained: TrainedModel) -> None:
         certificate = certificates.read(folder / CERTIFICATE)
         text = summary(certificate)
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError):
-        gr.Markdown(f"{CERTIFICATE} cannot be read; make it anew with `shakegpt verify`.")
+        gr.Markdown(f"{CERTIFICATE} cannot be read; make it anew with `verify`.")
         return
     if mismatches(certificate, trained):
-        gr.Markdown(
-            f"{CERTIFICATE} is of another model or text; make one of this with `shakegpt verify`."
-        )
+        gr.Markdown(f"{CERTIFICATE} is of another model or text; make one of this with `verify`.")
         return
     if (folder / MAP).is_file():
         _picture(gr, folder / MAP, "Memory map")

@@ -454,7 +454,7 @@ def test_blocks_cannot_join_later_where_they_would_not_be_the_identity(ids):
 @pytest.mark.slow
 def test_what_is_learned_does_not_depend_on_the_place_in_the_window(ids, optimizer, dtype):
     """The same tokens elsewhere in the position table: their logits stay, nearly, where with
-    weights that read positions they move ten times as much."""
+    weights that read positions they move several times as much."""
 
     def moved(positions):
         changes = {"positions": positions, "optimizer": optimizer, "dtype": dtype, "steps": 60}
@@ -470,8 +470,9 @@ def test_what_is_learned_does_not_depend_on_the_place_in_the_window(ids, optimiz
 
     t, by_content = moved("look-back")
     _, by_position = moved("sinusoid")
-    # What is left is the mean of the columns of positions, which LayerNorm subtracts.
-    assert by_content < 0.2 * by_position and by_position > 1e-4, (by_content, by_position)
+    # What is left is the mean of the columns of positions, which LayerNorm subtracts, so that heads
+    # whose place lies before the window may attend to another one there.
+    assert by_content < by_position / 3 and by_position > 1e-4, (by_content, by_position)
     columns = slice(TINY.n_embd - TINY.n_embd // TINY.n_head, None)
     for block in t.model.h:
         assert not np.array(block.mlp.c_fc.weight)[:, columns].any()
