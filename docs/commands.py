@@ -61,7 +61,7 @@ def _records(command: click.Command, context: click.Context) -> dict[str, list[t
         parameters = [p.get_help_record(context) for p in command.get_params(context)]
         groups = {"option": [record for record in parameters if record]}
     groups = {
-        title: [record for record in records if record[0] != "--help"]
+        title: [record for record in records if not record[0].endswith("--help")]
         for title, records in groups.items()
     }
     return {title: records for title, records in groups.items() if records}
