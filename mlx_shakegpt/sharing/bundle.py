@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,8 +20,6 @@ from ..weights.trained_model import of_folder
 from .card import model_card
 from .export import export
 from .space import TEXT, write_space
-
-MODEL, SPACE = "model", "space"  # the two folders
 
 
 @dataclass(frozen=True)
@@ -47,46 +47,31 @@ def publish(
     not empty or the run cannot be exported.
     """
     must_be_empty(folder)
-    try:
-        return _written(run, repo, folder, license_id, settings, progress)
-    except BaseException:
-        for part in (folder / MODEL, folder / SPACE):
-            shutil.rmtree(part, ignore_errors=True)
-        raise
-
-
-def _written(
-    run: str | None,
-    repo: str,
-    folder: Path,
-    license_id: str,
-    settings: VerifyConfig | None,
-    progress: PartProgress,
-) -> Published:
     trained = of_run(run)
     config = read_config(trained.folder)
-    model, space = folder / MODEL, folder / SPACE
+    model, space = folder / "model", folder / "space"
     if settings and (reason := too_short(trained.corpus.ids)):
         raise ValueError(f"{reason}; to publish it unproven, use `verified` False")
-    corpus = _excerpt(trained.corpus, space / TEXT) if trained.corpus.path else trained.corpus
-    export(trained.language_model, model, text=corpus.description)
-    progress("export", 1)
-    if (trained.folder / CURVE).exists():
-        shutil.copyfile(trained.folder / CURVE, model / CURVE)
-    certificate = None
-    if settings:
-        data = Path(corpus.path) if corpus.path else None
-        exported = of_folder(model, data, name=repo.rpartition("/")[2])
-        proof = prove(replace(exported, corpus=corpus), settings, progress)
-        proof.write(model)
-        certificate = proof.certificate
-    context, curve = trained.language_model.context, (model / CURVE).exists()
-    text = corpus.description | {"file": TEXT if corpus.path else None}
-    prompt = default_prompt(decode(corpus.ids.tolist())).strip()
-    card = model_card(repo, license_id, config, context, certificate, curve, text, prompt)
-    (model / "README.md").write_text(card, encoding="utf-8")
-    write_space(space, model, repo, own_text=corpus.path is not None)
-    return Published(model, space, certificate["certified"] if certificate else None)
+    with _whole_or_gone(model, space):
+        corpus = _excerpt(trained.corpus, space / TEXT) if trained.corpus.path else trained.corpus
+        export(trained.language_model, model, text=corpus.description)
+        progress("export", 1)
+        if (trained.folder / CURVE).exists():
+            shutil.copyfile(trained.folder / CURVE, model / CURVE)
+        certificate = None
+        if settings:
+            data = Path(corpus.path) if corpus.path else None
+            exported = of_folder(model, data, name=repo.rpartition("/")[2])
+            proof = prove(replace(exported, corpus=corpus), settings, progress)
+            proof.write(model)
+            certificate = proof.certificate
+        context, curve = trained.language_model.context, (model / CURVE).exists()
+        text = corpus.description | {"file": TEXT if corpus.path else None}
+        prompt = default_prompt(decode(corpus.ids.tolist())).strip()
+        card = model_card(repo, license_id, config, context, certificate, curve, text, prompt)
+        (model / "README.md").write_text(card, encoding="utf-8")
+        write_space(space, model, repo, own_text=corpus.path is not None)
+        return Published(model, space, certificate["certified"] if certificate else None)
 
 
 def _excerpt(corpus: Corpus, file: Path) -> Corpus:
@@ -94,3 +79,14 @@ def _excerpt(corpus: Corpus, file: Path) -> Corpus:
     of its own; returns it under the old name."""
     write_atomically(file, corpus.excerpt())
     return replace(Corpus.load(file, Passage(tokens=len(corpus.ids))), name=corpus.name)
+
+
+@contextmanager
+def _whole_or_gone(*folders: Path) -> Iterator[None]:
+    """Removes the folders where what is to fill them does not come to its end."""
+    try:
+        yield
+    except BaseException:
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
