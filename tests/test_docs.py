@@ -268,7 +268,7 @@ def test_the_figures_of_certified_runs_are_those_of_their_certificates(page, fol
     rows = text_of(page)
     assert f"{certificate['nll']:.4f} nats per token" in rows
     for rate in certificate["extraction"]:
-        assert re.search(rf"{rate['rate']:.4f}( of {rate['offsets']:,}|; Wilson)", rows)
+        assert f"{rate['rate']:.4f} of {rate['offsets']:,}" in rows
     last = json.loads(text_of(evidence / "metrics.jsonl").splitlines()[-1])
     assert re.search(rf"\b{last['step']}\b", rows)
 

@@ -248,7 +248,7 @@ def test_what_a_file_says_is_no_html_and_a_lost_server_is_told(tmp_path, browser
         assert "<img src=x" in tab.inner_text("#about") and not tab.query_selector("#about img")
         assert not wrong
     tab.wait_for_selector("#phase[data-phase=lost]")
-    assert "watch golden" in tab.inner_text("#notice")
+    assert "Serve it again with the command: watch golden" in tab.inner_text("#notice")
 
 
 def test_only_its_own_page_may_ask(golden):

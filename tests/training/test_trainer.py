@@ -470,9 +470,10 @@ def test_what_is_learned_does_not_depend_on_the_place_in_the_window(ids, optimiz
 
     t, by_content = moved("look-back")
     _, by_position = moved("sinusoid")
-    # What is left is the mean of the columns of positions, which LayerNorm subtracts, so that heads
-    # whose place lies before the window may attend to another one there.
-    assert by_content < by_position / 3 and by_position > 1e-4, (by_content, by_position)
+    # What is left is the mean of the columns of positions, which LayerNorm subtracts. By AdamW only
+    # parts in ten thousand move at all, so that it counts for more.
+    bound = {"muon": 1 / 5, "adamw": 1 / 3}[optimizer]
+    assert by_content < bound * by_position and by_position > 1e-4, (by_content, by_position)
     columns = slice(TINY.n_embd - TINY.n_embd // TINY.n_head, None)
     for block in t.model.h:
         assert not np.array(block.mlp.c_fc.weight)[:, columns].any()
