@@ -25,15 +25,13 @@ class Parts:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._began = self._noted = clock()  # the part in hand, and its last line
-        self._finished = ""
 
     def __call__(self, part: str, share: float) -> None:
         """Takes the share of a part that is done; parts follow one another."""
         now = self._clock()
         if share >= 1:
-            if part != self._finished:  # whose end may be told twice
-                note(f"  {part}")
-            self._began, self._noted, self._finished = now, now, part
+            note(f"  {part}")
+            self._began = self._noted = now
         elif now - self._noted >= SECONDS_BETWEEN_LINES:
             left = (now - self._began) * (1 - share) / share
             note(f"  {part}: {share:.0%}, about {duration(left)} left")

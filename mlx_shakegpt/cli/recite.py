@@ -66,7 +66,8 @@ def command(
     with awake():
         for piece in recital.pieces(trained.language_model):
             if not shown:
-                parts("recited", recital.share)
+                if recital.share < 1:  # the figures tell the end
+                    parts("recited", recital.share)
                 continue
             say(piece.text, nl=False, fg="red" if piece.wrong else None)
             if piece.right:

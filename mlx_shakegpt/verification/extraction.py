@@ -92,6 +92,8 @@ def extraction(
     else:
         known, unsettled = np.zeros(len(chosen.offsets), bool), np.arange(len(chosen.offsets))
     known[unsettled] = _decoded(model, repeats, chosen.offsets[unsettled])
+    if not more:
+        progress(1)
     hits = int(known.sum())
     rate = hits / len(known)
     low, high = interval(hits, len(known), chosen.complete)

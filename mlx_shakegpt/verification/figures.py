@@ -72,7 +72,6 @@ def measure(
         chosen = sample(n, settings.samples or n, seed, settings.all_up_to)
         name = f"em@{k},{m}"
         rates.append(extraction(model, ids, k, m, chosen, partial(progress, name)))
-        progress(name, 1)
         if k == LENGTHS[0][0]:
             measured["alignment"] = alignment(rates[0], chosen, context)
     measured["extraction"] = rates

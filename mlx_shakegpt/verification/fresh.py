@@ -71,5 +71,4 @@ def fresh_rates(
         share, size = measured["rate"], len(chosen.offsets)
         low, high = interval(round(share * size), size, chosen.complete, Z)
         rates.append(FreshRate(name, share, low, high, size, (rate["low"], rate["high"])))
-        progress(name, 1)
     return rates

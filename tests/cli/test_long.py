@@ -17,9 +17,9 @@ def test_a_mac_is_kept_awake_while_it_works(monkeypatch, system, started):
 
 
 def test_of_a_part_that_takes_long_it_is_told_how_much_is_left(capsys):
-    times = iter([0.0, 0.4, 0.8, 0.8, *(0.8 + 7.2 * hundredth for hundredth in range(1, 101))])
+    times = iter([0.0, 0.4, 0.8, *(0.8 + 7.2 * hundredth for hundredth in range(1, 101))])
     parts = Parts(clock=lambda: next(times))
-    for share in (0.5, 1, 1):  # a quick part, whose end is told twice
+    for share in (0.5, 1):  # a quick part
         parts("em@32,32", share)
     assert capsys.readouterr().err == "  em@32,32\n"
     for hundredth in range(1, 101):
