@@ -16,9 +16,10 @@ from conftest import PATIENCE, ROOT, TINY_PROGRAM, free_port, free_ports, tool
 
 from mlx_shakegpt.runtime import Launch, launched
 
-# AdamW: Muon magnifies float32's rounding, in directions where a gradient is next to nothing.
+# AdamW and learned positions: Muon magnifies float32's rounding where a gradient is next to
+# nothing, and so do heads that look back, with logits in the thousands.
 TRAIN = ("train", "--preset", "tiny", "--steps", "50", "--target-loss", "1e-6")
-TRAIN += ("--optimizer", "adamw")
+TRAIN += ("--optimizer", "adamw", "--positions", "learned")
 
 
 def environment(home, **more):
@@ -135,7 +136,8 @@ def test_ranks_exchange_between_the_halves_of_a_gpus_step(home):
 
 def test_ranks_compute_what_one_process_does_with_muon(home):
     """From step 2 on, first targets weigh less."""
-    train = (*TRAIN, "--optimizer", "muon", "--steps", "12", "--edge-below", "99")
+    train = (*TRAIN, "--optimizer", "muon", "--positions", "look-back")
+    train += ("--steps", "12", "--edge-below", "99")
     Group(home, 2, *train, "--run", "ranks").end()
     subprocess.run([*TINY_PROGRAM, *train, "--run", "one"], env=environment(home), check=False)
     assert len(steps(home, "one")) == 12
