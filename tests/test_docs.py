@@ -36,6 +36,11 @@ def text_of(page):
     return page.read_text(encoding="utf-8")
 
 
+def prose(page):
+    """A page's text without its blocks of code."""
+    return FENCE.sub("", text_of(page))
+
+
 def blocks(*languages):
     """The code blocks in some languages, each with its page."""
     for page in PAGES:
@@ -46,7 +51,7 @@ def blocks(*languages):
 
 def anchors(page):
     """What GitHub lets a link lead to: a slug for each heading."""
-    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", text_of(page)), re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
@@ -72,7 +77,7 @@ def program_calls():
             rest = takewhile(lambda word: not set(word) <= set("|&;<>"), words[start + 1 :])
             calls.append((page, list(rest)))
     for page in PAGES:
-        spans = SPAN.findall(FENCE.sub("", text_of(page)))
+        spans = SPAN.findall(prose(page))
         calls += [(page, shlex.split(span)) for span in spans]
     return calls
 
@@ -112,7 +117,7 @@ def test_the_readme_stays_short():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
-    for groups in LINK.findall(FENCE.sub("", text_of(page))):
+    for groups in LINK.findall(prose(page)):
         link = "".join(groups)
         if "://" in link:
             continue
@@ -210,7 +215,7 @@ def benchmark_calls():
     """Each benchmark that the documents call, by its page and name, with its arguments, if any."""
     for page in PAGES:
         code = [line for _, block in FENCE.findall(text_of(page)) for line in block.splitlines()]
-        spans = re.findall(r"`(python benchmarks/[^`]*)`", FENCE.sub("", text_of(page)))
+        spans = re.findall(r"`(python benchmarks/[^`]*)`", prose(page))
         for line in [*code, *(span.replace("\n", " ") for span in spans)]:
             if found := re.search(r"python benchmarks/(\w+)\.py([^#]*)", line):
                 yield page, found[1], shlex.split(found[2])
@@ -241,6 +246,13 @@ def test_blocks_of_code_stand_on_lines_of_their_own():
         marks = [line.strip() for line in text_of(page).splitlines() if "```" in line]
         assert all(re.fullmatch(r"```\w*", mark) for mark in marks), page
         assert len(marks) % 2 == 0, page
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_lists_count_from_one(page):
+    """A sentence's number at a line's beginning would be shown as a list of its own."""
+    numbers = [int(n) for n in re.findall(r"^ *(\d+)[.)] ", prose(page), re.MULTILINE)]
+    assert all(n in (1, before + 1) for before, n in pairwise([0, *numbers]))
 
 
 def test_python_in_the_documents_compiles_and_imports_what_there_is():
