@@ -50,6 +50,20 @@ def saved(ids, tmp_path):
     return tmp_path / "c"
 
 
+def stopped_and_resumed(ids, folder, stop_at, **changes):
+    """The numbers of all steps of a training that stopped after one and went on from its file."""
+    first = fresh(ids, **changes)
+    steps = []
+    for r in first.run():
+        steps.append((r.step, r.loss, r.norm, r.lr, r.epoch))
+        if r.step == stop_at:
+            first.stop()
+    path = checkpoint.save(folder, first, {})
+    second = fresh(ids, **changes)
+    checkpoint.restore(path, second)
+    return steps + numbers(second)
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("stop_at", [1, 6, 11])
@@ -57,16 +71,7 @@ def test_a_resumed_run_repeats_the_losses_exactly(ids, tmp_path, dtype, stop_at,
     changes = {"dtype": dtype, "optimizer": optimizer}
     changes["positions"] = "learned" if optimizer == "adamw" else "sinusoid"
     undisturbed = numbers(fresh(ids, **changes))
-    first = fresh(ids, **changes)
-    steps = []
-    for r in first.run():
-        steps.append((r.step, r.loss, r.norm, r.lr, r.epoch))
-        if r.step == stop_at:
-            first.stop()
-    path = checkpoint.save(tmp_path, first, {})
-    second = fresh(ids, **changes)
-    checkpoint.restore(path, second)
-    assert steps + numbers(second) == undisturbed
+    assert stopped_and_resumed(ids, tmp_path, stop_at, **changes) == undisturbed
 
 
 @pytest.mark.parametrize("stop_at", [1, 3, 6, 9])
@@ -76,16 +81,7 @@ def test_a_run_whose_blocks_join_on_the_way_is_resumed_exactly(ids, tmp_path, st
     whole = fresh(ids, **changes)
     undisturbed = numbers(whole)
     assert whole.state.deep
-    first = fresh(ids, **changes)
-    steps = []
-    for r in first.run():
-        steps.append((r.step, r.loss, r.norm, r.lr, r.epoch))
-        if r.step == stop_at:
-            first.stop()
-    path = checkpoint.save(tmp_path, first, {})
-    second = fresh(ids, **changes)
-    checkpoint.restore(path, second)
-    assert steps + numbers(second) == undisturbed
+    assert stopped_and_resumed(ids, tmp_path, stop_at, **changes) == undisturbed
 
 
 @pytest.mark.parametrize("ahead", [False, True])
