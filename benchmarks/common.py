@@ -76,7 +76,7 @@ def settings(text: str) -> dict[str, Any]:
     return chosen
 
 
-def product_speed(seconds: float) -> float:
+def mean_gflops(seconds: float) -> float:
     """Mean GFLOP/s of square float32 products over some time, in MLX."""
     import mlx.core as mx
 

@@ -101,10 +101,10 @@ def beside_products(step, flops):
 
     def measured(batch):
         nonlocal last
-        before = common.product_speed(last / 2)
+        before = common.mean_gflops(last / 2)
         answer = step(batch)
         last = answer["seconds"]
-        gflops = (before + common.product_speed(last / 2)) / 2
+        gflops = (before + common.mean_gflops(last / 2)) / 2
         return answer | {"share": flops / last / 1e9 / gflops, "gflops": gflops}
 
     return measured

@@ -2,7 +2,6 @@
 
 from .device import (
     Runtime,
-    matmul_gflops,
     on_gpu,
     parallel_streams,
     products_of,
@@ -12,6 +11,7 @@ from .device import (
 )
 from .launch import Launch, launched
 from .memory import free_bytes, peak_bytes, peak_resident_bytes, total_memory
+from .stopwatch import matmul_gflops
 
 __all__ = [
     "Launch",

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -176,19 +175,6 @@ def parallel_streams() -> list[mx.Stream]:
 def on_gpu() -> bool:
     """Whether arrays live on a GPU by default (Metal or CUDA)."""
     return mx.default_device().type == mx.DeviceType.gpu
-
-
-def matmul_gflops(repeats: int = 5, dtype: mx.Dtype = mx.float32) -> float:
-    """The best GFLOP/s of `repeats` square products, large enough to keep the device busy."""
-    size = 4096 if on_gpu() else 1024
-    a = mx.random.normal((size, size), key=mx.random.key(0)).astype(dtype)
-    mx.eval(a, a @ a)
-    best = float("inf")
-    for _ in range(repeats):
-        start = time.perf_counter()
-        mx.eval(a @ a)
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best / 1e9
 
 
 def versions() -> dict[str, str]:

@@ -9,6 +9,8 @@ from typing import Any
 
 import mlx.core as mx
 
+from .device import on_gpu
+
 LARGEST_PRODUCT = 8192
 _LONG_ENOUGH = 0.03  # seconds that a product takes, so that starting it does not count
 
@@ -38,6 +40,14 @@ def seconds_of(work: Callable[[], Any]) -> float:
     start = time.perf_counter()
     mx.eval(work())
     return time.perf_counter() - start
+
+
+def matmul_gflops(repeats: int = 5, dtype: mx.Dtype = mx.float32) -> float:
+    """The best GFLOP/s of `repeats` square products, large enough to keep the device busy."""
+    size = 4096 if on_gpu() else 1024
+    a = mx.random.normal((size, size), key=mx.random.key(0)).astype(dtype)
+    mx.eval(a, a @ a)
+    return 2 * size**3 / min(seconds_of(lambda: a @ a) for _ in range(repeats)) / 1e9
 
 
 def product_speed(dtype: mx.Dtype, limit: float) -> dict[str, float]:
