@@ -1,7 +1,6 @@
 """When a run is evaluated, by what, and when it keeps a checkpoint."""
 
 from contextlib import closing
-from types import SimpleNamespace
 
 import pytest
 from conftest import TINY
@@ -11,6 +10,7 @@ from mlx_shakegpt.run import evaluated_trainer, open_run, session
 from mlx_shakegpt.runtime.ranks import ALONE
 from mlx_shakegpt.settings.config import Passage, TrainConfig
 from mlx_shakegpt.text.corpus import Corpus
+from mlx_shakegpt.training import trainer
 from mlx_shakegpt.verification.loss import Evaluation
 
 FAR, NEAR = 0.5, 0.05  # losses above the target and below it
@@ -33,8 +33,8 @@ def evaluated(poem, monkeypatch):
         monkeypatch.setattr(evaluated_trainer, "extracted", lambda *_: (0.9, known))
         config = TrainConfig(batch_size=2, context=16, epochs=2.0, stop=stop, target_loss=0.1)
         corpus = Corpus.load(poem, Passage())
-        trainer = evaluated_trainer.trainer_of(TINY, config, corpus, None, ALONE)
-        return trainer.evaluate(trainer.model, context), limits
+        made = evaluated_trainer.trainer_of(TINY, config, corpus, None, ALONE)
+        return made.evaluate(made.model, context), limits
 
     return evaluate
 
@@ -71,25 +71,27 @@ def opened(home, poem, **settings):
     return open_run(runtime.setup(), chosen | {"run": "r", "steps": 6} | settings, False)
 
 
+def newest_of(run):
+    """The step of a run's newest checkpoint."""
+    return max((int(path.name) for path in (run.path / "checkpoints").glob("0*")), default=None)
+
+
 @pytest.mark.parametrize("seconds", [0, 1000])
 def test_without_a_number_of_steps_checkpoints_go_by_the_clock(home, poem, monkeypatch, seconds):
     monkeypatch.setattr(session, "SECONDS_BETWEEN_CHECKPOINTS", seconds)
     with closing(opened(home, poem)) as run:
-        kept = run.path / "checkpoints"
-        newest = [max(kept.glob("0*"), default=None) for _ in run.train()]
-    names = [folder and int(folder.name) for folder in newest]
-    assert names == ([1, 2, 3, 4, 5, 6] if seconds == 0 else [None] * 6)
-    assert max(kept.iterdir()).name == f"{6:08}"
+        newest = [newest_of(run) for _ in run.train()]
+    assert newest == ([1, 2, 3, 4, 5, 6] if seconds == 0 else [None] * 6)
+    assert newest_of(run) == 6
 
 
-def test_the_best_known_text_so_far_is_kept(home, poem, monkeypatch):
-    with closing(opened(home, poem)) as run:
-        told = []
-        for nll in (3.0, 2.0, 2.5, 2.0):
-            run.trainer.state.evaluations.append({"nll": nll})
-            report = SimpleNamespace(evaluation=SimpleNamespace(nll=nll))
-            told.append(run._improved(report, saved_at=-1e9))
-        assert told == [True, True, False, True]
-        assert not run._improved(SimpleNamespace(evaluation=None), saved_at=-1e9)
-        monkeypatch.setattr(session, "SECONDS_BETWEEN_BEST", 1e12)
-        assert not run._improved(report, saved_at=0.0)
+@pytest.mark.parametrize(("seconds", "kept"), [(0, [1, 2, 2, 4, 4, 4]), (1000, [None] * 6)])
+def test_the_best_known_text_so_far_is_kept(home, poem, monkeypatch, seconds, kept):
+    """At once, unless the checkpoint before it is quite fresh."""
+    monkeypatch.setattr(session, "SECONDS_BETWEEN_BEST", seconds)
+    monkeypatch.setattr(trainer, "EVALUATIONS_AT_LEAST_APART", 1)
+    losses = iter([3.0, 2.0, 2.5, 2.0, 2.4, 2.6])
+    with closing(opened(home, poem, eval_every=0.01)) as run:
+        run.trainer.evaluate = lambda *_: Evaluation(next(losses), 0.0, 0.5, 9, complete=False)
+        newest = [newest_of(run) for _ in run.train()]
+    assert newest == kept
