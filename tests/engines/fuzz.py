@@ -86,6 +86,8 @@ def variant(content: bytes, file: Path, chance: random.Random) -> bytes:
     """A damaged version of a file, in most cases still of its kind."""
     if chance.random() < 0.3:
         return damaged(content, chance)
+    if file.suffix not in (".json", ".safetensors"):
+        return damaged(content, chance)
     if file.suffix == ".json":
         return json.dumps(absurd(json.loads(content), chance)).encode()
     length = int.from_bytes(content[:8], "little")
@@ -101,6 +103,31 @@ def rate(length: int, hits: int) -> dict[str, object]:
     low, high = wilson(hits, 100)
     size = {"k": length, "m": length, "offsets": 100, "every_offset": False}
     return size | {"rate": hits / 100, "low": low, "high": high, "text_offsets": 800}
+
+
+def followed(own: Path, saved: Path, text: str) -> list[Reader]:
+    """Readers that repeat or follow a run, of its newest checkpoint and its text's hash."""
+    from mlx_shakegpt.run import METRICS
+    from mlx_shakegpt.run.checkpoint_progress import newest_progress
+    from mlx_shakegpt.run.metrics_file import read_metrics
+    from mlx_shakegpt.run.settings_file import TOML, read_settings
+    from mlx_shakegpt.run.shown_certificate import ShownCertificate
+    from mlx_shakegpt.run.token_loss_file import TOKEN_LOSSES, read_token_losses
+    from mlx_shakegpt.training.checkpoint import STATE
+
+    def losses(path: Path) -> None:
+        read_token_losses(path / TOKEN_LOSSES)
+
+    def shown(path: Path) -> None:
+        ShownCertificate(path).of_text(text)
+
+    return [
+        Reader("settings to repeat", own, TOML, lambda path: read_settings(path / TOML)),
+        Reader("metrics", own, METRICS, lambda path: read_metrics(path / METRICS)),
+        Reader("token losses", own, TOKEN_LOSSES, losses),
+        Reader("checkpoint, as followed", saved, STATE, lambda _: newest_progress(own, None)),
+        Reader("certificate, as shown", own, "certificate.json", shown),
+    ]
 
 
 def readers(folder: Path) -> list[Reader]:
@@ -149,7 +176,8 @@ def readers(folder: Path) -> list[Reader]:
     paper = certificates.make_certificate(
         language_model, "fuzzed", weights, corpus.description, VerifyConfig(), setup(), figures
     )
-    certificates.write(folder / "paper" / "certificate.json", paper)
+    for place in (folder / "paper", own):
+        certificates.write(place / "certificate.json", paper)
     saved = checkpoint.newest(own / "checkpoints")[0]
     assert saved is not None
 
@@ -165,24 +193,25 @@ def readers(folder: Path) -> list[Reader]:
     def own_weights(path: Path) -> None:
         model_from_run(path / checkpoint.MODEL, model)
 
-    def spoken(path: Path) -> None:
+    def exported(path: Path) -> None:
         read = model_from_hf(path)
         read.gpt.checked_ids(read.rows_of([0, read.gpt.config.vocab_size - 1]))
         config = read.gpt.config
         assert read.gpt.wte.weight.shape == (config.vocab_size, config.n_embd)
 
     return [
+        *followed(own, saved, corpus.description["sha256"]),
         Reader("safetensors", own, checkpoint.MODEL, tensors),
         Reader("run's weights", own, checkpoint.MODEL, own_weights),
         Reader("run's settings", own, "config.json", read_config),
         Reader("checkpoint's state", saved, checkpoint.STATE, checkpoint.check),
         Reader("checkpoint's tensors", saved, checkpoint.ORDER, checkpoint.check),
         Reader("certificate", folder / "paper", "certificate.json", certificate_text),
-        Reader("folder's settings", folder / "plain", "config.json", spoken),
-        Reader("folder's weights", folder / "plain", "model.safetensors", spoken),
-        Reader("index of shards", folder / "shards", "model.safetensors.index.json", spoken),
-        Reader("quantised settings", folder / "small", "config.json", spoken),
-        Reader("quantised weights", folder / "small", "model.safetensors", spoken),
+        Reader("folder's settings", folder / "plain", "config.json", exported),
+        Reader("folder's weights", folder / "plain", "model.safetensors", exported),
+        Reader("index of shards", folder / "shards", "model.safetensors.index.json", exported),
+        Reader("quantised settings", folder / "small", "config.json", exported),
+        Reader("quantised weights", folder / "small", "model.safetensors", exported),
     ]  # fmt: skip
 
 
