@@ -58,7 +58,8 @@ def _records(command: click.Command, context: click.Context) -> dict[str, list[t
     if isinstance(command, Grouped):
         groups = command.help_records(context)
     else:
-        parameters = [p.get_help_record(context) for p in command.get_params(context)]
+        named = [p for p in command.get_params(context) if isinstance(p, click.Option)]
+        parameters = [p.get_help_record(context) for p in named]
         groups = {"option": [record for record in parameters if record]}
     groups = {
         title: [record for record in records if not record[0].endswith("--help")]

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ..settings.config import TrainConfig
-from ..settings.presets import DEFAULT_RECIPE, default_preset, dtype_of, preset, recipe
+from ..settings.presets import DEFAULT_RECIPE, PRESETS, default_preset, dtype_of, preset, recipe
 from .common import FilePath, emit, json_option, note, options, prepare, refuse_others
 from .long import awake
 
@@ -20,7 +20,9 @@ from .long import awake
     "--preset",
     "presets",
     multiple=True,
-    help="Preset to measure; may be given several times. Default: auto.",
+    metavar="NAME",
+    help=f"Preset to measure; may be given several times: auto, {', '.join(PRESETS)}.  "
+    "[default: auto]",
 )
 @click.option(
     "--repeats",

@@ -80,7 +80,8 @@ class Grouped(click.Command):
 
     def help_records(self, context: click.Context) -> dict[str, list[tuple[str, str]]]:
         """Each group's options and their help, under its title; the rest come last."""
-        rest = {p.name: r for p in self.get_params(context) if (r := p.get_help_record(context))}
+        named = [p for p in self.get_params(context) if isinstance(p, click.Option)]
+        rest = {p.name: r for p in named if (r := p.get_help_record(context))}
         records = {
             title: [rest.pop(name) for name in names] for title, names in self.groups.items()
         }

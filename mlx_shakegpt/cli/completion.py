@@ -9,10 +9,10 @@ WHERE = {"bash": "~/.bashrc", "zsh": "~/.zshrc"}
 
 
 @click.command("completion")
-@click.argument("shell", type=click.Choice(list(WHERE)))
+@click.argument("shell", type=click.Choice(list(WHERE)), metavar="SHELL")
 @click.pass_context
 def command(context: click.Context, shell: str) -> None:
-    """Prints a script for SHELL; in ~/.bashrc or ~/.zshrc: eval "$(shakegpt completion bash)"."""
+    """Prints a script for bash or zsh, for ~/.bashrc: eval "$(shakegpt completion bash)"."""
     completion = get_completion_class(shell)
     assert completion is not None
     program = context.find_root().command

@@ -28,7 +28,7 @@ from .common import FilePath, emit, json_option, refuse_others
 def command(
     runs: tuple[str, ...], target: str, across: str, dark: bool, film: str | None, as_json: bool
 ) -> None:
-    """Draws loss, rate and norm of RUNS, or of the one trained last, as PNG."""
+    """Draws loss, rate and norm of RUNS, or of the one trained last, as a picture."""
     from ..run import METRICS, find_run, read_config
     from ..run.curves import loss_curve
 

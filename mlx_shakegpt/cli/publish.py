@@ -31,7 +31,7 @@ def command(
     run: str | None, repo: str, target: str | None, license_id: str, private: bool, dry_run: bool,
     verified: bool, as_json: bool, **settings: Any,
 ) -> None:  # fmt: skip
-    """Writes a model folder with its card and a Space that speaks, and uploads both."""
+    """Writes a model folder with its card and a Space that generates text, and uploads both."""
     prepare()
     from ..sharing.bundle import publish
     from ..sharing.upload import check_upload, upload

@@ -29,8 +29,8 @@ from .wording import program
 
 GROUPS = {
     "Model and text": (
-        "config", "preset", "recipe", "data", "first_line", "corpus_tokens", "init", "rehearse",
-        "run", "resume", "seed",
+        "data", "run", "preset", "recipe", "resume", "first_line", "corpus_tokens", "init",
+        "rehearse", "config", "seed",
     ),
     "When it ends and saves": (
         "stop", "target_loss", "finish", "epochs", "steps", "eval_every", "checkpoint_every",

@@ -77,7 +77,8 @@ class TrainConfig(Checked):
     )
     finish: bool = option(
         True,
-        "on reaching the target, start the decay at once and stop at its end, or stop at once",
+        "when the loss reaches the target, begin the decay that `hold` leaves; or, unless `stop` "
+        "is known, stop at once",
         opposite="stop-on-target",
     )
     follow: float = option(

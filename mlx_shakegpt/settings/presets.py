@@ -176,5 +176,6 @@ def fit_to_text(config: TrainConfig, tokens: int, chosen: Collection[str]) -> Tr
 
 def _named(table: dict[str, Any], name: str, kind: str) -> Any:
     if name not in table:
-        raise ValueError(f"no {kind} {name!r}; there are {', '.join(sorted(table))}")
+        names = sorted(table) if kind == "recipe" else ["auto", *sorted(table)]
+        raise ValueError(f"no {kind} {name!r}; there are {', '.join(names)}")
     return table[name]
