@@ -140,7 +140,7 @@ def free_running(
 ) -> dict[str, Any]:
     """Free runs from `k` true tokens at a sample of offsets: their length up to the first token
     that is not the text's there, the share that goes on to the end as the text does somewhere, the
-    memorisation score over `m` tokens, and whether teacher forcing tells the same.
+    memorisation score over `m` tokens, and whether teacher forcing agrees.
 
     Runs end at RUN tokens, or in short texts at half of what follows. Teacher forcing and the cache
     round differently, so they may differ where the true token and another are as good as equally

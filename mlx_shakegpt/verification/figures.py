@@ -120,7 +120,7 @@ def objections(figures: dict[str, Any], require: float) -> list[str]:
         if c["extracted"]
     ]
     if not figures["free_running_agrees"]:
-        reasons.append("free-running does not say what teacher forcing tells: the mask may leak")
+        reasons.append("free runs disagree with teacher forcing: the mask may leak")
     if not figures["leak"] <= LEAKS:
         reasons.append(
             f"later tokens change earlier logits by {figures['leak']:.2g} of the largest"

@@ -56,11 +56,12 @@ def _recall(f: dict[str, Any]) -> str:
         lines.append(line)
     r = f["free_running"]
     score = f"score@{f['extraction'][0]['k']},{r['score_tokens']} {r['score']:.4f}"
-    agreement = "as teacher forcing tells" if r["agrees"] else "NOT as teacher forcing tells"
+    agreement = "agree with teacher forcing" if r["agrees"] else "DISAGREE with teacher forcing"
     lines.append(
         f"free runs  {agreement}; {len(r['offsets'])} runs of at most {r['followed']} tokens: "
         f"median {r['median']:.0f}, 5 % below {r['p5']:.0f}, shortest {r['shortest']}; "
-        f"to the end {r['whole']:.4f}, or as the text goes on elsewhere {r['right']:.4f}; {score}"
+        f"right to their end {r['whole']:.4f}, with the text's other continuations "
+        f"{r['right']:.4f}; {score}"
     )
     rates = f["alignment"]
     lines.append(
@@ -84,8 +85,8 @@ def _end(f: dict[str, Any]) -> str:
         f"{w['text']}"
         for w in f["worst_lines"]
     ]
-    rate = f"at a rate of {f['require']:g} or more"
-    verdict = f"CERTIFIED {rate}" if f["certified"] else f"NOT CERTIFIED {rate}"
+    required = f"the required rate is {f['require']:g}"
+    verdict = f"CERTIFIED; {required}" if f["certified"] else f"NOT CERTIFIED; {required}"
     first = f["extraction"][0]
     measured = "all" if first["every_offset"] else f"{first['offsets']:,} of"
     verdict += (
