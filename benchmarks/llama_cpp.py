@@ -38,8 +38,8 @@ class LlamaCpp:
         request |= {"return_tokens": True, "cache_prompt": False}
         address = f"{self._server.listening_address}/completion"
         with urllib.request.urlopen(address, json.dumps(request).encode()) as answer:
-            said = json.load(answer)
-        return said["tokens"], said["content"]
+            reply = json.load(answer)
+        return reply["tokens"], reply["content"]
 
 
 @click.command()

@@ -59,12 +59,12 @@ def continuations(model: LanguageModel, windows: np.ndarray, k: int) -> Continua
     tie = np.empty(ids.shape, bool)
     for start in range(0, len(windows), TOGETHER):
         part = slice(start, start + TOGETHER)
-        for position, said in enumerate(_said(model, windows[part], k)):
-            ids[part, position], tie[part, position] = said
+        for position, step in enumerate(_steps(model, windows[part], k)):
+            ids[part, position], tie[part, position] = step
     return Continuations(ids, tie)
 
 
-def _said(
+def _steps(
     model: LanguageModel, windows: np.ndarray, k: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """What the model says after the first `k` ids of windows (S, k + m) and all that it said since:
@@ -79,7 +79,7 @@ def _said(
 def recital(model: LanguageModel, ids: np.ndarray, k: int) -> Iterator[int]:
     """What the model says in place of ids[k], ids[k + 1], …, one id at a time, each after all that
     it said before."""
-    for token, _ in _said(model, ids[None], k):
+    for token, _ in _steps(model, ids[None], k):
         yield int(token[0])
 
 

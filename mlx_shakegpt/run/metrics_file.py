@@ -21,7 +21,7 @@ EVALUATION = ("step", "eval_nll", "eval_floor", "eval_accuracy")
 _REMEMBERED = 512  # bytes before the place read to, which tell whether it is the same file
 
 
-def lines_of(report: StepReport) -> list[str]:
+def json_lines(report: StepReport) -> list[str]:
     """JSON lines of a step: the step itself and, where it was evaluated, the evaluation."""
     names = ("step", "epoch", "tokens", "loss", "lr", "norm", "dt", "tokens_per_second")
     lines = [json.dumps({name: getattr(report, name) for name in names})]

@@ -68,7 +68,7 @@ def open_together(
         ranks.gather({"problem": str(error)})
         raise
     _exchange(ranks, None)  # the folder is there, or its checkpoint was read
-    run.trainer.share()
+    run.trainer.start_together()
     return run
 
 
@@ -89,7 +89,7 @@ def _member(runtime: Runtime, settings: Mapping[str, Any], resume: bool, ranks: 
     _exchange(ranks, None, problem)
     assert trainer is not None
     _exchange(ranks, None)
-    trainer.share()
+    trainer.start_together()
     return Member(Path(plan["path"]), trainer)
 
 

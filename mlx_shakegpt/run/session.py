@@ -173,7 +173,7 @@ class Run:
 
         with appended(self.path / METRICS) as jsonl, appended(self.path / LOG) as log:
             for report in trainer.run(settle=due):
-                jsonl.writelines(line + "\n" for line in metrics_file.lines_of(report))
+                jsonl.writelines(line + "\n" for line in metrics_file.json_lines(report))
                 log.write(log_lines.log_line(report) + "\n")
                 if report.evaluation:
                     log.write(log_lines.eval_line(report) + "\n")

@@ -129,8 +129,8 @@ def _examples(text: str) -> list[str]:
     lines = text.splitlines()
     names = list(dict.fromkeys(line for line in lines if line.endswith(":") and line.isupper()))
     first = next((line for line in lines if line.strip()), "Once")
-    spoken = [line for line in lines if line and not line.endswith(":")]
-    return list(dict.fromkeys([*names[:3], first, *spoken[len(spoken) // 2 :][:1]]))
+    verses = [line for line in lines if line and not line.endswith(":")]
+    return list(dict.fromkeys([*names[:3], first, *verses[len(verses) // 2 :][:1]]))
 
 
 def _evidence(gr: Any, trained: TrainedModel) -> None:

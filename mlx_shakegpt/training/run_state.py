@@ -111,8 +111,9 @@ class RunState:
         late = self.noted - (self.step - 1)  # 1 where the last step's loss was read, else 0
         return self.smoothed[-1 - late] if len(self.smoothed) > late else math.inf
 
-    def deepens(self, below: float) -> bool:
-        """Whether all blocks are to be trained from the next step on, and were not before."""
+    def deepen(self, below: float) -> bool:
+        """Has all blocks trained from the next step on where the loss is low enough; True where
+        they were not before."""
         joins = not self.deep and self.smoothed_loss < below
         self.deep |= joins
         return joins

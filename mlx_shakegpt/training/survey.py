@@ -168,4 +168,4 @@ def _steps(text: Corpus, dtype: str, shape: tuple[str, int, int], seconds: float
     trainer.model.set_dtype(getattr(mx, dtype))
     figures = timing.steps(trainer, seconds)
     figures["flops"] = timing.step_flops(trainer, config.context)
-    return figures | {"generation": timing.speech(trainer, text.ids[:16].tolist())}
+    return figures | {"generation": timing.generation_speed(trainer, text.ids[:16].tolist())}

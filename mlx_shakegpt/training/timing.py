@@ -60,7 +60,7 @@ def bench(preset: Preset, config: TrainConfig, repeats: int) -> Bench:
     peak = mx.get_peak_memory()
     seconds = statistics.median(times)
     B, T = batches[0].inputs.shape
-    generate = speech(trainer, corpus.ids[:16].tolist())
+    generate = generation_speed(trainer, corpus.ids[:16].tolist())
     return Bench(
         train={
             "batch_size": B,
@@ -82,7 +82,7 @@ def step_flops(trainer: Trainer, context: int) -> float:
     return flops + cost.update_flops(model, config, not runtime.on_gpu())
 
 
-def speech(trainer: Trainer, prompt: list[int]) -> dict[str, float]:
+def generation_speed(trainer: Trainer, prompt: list[int]) -> dict[str, float]:
     """Tokens a second that a trainer's model speaks greedily after a prompt, and with guesses from
     a text that it knows by heart; the share of those that were right."""
     model = trainer.model
@@ -90,14 +90,14 @@ def speech(trainer: Trainer, prompt: list[int]) -> dict[str, float]:
     list(decoding.stream(language_model, prompt, 4))
     start = time.perf_counter()
     made = list(decoding.stream(language_model, prompt, SPOKEN_TOKENS))
-    spoken = len(made) / (time.perf_counter() - start)
+    plain = len(made) / (time.perf_counter() - start)
     # What a model knows by heart is what it would say: so its own words are the text to look up.
     lookup = Lookup([*prompt, *made])
     start = time.perf_counter()
     again = list(decoding.stream(language_model, prompt, SPOKEN_TOKENS, lookup=lookup))
     known = len(again) / (time.perf_counter() - start)
     return {
-        "tokens_per_second": spoken,
+        "tokens_per_second": plain,
         "known_tokens_per_second": known,
         "accepted": lookup.accepted / max(1, lookup.proposed),
     }

@@ -99,7 +99,7 @@ class Trainer:
         self.gpu = on_gpu()
         self._stop_requested = self._stopping = self._settle_requested = False
 
-    def share(self) -> None:
+    def start_together(self) -> None:
         """Goes to where rank 0's trainer stands; all ranks call it, before they run."""
         self.state = share(self.model, self.optimizer, self.curriculum, self.state, self.ranks)
 
@@ -152,7 +152,7 @@ class Trainer:
         while state.step < state.total and not self._stopping:
             if state.step == state.full_at > 0 and not self._knows_positions:
                 grow(self.model, self.optimizer, self.context(0), self.config.context)
-            if state.deepens(self.config.deepen):
+            if state.deepen(self.config.deepen):
                 step_fn = self.compiled_step()
             lr = learning_rate(state.step, self.config, state.decay_at, state.total)
             lr *= state.slowing(self.config.follow)

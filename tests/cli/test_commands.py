@@ -200,16 +200,16 @@ def test_an_interrupted_run_resumes_to_the_same_losses_and_logs(
 
     from mlx_shakegpt.run import session
 
-    original = session.metrics_file.lines_of
+    original = session.metrics_file.json_lines
 
     def stop_at_3(step):
         if step.step == 3:
             signal.raise_signal(signal.SIGTERM)
         return original(step)
 
-    monkeypatch.setattr(session.metrics_file, "lines_of", stop_at_3)
+    monkeypatch.setattr(session.metrics_file, "json_lines", stop_at_3)
     stopped = train(shakegpt, poem, "--run", "parts", "--target-loss", "0.001")
-    monkeypatch.setattr(session.metrics_file, "lines_of", original)
+    monkeypatch.setattr(session.metrics_file, "json_lines", original)
     assert stopped.code == 130
     assert "go on with: shakegpt train --resume --run parts" in stopped.out
     # Lines that a crash left after the checkpoint must not stand twice.

@@ -15,15 +15,15 @@ from mlx_shakegpt.cli import main
 from mlx_shakegpt.run import metrics_file
 
 at, names = int(sys.argv.pop(1)), sys.argv.pop(1).split(",")
-lines_of, reports = metrics_file.lines_of, count(1)
+json_lines, reports = metrics_file.json_lines, count(1)
 
 
 def stopping(step):
     if next(reports) == at:
         for name in names:
             signal.raise_signal(signal.Signals[name])
-    return lines_of(step)
+    return json_lines(step)
 
 
-metrics_file.lines_of = stopping
+metrics_file.json_lines = stopping
 main()

@@ -83,7 +83,7 @@ NUMBERS = count(1)  # of runs
 def tripwire(monkeypatch):
     """Wires where a run works, and evaluations every few steps; no pictures."""
     for place, holder, name in (
-        ("logging", session.metrics_file, "lines_of"),
+        ("logging", session.metrics_file, "json_lines"),
         ("noting", TokenLosses, "note"),
         ("drawing", Windows, "batch"),
         ("evaluating", evaluated_trainer, "whole_text_nll"),

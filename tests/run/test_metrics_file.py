@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from mlx_shakegpt.run.metrics_file import lines_of, read_metrics
+from mlx_shakegpt.run.metrics_file import json_lines, read_metrics
 from mlx_shakegpt.training import StepReport
 from mlx_shakegpt.verification.loss import Evaluation
 
@@ -14,7 +14,7 @@ EVALUATED = StepReport(
 
 
 def test_metrics_have_the_documented_fields():
-    step, evaluation = map(json.loads, lines_of(EVALUATED))
+    step, evaluation = map(json.loads, json_lines(EVALUATED))
     assert set(step) == {
         "step", "epoch", "tokens", "loss", "lr", "norm", "dt", "tokens_per_second",
     }  # fmt: skip
@@ -24,7 +24,7 @@ def test_metrics_have_the_documented_fields():
 
 def test_what_was_written_is_read(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    path.write_text("\n".join(lines_of(EVALUATED) * 2))
+    path.write_text("\n".join(json_lines(EVALUATED) * 2))
     steps, evaluations = read_metrics(path)
     assert [s["loss"] for s in steps] == [0.146132] * 2
     assert [e["eval_nll"] for e in evaluations] == [0.0921] * 2
@@ -36,6 +36,6 @@ def test_what_was_written_is_read(tmp_path):
 )
 def test_a_damaged_line_is_named(tmp_path, line):
     path = tmp_path / "metrics.jsonl"
-    path.write_bytes("\n".join(lines_of(EVALUATED)).encode() + b"\n" + line)
+    path.write_bytes("\n".join(json_lines(EVALUATED)).encode() + b"\n" + line)
     with pytest.raises(ValueError, match="damaged in line 3"):
         read_metrics(path)
