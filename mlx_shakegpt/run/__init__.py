@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     )
     from .names import CURVE, LOG, METRICS, find_run, run_path
     from .opening import open_run
-    from .plan import RunPlan, plan_run
+    from .plan import RunPlan
+    from .planning import plan_run
     from .ranks import Member, open_together
     from .session import Run
 

@@ -17,7 +17,8 @@ from ..settings.presets import DEFAULT_RECIPE, fit_to_text, preset_like, recipe
 from ..training import cost
 from ..verification.evidence import CERTIFICATE
 from .log_lines import duration
-from .plan import RunPlan, must_fit, plan_run
+from .plan import RunPlan, must_fit
+from .planning import plan_run
 from .session import Run
 from .texts import Progress
 

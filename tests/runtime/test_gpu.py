@@ -17,7 +17,8 @@ from mlx_shakegpt.cli import data
 from mlx_shakegpt.cli.gpu import lost_gpu, no_backend
 from mlx_shakegpt.files import must_be_empty
 from mlx_shakegpt.model import ops
-from mlx_shakegpt.run.plan import must_fit, plan_run
+from mlx_shakegpt.run.plan import must_fit
+from mlx_shakegpt.run.planning import plan_run
 from mlx_shakegpt.runtime import device as device_module
 from mlx_shakegpt.runtime import memory
 from mlx_shakegpt.training import gradient_check
