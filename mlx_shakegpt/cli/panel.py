@@ -9,7 +9,7 @@ from rich.text import Text
 
 from ..run.loss_levels import known, known_by_place
 from ..run.progress import RunProgress
-from ..run.samples import Sample
+from ..run.samples import TextSample
 from ..text.quotations import pieces
 from . import braille
 from .common import visible
@@ -33,7 +33,7 @@ class Panel:
         self._console, self._name, self._progress = console, visible(name, kept=""), progress
         colourless = console.no_color or console.color_system is None
         self._known_style = "bold" if colourless else KNOWN
-        self.sample: Sample | None = None
+        self.sample: TextSample | None = None
 
     def __call__(self, width: int, height: int) -> list[Text]:
         """At most `height` lines of at most `width` columns; none before the first step is done."""
@@ -104,7 +104,7 @@ class Panel:
             parts.append(f"{last['extracted']:.1%} recited")
         return _joined([*parts, f"at step {last['step']:,}"], room)
 
-    def _said(self, sample: Sample, room: int, rows: int) -> list[Text]:
+    def _said(self, sample: TextSample, room: int, rows: int) -> list[Text]:
         """What the model says, with what it knows word for word marked, and how much that is."""
         marked = Text()
         for piece, is_known in pieces(sample.text, sample.spans):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..training import StepReport
-    from .samples import Sample
+    from .samples import TextSample
 
 
 def duration(seconds: float) -> str:
@@ -47,7 +47,7 @@ def known_line(step: int, known: float) -> str:
     return f"known {step:4d} | {known:.1%} of the text's tokens likelier than all others together"
 
 
-def sample_line(sample: Sample) -> str:
+def sample_line(sample: TextSample) -> str:
     """What the model says, with its lines set apart as verse in a line of prose is."""
     lines = " / ".join(line.strip() for line in sample.text.splitlines() if line.strip())
     return f"says {sample.step:5d} | {lines} | word for word in the text: {sample.share:.1%}" + (

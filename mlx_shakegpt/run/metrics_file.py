@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     from ..training import StepReport
-    from .samples import Sample
+    from .samples import TextSample
 
 STEP = ("step", "tokens", "epoch", "loss", "lr", "norm", "dt")
 EVALUATION = ("step", "eval_nll", "eval_floor", "eval_accuracy")
@@ -41,7 +41,7 @@ def json_lines(report: StepReport) -> list[str]:
     return lines
 
 
-def sample_entry(sample: Sample) -> str:
+def sample_entry(sample: TextSample) -> str:
     """The JSON line of a sample."""
     return json.dumps({"step": sample.step, "sample": sample.text})
 

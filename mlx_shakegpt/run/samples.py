@@ -32,7 +32,7 @@ def default_prompt(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Sample:
+class TextSample:
     """What the weights after `step` say: the prompt with what they make of it, and the spans of
     that which stand in the learned text word for word."""
 
@@ -80,7 +80,7 @@ class Sampler:
         self._spent, self._cost = 0.0, FIRST_COST
         self._model: LanguageModel | None = None
 
-    def after(self, report: StepReport, trainer: Trainer) -> Sample | None:
+    def after(self, report: StepReport, trainer: Trainer) -> TextSample | None:
         """A sample of the weights right after a step, where one is due. After a step whose report
         is not settled there is none yet, but one that is settled is asked for."""
         if self._every == 0:
@@ -98,7 +98,7 @@ class Sampler:
         text = self._spoken(trainer, started + left)
         sample = None
         if text is not None:
-            sample = Sample(report.step, text, self._source.spans(text))
+            sample = TextSample(report.step, text, self._source.spans(text))
         self._last_time = self._clock()
         self._spent += self._last_time - started
         if sample:

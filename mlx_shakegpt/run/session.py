@@ -28,7 +28,7 @@ from .lock import locked
 from .log_files import appended, cut, cut_after
 from .names import CURVE, LOG, METRICS, SAMPLES, must_be_new
 from .plan import RunPlan
-from .samples import Sample
+from .samples import TextSample
 from .settings_file import write_settings
 from .token_loss_file import TOKEN_LOSSES, TokenLossFile
 
@@ -201,7 +201,7 @@ class Run:
             return False
         return step.evaluation.nll <= min(e["nll"] for e in self.trainer.state.evaluations)
 
-    def keep_sample(self, sample: Sample) -> None:
+    def keep_sample(self, sample: TextSample) -> None:
         """Writes down what the model said, for whoever follows the run; nothing depends on it."""
         with suppress(OSError), appended(self.path / SAMPLES) as jsonl:
             jsonl.write(metrics_file.sample_entry(sample) + "\n")

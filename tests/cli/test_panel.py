@@ -21,7 +21,7 @@ from mlx_shakegpt.cli.common import note
 from mlx_shakegpt.cli.live import Live
 from mlx_shakegpt.cli.panel import Panel, clock
 from mlx_shakegpt.run.progress import RunProgress
-from mlx_shakegpt.run.samples import Sample
+from mlx_shakegpt.run.samples import TextSample
 from mlx_shakegpt.text.quotations import Source
 from mlx_shakegpt.training import RunState, StepReport
 
@@ -64,7 +64,7 @@ def panel(console, total=240, steps=96, n=4096):
         now[0] += 0.5
         loss = 10 * float(np.exp(-step / 30))
         progress.note(StepReport(step, step / 8, step * 512, loss, 1e-3, 1.0, 0.5, 1024.0))
-        shown.sample = Sample(step, SAID, Source(VERSE).spans(SAID))
+        shown.sample = TextSample(step, SAID, Source(VERSE).spans(SAID))
     return shown
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from mlx_shakegpt.run import log_lines
-from mlx_shakegpt.run.samples import Sample
+from mlx_shakegpt.run.samples import TextSample
 from mlx_shakegpt.text.quotations import Span
 from mlx_shakegpt.training import StepReport
 
@@ -26,12 +26,12 @@ def test_time_to_target_extends_the_fall_of_the_logarithm():
 
 def test_a_sample_is_one_line_with_verse_lines_apart():
     said = "ROMEO:\nBut, soft!\n\nwhat light"
-    line = log_lines.sample_line(Sample(120, said, [Span(7, 17, 5, 3)]))
+    line = log_lines.sample_line(TextSample(120, said, [Span(7, 17, 5, 3)]))
     assert line == (
         "says   120 | ROMEO: / But, soft! / what light | word for word in the text: 37.5%, "
         "up to 5 words"
     )
-    assert log_lines.sample_line(Sample(7, "the", [])).endswith(
+    assert log_lines.sample_line(TextSample(7, "the", [])).endswith(
         "| the | word for word in the text: 0.0%"
     )
 
