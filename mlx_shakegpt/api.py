@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from .generation.decoding import stream
 from .generation.lookup import Lookup
 from .run import of_run, open_run
 from .runtime import setup
 from .settings.config import VerifyConfig
+from .settings.keywords import TrainSettings
 from .settings.sampling import Sampling
 from .text import tokenizer
 from .training import StepReport
@@ -64,7 +65,7 @@ def train(
     resume: bool = False,
     checkpoint_every: int = 0,
     on_step: Callable[[StepReport], Any] = lambda report: None,
-    **settings: Any,
+    **settings: Unpack[TrainSettings],
 ) -> TrainedModel:
     """Trains a run to its end.
 
@@ -104,8 +105,8 @@ def train(
         "config": str(config) if config else None, "recipe": recipe, "init": init,
         "first_line": first_line, "corpus_tokens": corpus_tokens,
     }  # fmt: skip
-    settings |= {k: v for k, v in named.items() if v is not None}
-    opened = open_run(setup(), settings, resume)
+    chosen = {**settings, **{k: v for k, v in named.items() if v is not None}}
+    opened = open_run(setup(), chosen, resume)
     try:
         for report in opened.train(checkpoint_every):
             on_step(report)

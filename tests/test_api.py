@@ -6,6 +6,7 @@ import inspect
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from conftest import POEM, ROOT
 
 import mlx_shakegpt
 from mlx_shakegpt.run import find_run
-from mlx_shakegpt.settings.config import VerifyConfig
+from mlx_shakegpt.settings.config import TrainConfig, VerifyConfig
+from mlx_shakegpt.settings.keywords import TrainSettings
 from mlx_shakegpt.settings.sampling import Sampling
 from mlx_shakegpt.training import StepReport
 
@@ -56,6 +58,10 @@ def test_signatures_and_docstrings_have_every_setting(function, settings):
     assert own == {f.name: f.default for f in dataclasses.fields(settings)}
     for name in own:
         assert f"        {name}: " in function.__doc__
+
+
+def test_train_takes_every_field_of_its_configuration():
+    assert get_type_hints(TrainSettings) == get_type_hints(TrainConfig)
 
 
 def test_a_plain_name_is_a_runs_and_a_path_a_folders(poem, tiny_preset, tmp_path, monkeypatch):
