@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from .ranks import Member, open_together
     from .session import Run
 
-_MODULES = ("config_file", "names", "folder", "plan", "opening", "session", "ranks")  # light first
+# Light ones first.
+_MODULES = ("config_file", "names", "folder", "plan", "planning", "opening", "session", "ranks")
 __all__ = [
     "CONFIG",
     "CURVE",
