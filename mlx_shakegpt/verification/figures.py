@@ -24,7 +24,7 @@ from .windows import window_floor
 # Is told the name of a part of a measurement, and which share of it is done.
 PartProgress = Callable[[str, float], None]
 
-LEAST_TOKENS = 2 * sum(LENGTHS[-1])
+LEAST_TOKENS = sum(LENGTHS[-1]) + 32  # a sonnet has some 160; all of its offsets are measured
 LEAST_CLEAR = 0.5  # share of offsets with a single answer, and not one to copy from the prompt
 # Nats a token above the floor: with more, sampling errs more often than not at each token, which no
 # model does whose likeliest token is the right one nearly everywhere.

@@ -162,7 +162,7 @@ def test_a_text_that_moved_is_remembered_where_it_is(shakegpt, poem, trained):
     again = shakegpt("train", "--preset", "tiny", "--resume", "--steps", "8")
     assert again.code == 1, again.err
     verified = shakegpt("verify", "--run", "tiny")
-    assert verified.code == 2 and "200 or more" in verified.err  # a text, though a short one
+    assert verified.code == 2 and "132 or more" in verified.err  # a text, though a short one
 
 
 def test_a_run_that_fell_short_is_made_longer(shakegpt, trained):

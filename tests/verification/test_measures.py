@@ -352,12 +352,12 @@ def test_offsets_are_sampled_as_the_settings_say(samples, all_up_to, offsets, qu
 
 
 def test_a_text_that_is_too_short_to_prove_anything_is_refused(quick):
-    ids = walk(NEXT, 0, 200)
+    ids = walk(NEXT, 0, 132)
     language_model = bigram(NEXT, 256)  # longer than the text
     figures, scores = measure(language_model, Text(ids, NOTHING, NOTHING), VerifyConfig(), 7)
-    assert figures["alignment"] == [1.0] * 6 and len(scores.nll) == 199  # 137 of 199 places
-    with pytest.raises(ValueError, match="the text has 199 tokens; 200 or more are needed"):
-        measure(language_model, Text(ids[:199], NOTHING, NOTHING), VerifyConfig(), 7)
+    assert figures["alignment"] == [1.0] * 5 and len(scores.nll) == 131  # 69 of 131 places
+    with pytest.raises(ValueError, match="the text has 131 tokens; 132 or more are needed"):
+        measure(language_model, Text(ids[:131], NOTHING, NOTHING), VerifyConfig(), 7)
 
 
 def test_the_part_of_a_text_that_is_learned_is_told_from_what_is_around_it(quick):
