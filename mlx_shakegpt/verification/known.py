@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -12,11 +13,12 @@ from .extraction import LENGTHS, sample
 from .loss import window_scores
 from .repeats import Repeats, occurrences
 
-# So many that what passes is certified nearly always: a true rate of 0.997 passes once in sixteen.
-# Fewer where the text is short, as their windows overlap.
-OFFSETS, LEAST_OFFSETS = 2000, 200
+# Shares of offsets that fail: with the first a text counts as known, with the second it does not,
+# and each is taken for the other about once in twenty times.
+GOOD, BAD, ERROR = 0.001, 0.004, 0.05
+OFFSETS, LEAST_OFFSETS = 4000, 200  # at most, and at least where the text has room for them
 PROMPT = 8  # tokens from the text's start, after which it is to go on from there
-AT_ONCE = 50  # after which a sample that has failed already is not gone on with
+AT_ONCE = 50  # offsets that are measured before the sample is judged again
 
 
 def extracted(
@@ -29,11 +31,10 @@ def extracted(
 ) -> tuple[float, bool]:
     """The share of a random sample of offsets whose continuations are the likeliest, for all
     lengths that `verify` asks for and the context has room for; and whether the text counts as
-    known: at most one offset in a thousand has failed, and the text's first window goes on from a
-    prompt as it should.
+    known: by `judged`, and as the text's first window goes on from a prompt as it should.
 
-    Offsets at which the text goes on in several ways are left out. A sample that fails ends early.
-    `tick` is called every so often.
+    Offsets at which the text goes on in several ways are left out. The sample ends as soon as it
+    can be judged. `tick` is called every so often.
     """
     pairs = [(k, m) for k, m in LENGTHS if k + m - 1 <= min(context, len(ids) - 1)]
     half = (min(context, len(ids) - 1) + 1) // 2
@@ -45,9 +46,9 @@ def extracted(
     count = max(min(LEAST_OFFSETS, len(places)), min(OFFSETS, len(places) // 8))
     offsets = places[sample(len(places), count, seed).offsets]
     offsets = np.random.default_rng(seed).permutation(offsets)
-    allowed, wrong, measured = len(offsets) // 1000, 0, 0
+    wrong = measured = 0
     first = min(k for k, _ in pairs)
-    while measured < len(offsets) and wrong <= allowed:
+    while (sure := judged(wrong, measured, len(offsets))) is None:
         chosen = offsets[measured : measured + AT_ONCE]
         windows = ids[chosen[:, None] + np.arange(length)]
         hit = window_scores(model, windows, length - first, vocabulary).hit
@@ -55,8 +56,26 @@ def extracted(
         wrong += int((~np.all(exact, axis=0)).sum())
         measured += len(chosen)
         tick()
-    sampled = bool(measured) and wrong <= allowed
-    return 1 - wrong / max(1, measured), sampled and _begun(model, ids, context, vocabulary)
+    return 1 - wrong / max(1, measured), sure and _begun(model, ids, context, vocabulary)
+
+
+def judged(wrong: int, measured: int, most: int) -> bool | None:
+    """Whether a text counts as known, of which so many of the `measured` offsets are `wrong`, and
+    at most `most` can be measured; None where more have to be.
+
+    By the sequential probability ratio test (Wald, 1945) of GOOD against BAD. Where that is still
+    open after `most` offsets, at most the share GOOD of them may be wrong.
+    """
+    if not most:
+        return False
+    odds, step = math.log(BAD / GOOD), math.log((1 - BAD) / (1 - GOOD))
+    limit = math.log((1 - ERROR) / ERROR)
+    if (evidence := wrong * odds + (measured - wrong) * step) <= -limit:
+        return True
+    in_time = evidence + (most - measured) * step <= -limit or wrong <= GOOD * most
+    if evidence >= limit or not in_time:
+        return False
+    return True if measured == most else None
 
 
 def _begun(model: GPT, ids: np.ndarray, context: int, vocabulary: Vocabulary | None) -> bool:

@@ -1,11 +1,13 @@
 """Whether a text counts as known by heart while a training goes on."""
 
+from math import comb
+
 import mlx.core as mx
 import numpy as np
 import pytest
 from mlx.utils import tree_map
 
-from mlx_shakegpt.verification.known import extracted
+from mlx_shakegpt.verification.known import AT_ONCE, OFFSETS, extracted, judged
 from mlx_shakegpt.verification.loss import Scores, window_scores
 from mlx_shakegpt.verification.repeats import occurrences
 
@@ -86,3 +88,42 @@ def test_places_where_a_text_goes_on_in_several_ways_are_left_out(monkeypatch, w
 @pytest.mark.parametrize("tokens", [20, 60, 88])
 def test_texts_shorter_than_what_verify_asks_for_are_halved(known, tokens):
     assert of(known.language_model, known.ids[:tokens])[1]
+
+
+def chance(rate):
+    """The exact chance that a long text of which this share of offsets fails counts as known, and
+    the mean number of offsets that are measured."""
+    counts, measured, known, mean = {0: 1.0}, 0, 0.0, 0.0
+    while counts:
+        verdicts = {wrong: judged(wrong, measured, OFFSETS) for wrong in counts}
+        over = {wrong: p for wrong, p in counts.items() if verdicts[wrong] is not None}
+        known += sum(p for wrong, p in over.items() if verdicts[wrong])
+        mean += measured * sum(over.values())
+        more = [comb(AT_ONCE, n) * rate**n * (1 - rate) ** (AT_ONCE - n) for n in range(AT_ONCE)]
+        going = {wrong: p for wrong, p in counts.items() if wrong not in over}
+        counts = {}
+        for wrong, p in going.items():
+            for n, q in enumerate(more):
+                counts[wrong + n] = counts.get(wrong + n, 0.0) + p * q
+        measured += AT_ONCE
+    return known, mean
+
+
+def test_a_long_text_is_judged_by_a_sequential_test():
+    rates = (0.0005, 0.001, 0.002, 0.004, 0.01)
+    known, means = zip(*map(chance, rates), strict=True)
+    assert known[0] > 0.99 and known[1] > 0.9 and known[3] < 0.05 and known[4] < 1e-3
+    assert sorted(known, reverse=True) == list(known)
+    assert max(means) < 0.6 * OFFSETS and means[-1] < 400
+
+
+def test_in_a_short_text_every_offset_has_to_be_right():
+    assert judged(0, 450, 500) is None and judged(0, 500, 500)
+    assert judged(1, 50, 500) is False
+    assert judged(0, 0, 0) is False
+    assert judged(1, 1000, 1000) and judged(2, 950, 1000) is False
+
+
+@pytest.mark.parametrize("most", [0, 1, 300, 1200, OFFSETS])
+def test_a_sample_ends_at_the_latest_when_all_is_measured(most):
+    assert all(judged(wrong, most, most) is not None for wrong in range(min(most, 40) + 1))
