@@ -124,8 +124,8 @@ def _old_and_new_texts(
     passage = Passage(
         about.get("first_line", base.first_line), about.get("corpus_tokens", base.tokens)
     )
-    rehearsed = start and start.run and about.get("rehearse", True)
-    old = load_texts(start.folder) if start and rehearsed else []
+    rehearse = about.get("rehearse", True)
+    old = load_texts(start.folder) if start and start.run and rehearse else []
     new = read_texts(data, passage, progress)
     check_hashes(new, about.get("data_sha256"))
     return old, new
