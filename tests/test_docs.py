@@ -285,6 +285,20 @@ def test_the_figures_of_certified_runs_are_those_of_their_certificates(page, fol
     assert re.search(rf"\b{last['step']}\b", rows)
 
 
+@pytest.mark.parametrize("folder", ["6x384", "quick-8192", "124m-50000"])
+def test_the_rates_of_other_certified_runs_are_those_of_their_certificates(folder):
+    evidence = ROOT / "benchmarks" / "evidence" / folder
+    certificate = json.loads(text_of(evidence / "certificate.json"))
+    sections = text_of(ROOT / "docs" / "results.md").split("\n## ")
+    (section,) = [s for s in sections if f"(../benchmarks/evidence/{folder})" in s]
+    assert certificate["certified"] and f"{certificate['nll']:.2g}" in section
+    for rate in certificate["extraction"]:
+        assert f"{rate['rate']:.4f}; " in section and f"{rate['offsets']:,} offsets" in section
+        assert f"{rate['low']:.4f} to {rate['high']:.4f}" in section
+    steps = [line for line in text_of(evidence / "metrics.jsonl").splitlines() if '"loss"' in line]
+    assert f" {json.loads(steps[-1])['step']}, " in section
+
+
 def test_the_guide_shows_what_verify_printed_of_the_published_run():
     certificate = json.loads(text_of(ROOT / "benchmarks" / "quick" / "certificate.json"))
     assert f"```text\n{summary(certificate)}\n```" in text_of(ROOT / "docs" / "guide.md")
