@@ -11,5 +11,5 @@ def test_no_damaged_file_does_more_than_be_refused(tmp_path, home):
     counts = fuzz(tmp_path, INPUTS, seed=2)
     assert sum(c["taken"] + c["refused"] for c in counts.values()) == INPUTS
     for name, count in counts.items():
-        enough = 0.0 if name in TOLERANT else 0.3
-        assert count["refused"] >= enough * (count["taken"] + count["refused"]), name
+        if name not in TOLERANT:
+            assert count["refused"] > 0.3 * (count["taken"] + count["refused"]), name
