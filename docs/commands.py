@@ -14,7 +14,7 @@ import click
 
 from mlx_shakegpt.cli import app
 from mlx_shakegpt.cli.common import Grouped
-from mlx_shakegpt.cli.help import summary
+from mlx_shakegpt.cli.help import option_records, summary
 
 PAGE = Path(__file__).with_name("commands.md")
 HEAD = """# Commands
@@ -58,9 +58,7 @@ def _records(command: click.Command, context: click.Context) -> dict[str, list[t
     if isinstance(command, Grouped):
         groups = command.help_records(context)
     else:
-        named = [p for p in command.get_params(context) if isinstance(p, click.Option)]
-        parameters = [p.get_help_record(context) for p in named]
-        groups = {"option": [record for record in parameters if record]}
+        groups = {"option": list(option_records(command, context).values())}
     groups = {
         title: [record for record in records if not record[0].endswith("--help")]
         for title, records in groups.items()

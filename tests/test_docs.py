@@ -16,7 +16,7 @@ from conftest import ROOT, stored_run
 from test_architecture import ROOMS
 
 from mlx_shakegpt.cli import app
-from mlx_shakegpt.settings.presets import PRESETS, RECIPES
+from mlx_shakegpt.settings.presets import AUTO, PRESETS, RECIPES
 from mlx_shakegpt.verification.summary import summary
 
 README = ROOT / "README.md"
@@ -29,7 +29,7 @@ FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`python cli\.py ([a-z][^`]*)`")
 LINK = re.compile(r'\]\(([^)\s]+)\)|(?:src|srcset|href)="([^"]+)"')
 RUN = {"generate", "recite", "verify", "export", "plot", "completion"}  # what is run here
-NAMES = {"preset": {*PRESETS, "auto"}, "recipe": set(RECIPES)}
+NAMES = {"preset": {*PRESETS, AUTO}, "recipe": set(RECIPES)}
 
 
 def text_of(page):

@@ -10,7 +10,15 @@ from typing import Any
 import click
 
 from ..settings.config import TrainConfig
-from ..settings.presets import DEFAULT_RECIPE, PRESETS, default_preset, dtype_of, preset, recipe
+from ..settings.presets import (
+    AUTO,
+    DEFAULT_RECIPE,
+    PRESETS,
+    default_preset,
+    dtype_of,
+    preset,
+    recipe,
+)
 from .common import FilePath, emit, json_option, note, options, prepare, refuse_others
 from .long import awake
 
@@ -21,8 +29,8 @@ from .long import awake
     "presets",
     multiple=True,
     metavar="NAME",
-    help=f"Preset to measure; may be given several times: auto, {', '.join(PRESETS)}.  "
-    "[default: auto]",
+    help=f"Preset to measure; may be given several times: {AUTO}, {', '.join(PRESETS)}.  "
+    f"[default: {AUTO}]",
 )
 @click.option(
     "--repeats",
@@ -55,8 +63,8 @@ def command(
     if "context" in changes:
         changes["short_context"] = 0
     results = []
-    for chosen in presets or ("auto",):
-        name = default_preset(runtime.device) if chosen == "auto" else chosen
+    for chosen in presets or (AUTO,):
+        name = default_preset(runtime.device) if chosen == AUTO else chosen
         settings = {"dtype": dtype_of(name, runtime.dtype)} | changes
         config = recipe(DEFAULT_RECIPE, name, **settings)
         figures = asdict(timing.bench(preset(name), config, repeats))

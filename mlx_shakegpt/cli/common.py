@@ -15,6 +15,7 @@ import click
 from click.core import ParameterSource
 
 from ..settings.config import Passage
+from .help import option_records
 
 KINDS = {"int": int, "float": float, "str": str, "bool": bool}
 
@@ -80,8 +81,7 @@ class Grouped(click.Command):
 
     def help_records(self, context: click.Context) -> dict[str, list[tuple[str, str]]]:
         """Each group's options and their help, under its title; the rest come last."""
-        named = [p for p in self.get_params(context) if isinstance(p, click.Option)]
-        rest = {p.name: r for p in named if (r := p.get_help_record(context))}
+        rest = option_records(self, context)
         records = {
             title: [rest.pop(name) for name in names] for title, names in self.groups.items()
         }

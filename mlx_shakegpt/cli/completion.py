@@ -5,11 +5,11 @@ from __future__ import annotations
 import click
 from click.shell_completion import get_completion_class
 
-WHERE = {"bash": "~/.bashrc", "zsh": "~/.zshrc"}
+SHELLS = ("bash", "zsh")
 
 
 @click.command("completion")
-@click.argument("shell", type=click.Choice(list(WHERE)), metavar="SHELL")
+@click.argument("shell", type=click.Choice(SHELLS), metavar="SHELL")
 @click.pass_context
 def command(context: click.Context, shell: str) -> None:
     """Prints a script for bash or zsh, for ~/.bashrc: eval "$(shakegpt completion bash)"."""

@@ -1,4 +1,4 @@
-"""How the list of commands is shown: in the order in which one meets them, in whole sentences."""
+"""How help is shown: commands in the order in which one meets them, in whole sentences."""
 
 from __future__ import annotations
 
@@ -25,3 +25,9 @@ class CommandList(click.Group):
 def summary(command: click.Command) -> str:
     """The first paragraph of a command's description, on one line."""
     return " ".join(inspect.cleandoc(command.help or "").partition("\n\n")[0].split())
+
+
+def option_records(command: click.Command, context: click.Context) -> dict[str, tuple[str, str]]:
+    """Each option of a command as its help shows it, by name; arguments have no meaning there."""
+    options = [p for p in command.get_params(context) if isinstance(p, click.Option)]
+    return {str(p.name): record for p in options if (record := p.get_help_record(context))}

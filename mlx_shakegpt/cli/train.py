@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ..settings.config import TrainConfig
-from ..settings.presets import PRESETS, RECIPES
+from ..settings.presets import AUTO, PRESETS, RECIPES
 from .common import (
     FilePath,
     Grouped,
@@ -53,7 +53,7 @@ GROUPS = {
 @click.command("train", cls=Grouped, groups=GROUPS)
 @click.option(
     "--preset", metavar="NAME",
-    help=f"Model and passage: auto, {', '.join(PRESETS)}.  [default: auto]",
+    help=f"Model and passage: {AUTO}, {', '.join(PRESETS)}.  [default: {AUTO}]",
 )  # fmt: skip
 @click.option(
     "--recipe", metavar="NAME",

@@ -10,6 +10,7 @@ from typing import Any
 from ..runtime import Runtime
 from ..settings.config import ModelConfig, Passage, TrainConfig
 from ..settings.presets import (
+    AUTO,
     DEFAULT_RECIPE,
     PRESETS,
     default_preset,
@@ -35,7 +36,6 @@ _NAMES = ("preset", "recipe", "run", "init", "init_sha256", "config", "model", *
 # What weights that know how to attend want instead; `lr` is about GPT-2's own.
 PRETRAINED = {"closed_vocab": False, "positions": "learned", "zero_residual": False}
 PRETRAINED |= {"first_blocks": 0, "optimizer": "adamw", "lr": 1e-4}
-AUTO = "auto"  # the preset that the machine chooses
 CUSTOM = "custom"  # the preset of a model that has the shape of none
 
 

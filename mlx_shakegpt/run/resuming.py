@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..settings.config import RUN_LENGTH, Passage, TrainConfig
+from ..settings.presets import AUTO
 from ..text.collection import joined, text_files
 from ..text.corpus import Corpus
 from .config_file import LearnedText, RunConfig, read_config
@@ -81,7 +82,7 @@ def _must_agree(path: Path, saved: RunConfig, settings: Mapping[str, Any]) -> No
     if init != started["init"] and (folder := Path(init).expanduser()).is_dir():
         settings = {**settings, "init": str(folder.resolve())}
     for key, value in settings.items():
-        if value != started.get(key, value) and value != "auto":
+        if value != started.get(key, value) and value != AUTO:
             what = _NO_OPTION.get(key, f"`{key}`")
             raise ValueError(
                 f"run {path.name!r} was started with {what} {started[key]}; resume it "

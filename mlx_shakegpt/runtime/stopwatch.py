@@ -45,23 +45,32 @@ def seconds_of(work: Callable[[], Any]) -> float:
 def matmul_gflops(repeats: int = 5, dtype: mx.Dtype = mx.float32) -> float:
     """The best GFLOP/s of `repeats` square products, large enough to keep the device busy."""
     size = 4096 if on_gpu() else 1024
-    a = mx.random.normal((size, size), key=mx.random.key(0)).astype(dtype)
-    mx.eval(a, a @ a)
-    return 2 * size**3 / min(seconds_of(lambda: a @ a) for _ in range(repeats)) / 1e9
+    product = _square_product(size, dtype)
+    return _gflops(size, min(seconds_of(product) for _ in range(repeats)))
 
 
 def product_speed(dtype: mx.Dtype, limit: float) -> dict[str, float]:
     """`gflops` of a square product of `size`, grown until it keeps the device busy."""
     size, seconds = 256, 0.0
     while True:
-        a = mx.random.normal((size, size), key=mx.random.key(0)).astype(dtype)
-        mx.eval(a, a @ a)
-        seconds = seconds_of(lambda a=a: a @ a)  # type: ignore[misc]
+        product = _square_product(size, dtype)
+        seconds = seconds_of(product)
         if seconds > _LONG_ENOUGH or size == LARGEST_PRODUCT:
             break
         size *= 2
-    seconds = min(seconds, compared({"": lambda: a @ a}, limit)[""])
-    return {"size": size, "gflops": 2 * size**3 / seconds / 1e9}
+    seconds = min(seconds, compared({"": product}, limit)[""])
+    return {"size": size, "gflops": _gflops(size, seconds)}
+
+
+def _square_product(size: int, dtype: mx.Dtype) -> Callable[[], mx.array]:
+    """A product of a random matrix (size, size) with itself, which was computed once."""
+    a = mx.random.normal((size, size), key=mx.random.key(0)).astype(dtype)
+    mx.eval(a, a @ a)
+    return lambda: a @ a
+
+
+def _gflops(size: int, seconds: float) -> float:
+    return 2 * size**3 / seconds / 1e9
 
 
 def launch_seconds(limit: float, count: int = 500) -> float:

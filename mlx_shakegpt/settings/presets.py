@@ -49,6 +49,7 @@ PRESETS: dict[str, Preset] = {
     ),
 }
 
+AUTO = "auto"  # the preset that the machine chooses
 DEFAULT_RECIPE = "recite"
 SHORT_TEXT_STEPS = 600  # that a short text is given, where its epochs are fewer
 # Steps an epoch, about, for texts that allow it: with fewer, steps are what is short; with more,
@@ -118,7 +119,7 @@ def default_preset(device: str) -> str:
 
 def preset(name: str) -> Preset:
     """The preset called `name`. Raises ValueError for an unknown name."""
-    return _named(PRESETS, name, "preset")
+    return _named(PRESETS, name, "preset", AUTO)
 
 
 def dtype_of(name: str, default: str) -> str:
@@ -174,8 +175,7 @@ def fit_to_text(config: TrainConfig, tokens: int, chosen: Collection[str]) -> Tr
     return config
 
 
-def _named(table: dict[str, Any], name: str, kind: str) -> Any:
+def _named(table: dict[str, Any], name: str, kind: str, *others: str) -> Any:
     if name not in table:
-        names = sorted(table) if kind == "recipe" else ["auto", *sorted(table)]
-        raise ValueError(f"no {kind} {name!r}; there are {', '.join(names)}")
+        raise ValueError(f"no {kind} {name!r}; there are {', '.join([*others, *sorted(table)])}")
     return table[name]
